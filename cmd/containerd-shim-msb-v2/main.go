@@ -1,0 +1,30 @@
+// containerd-shim-msb-v2 is the shim of the containerd runtime
+// io.containerd.msb.v2, which runs each container in a microVM of its own.
+// containerd starts it; it is not run by hand.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/containerd/containerd/v2/pkg/shim"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/manager"
+	"github.com/msb-runtime/containerd-shim-msb/shim/task"
+)
+
+func main() {
+	if manager.IsDaemon() {
+		if err := manager.Isolate(); err != nil {
+			fmt.Fprintln(os.Stderr, manager.Name+":", err)
+			os.Exit(1)
+		}
+	}
+	task.Register()
+	shim.RunShim(context.Background(), manager.Manager{}, func(c *shim.Config) {
+		// The shim waits for its own children, and containers' processes are
+		// the guest's to reap.
+		c.NoReaper, c.NoSubreaper = true, true
+	})
+}

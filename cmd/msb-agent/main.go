@@ -1,0 +1,22 @@
+// msb-agent is PID 1 of the guest.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/agent"
+	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
+)
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "msb-agent is the first process of a microVM; it is not run by hand")
+		os.Exit(2)
+	}
+	if err := agent.Run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "msb-agent:", err)
+	}
+	boot.End()
+}

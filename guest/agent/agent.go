@@ -1,0 +1,203 @@
+// Package agent is the program that runs as PID 1 of the guest. It serves, over
+// ttrpc on the host's control stream, containerd's own task service for runc
+// and beside it the service that prepares bundles; every other stream from the
+// host is one of a process's standard streams.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
+	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
+	"github.com/msb-runtime/containerd-shim-msb/guest/stdio"
+	"github.com/msb-runtime/containerd-shim-msb/guest/transport"
+)
+
+// Run is the whole life of the agent. It returns only with an error, or nil
+// when the host went away; the machine has no purpose then.
+func Run(ctx context.Context) error {
+	if err := boot.Run(); err != nil {
+		return fmt.Errorf("preparing the guest: %w", err)
+	}
+	go boot.Reap(ctx)
+	listener, err := transport.Listen()
+	if err != nil {
+		return fmt.Errorf("listening for the host: %w", err)
+	}
+	if err := bundle.MountPool(); err != nil {
+		return err
+	}
+	server, err := newServer(ctx)
+	if err != nil {
+		return err
+	}
+	return server.serve(ctx, listener)
+}
+
+// server joins what a stream may be for.
+type server struct {
+	rpc     *ttrpc.Server
+	streams *stdio.Streams
+}
+
+func newServer(ctx context.Context) (*server, error) {
+	ctx, sd := shutdown.WithShutdown(ctx)
+	events := make(queue, queueSize)
+	tasks, err := task.NewTaskService(namespaces.WithNamespace(ctx, namespaces.Default), events, sd)
+	if err != nil {
+		return nil, fmt.Errorf("starting the task service: %w", err)
+	}
+	rpc, err := ttrpc.NewServer()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{rpc: rpc, streams: stdio.New()}
+	taskapi.RegisterTTRPCTaskService(rpc, tasks)
+	api.RegisterGuestService(rpc, &service{events: events, streams: s.streams})
+	return s, nil
+}
+
+// serve accepts the host's streams until the host is gone.
+func (s *server) serve(ctx context.Context, listener net.Listener) error {
+	control := newHandover(listener.Addr())
+	go func() {
+		if err := s.rpc.Serve(ctx, control); err != nil && !errors.Is(err, net.ErrClosed) {
+			log.G(ctx).WithError(err).Error("serving the host")
+		}
+	}()
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return nil
+		}
+		go s.accept(ctx, conn, control)
+	}
+}
+
+func (s *server) accept(ctx context.Context, conn net.Conn, control *handover) {
+	header, err := api.AcceptStream(conn)
+	if err != nil {
+		log.G(ctx).WithError(err).Error("accepting a stream")
+		conn.Close()
+		return
+	}
+	switch purpose := header.Purpose.(type) {
+	case *api.StreamHeader_Control:
+		if err := api.ReplyStream(conn, nil); err != nil {
+			conn.Close()
+			return
+		}
+		control.give(conn)
+	case *api.StreamHeader_Stdio:
+		s.streams.Join(ctx, conn, purpose.Stdio)
+	default:
+		_ = api.ReplyStream(conn, fmt.Errorf("a stream for %T: %w", purpose, errdefs.ErrNotImplemented))
+		conn.Close()
+	}
+}
+
+// handover is a net.Listener for connections that were accepted elsewhere.
+type handover struct {
+	addr  net.Addr
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func newHandover(addr net.Addr) *handover {
+	return &handover{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (h *handover) give(conn net.Conn) { h.conns <- conn }
+
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case conn := <-h.conns:
+		return conn, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handover) Addr() net.Addr { return h.addr }
+
+func (h *handover) Close() error {
+	close(h.done)
+	return nil
+}
+
+// service implements the Guest service. Errors become gRPC codes here, at the
+// edge, and nowhere else.
+type service struct {
+	events  queue
+	streams *stdio.Streams
+}
+
+var _ api.GuestService = (*service)(nil)
+
+func (s *service) Start(_ context.Context, request *api.StartRequest) (*api.StartResponse, error) {
+	if err := boot.SetClock(request.Now.AsTime()); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return &api.StartResponse{}, nil
+}
+
+func (s *service) CreateBundle(_ context.Context, request *api.CreateBundleRequest) (*api.CreateBundleResponse, error) {
+	path, err := bundle.Create(request)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(classify(err))
+	}
+	return &api.CreateBundleResponse{Path: path}, nil
+}
+
+func (s *service) ReleaseFiles(_ context.Context, request *api.ReleaseFilesRequest) (*api.ReleaseFilesResponse, error) {
+	if err := bundle.ReleaseFiles(request.Container); err != nil {
+		return nil, errgrpc.ToGRPC(classify(err))
+	}
+	return &api.ReleaseFilesResponse{}, nil
+}
+
+func (s *service) RemoveBundle(_ context.Context, request *api.RemoveBundleRequest) (*api.RemoveBundleResponse, error) {
+	if err := bundle.Remove(request.Container, request.Shares); err != nil {
+		return nil, errgrpc.ToGRPC(classify(err))
+	}
+	return &api.RemoveBundleResponse{}, nil
+}
+
+func (s *service) CloseStdio(_ context.Context, request *api.CloseStdioRequest) (*api.CloseStdioResponse, error) {
+	for _, id := range request.Ids {
+		s.streams.Close(id)
+	}
+	return &api.CloseStdioResponse{}, nil
+}
+
+func (s *service) Events(ctx context.Context, _ *api.EventsRequest, stream api.Guest_EventsServer) error {
+	return s.events.send(ctx, stream)
+}
+
+// classify gives an error of the kernel the class that the host may act upon.
+func classify(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w (%w)", err, errdefs.ErrNotFound)
+	case errors.Is(err, os.ErrExist):
+		return fmt.Errorf("%w (%w)", err, errdefs.ErrAlreadyExists)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w (%w)", err, errdefs.ErrPermissionDenied)
+	}
+	return err
+}

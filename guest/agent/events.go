@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// queueSize is how many events wait for the host; then the task service waits.
+const queueSize = 1024
+
+// queue takes the task service's events and gives them to the host in order.
+type queue chan *api.Event
+
+// Publish implements containerd's events.Publisher.
+func (q queue) Publish(ctx context.Context, topic string, event events.Event) error {
+	value, err := typeurl.MarshalAnyToProto(event)
+	if err != nil {
+		return err
+	}
+	select {
+	case q <- &api.Event{Topic: topic, At: timestamppb.Now(), Event: value}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close implements io.Closer. The queue lives as long as the guest.
+func (q queue) Close() error { return nil }
+
+// send hands events to the host until it goes away.
+func (q queue) send(ctx context.Context, stream api.Guest_EventsServer) error {
+	for {
+		select {
+		case event := <-q:
+			if err := stream.Send(event); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,66 @@
+// Package api is the protocol between the shim and the agent: the messages and
+// services of guest.proto, the names of places in the guest that both sides
+// speak of, and how a stream begins.
+package api
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// The virtio-fs tags of the two trees.
+const (
+	// PoolTag is the tree of root file systems and mounted directories.
+	PoolTag = "msbpool"
+	// FilesTag is the tree of mounted files.
+	FilesTag = "msbfiles"
+)
+
+// Places in the guest.
+const (
+	// Init is the agent.
+	Init = "/sbin/msb-agent"
+	// Runc is the OCI runtime.
+	Runc = "/sbin/runc"
+
+	run     = "/run/msb"
+	pool    = run + "/pool"
+	bundles = run + "/bundles"
+	files   = run + "/files"
+	stages  = run + "/stages"
+	stdio   = run + "/stdio"
+)
+
+// PoolPath is where the agent mounts the pool.
+func PoolPath() string { return pool }
+
+// SharePath is where a share of the pool appears.
+func SharePath(tag string) string { return path.Join(pool, tag) }
+
+// BundlePath is the directory of a container's bundle.
+func BundlePath(container string) string { return path.Join(bundles, container) }
+
+// FilesPath is the directory of the places from which runc takes a container's
+// mounted files.
+func FilesPath(container string) string { return path.Join(files, container) }
+
+// FilePath is the place from which runc takes one mounted file.
+func FilePath(container, tag string) string { return path.Join(files, container, tag) }
+
+// StagePath is where the agent mounts the files tree while it binds a
+// container's files.
+func StagePath(container string) string { return path.Join(stages, container) }
+
+// StdioPath is the FIFO of a standard stream.
+func StdioPath(id string) string { return path.Join(stdio, id) }
+
+// CheckName refuses what cannot be one component of a path.
+func CheckName(kind, name string) error {
+	if name == "" || name == "." || name == ".." || len(name) > 255 || strings.ContainsAny(name, "/\x00") {
+		return fmt.Errorf("%s %q is not a file name: %w", kind, name, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}

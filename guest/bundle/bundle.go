@@ -1,0 +1,191 @@
+// Package bundle keeps the bundles of the guest's containers: the runtime
+// configuration, and the mounted files that runc takes from beside it.
+//
+// A mounted file is bound in three steps. The files tree is mounted at a point
+// of the bundle's own; the staged file is bound from there to the place that
+// the container's configuration names; the tree is unmounted again, also after
+// an error. So the tree, and with it what other mounts of the same machine
+// stage in it, is in sight only for these moments and of no container.
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// MountPool mounts the pool where containers' root file systems and mounted
+// directories are taken from. The agent's mount namespace is no container's.
+func MountPool() error {
+	if err := os.MkdirAll(api.PoolPath(), 0o755); err != nil {
+		return err
+	}
+	return mountTree(api.PoolTag, api.PoolPath())
+}
+
+func mountTree(tag, target string) error {
+	if err := unix.Mount(tag, target, "virtiofs", unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+		return fmt.Errorf("mounting the virtio-fs device %s on %s: %w", tag, target, err)
+	}
+	return nil
+}
+
+// Create makes a bundle. After an error nothing of it is left.
+func Create(request *api.CreateBundleRequest) (path string, err error) {
+	if err := api.CheckName("container id", request.Container); err != nil {
+		return "", err
+	}
+	path = api.BundlePath(request.Container)
+	for _, dir := range []string{path, api.FilesPath(request.Container), api.StagePath(request.Container)} {
+		if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Mkdir(path, 0o711); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return "", fmt.Errorf("container %s has a bundle in the guest already: %w", request.Container, errdefs.ErrAlreadyExists)
+		}
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, Remove(request.Container, nil))
+		}
+	}()
+	if err := os.WriteFile(filepath.Join(path, "config.json"), request.Spec, 0o600); err != nil {
+		return "", err
+	}
+	return path, bindFiles(request.Container, request.Files)
+}
+
+// bindFiles binds staged files to their places, with the files tree mounted no
+// longer than that takes.
+func bindFiles(container string, files []*api.FileMount) (err error) {
+	if len(files) == 0 {
+		return nil
+	}
+	stage := api.StagePath(container)
+	for _, dir := range []string{stage, api.FilesPath(container)} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := mountTree(api.FilesTag, stage); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmount(stage), os.Remove(stage)) }()
+	for _, file := range files {
+		if err := bindFile(container, stage, file); err != nil {
+			return fmt.Errorf("mount %s: binding the file in the guest: %w", file.Destination, err)
+		}
+	}
+	return nil
+}
+
+func bindFile(container, stage string, file *api.FileMount) error {
+	name := string(file.Name)
+	if err := errors.Join(api.CheckName("tag", file.Tag), api.CheckName("file", name)); err != nil {
+		return err
+	}
+	target := api.FilePath(container, file.Tag)
+	place, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	place.Close()
+	if err := unix.Mount(filepath.Join(stage, file.Tag, name), target, "", unix.MS_BIND, ""); err != nil {
+		return &os.PathError{Op: "bind", Path: filepath.Join(file.Tag, name), Err: err}
+	}
+	if !file.ReadOnly {
+		return nil
+	}
+	// The host refuses writes whatever the guest does; this makes the guest
+	// show the mount as what it is.
+	const readOnly = unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
+	if err := unix.Mount("", target, "", readOnly, ""); err != nil {
+		return &os.PathError{Op: "remount read-only", Path: target, Err: err}
+	}
+	return nil
+}
+
+// ReleaseFiles unmounts the places from which runc took a container's files.
+func ReleaseFiles(container string) error {
+	if err := api.CheckName("container id", container); err != nil {
+		return err
+	}
+	dir := api.FilesPath(container)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		place := filepath.Join(dir, entry.Name())
+		errs = append(errs, unmount(place), os.Remove(place))
+	}
+	return errors.Join(append(errs, os.Remove(dir))...)
+}
+
+// Remove undoes Create and lets go of the container's shares of the pool, so
+// that the host can unmount them. All data is on the host when it returns. A
+// bundle that is not there is no error.
+func Remove(container string, shares []string) error {
+	if err := ReleaseFiles(container); err != nil {
+		return err
+	}
+	var errs []error
+	for _, tag := range shares {
+		if err := api.CheckName("tag", tag); err != nil {
+			return err
+		}
+		errs = append(errs, releaseShare(api.SharePath(tag)))
+	}
+	if len(shares) > 0 {
+		// Drops the idle directory entries that keep the shares' mounts on the
+		// host busy; waiting for the kernel to drop them does not help.
+		if err := unix.Mount("", api.PoolPath(), "", unix.MS_REMOUNT|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+			errs = append(errs, &os.PathError{Op: "remount", Path: api.PoolPath(), Err: err})
+		}
+	}
+	errs = append(errs, os.RemoveAll(api.BundlePath(container)))
+	return errors.Join(errs...)
+}
+
+// releaseShare writes a share's data back and unmounts the submount that the
+// kernel made for it when it was first used.
+func releaseShare(path string) error {
+	dir, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = unix.Syncfs(int(dir.Fd()))
+	dir.Close()
+	if err != nil {
+		return &os.PathError{Op: "syncfs", Path: path, Err: err}
+	}
+	return unmount(path)
+}
+
+// unmount is umount2(2); that nothing is mounted there is no error.
+func unmount(path string) error {
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+	if err == unix.EBUSY {
+		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return &os.PathError{Op: "unmount", Path: path, Err: err}
+	}
+	return nil
+}

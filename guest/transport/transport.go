@@ -1,0 +1,59 @@
+// Package transport is the guest's end of the byte streams from the host.
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
+)
+
+const (
+	ports = "/sys/class/virtio-ports"
+	// wait bounds how long the port may take to appear after boot.
+	wait = 5 * time.Second
+)
+
+// Listen returns the listener on which the host's streams arrive. It is the
+// only one that a guest makes.
+func Listen() (net.Listener, error) {
+	device, err := findPort()
+	if err != nil {
+		return nil, err
+	}
+	port, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	session, err := yamux.Server(port, mux.Config())
+	if err != nil {
+		return nil, errors.Join(err, port.Close())
+	}
+	return session, nil
+}
+
+// findPort looks for the virtio-serial port by the name that the VMM gave it;
+// the driver fills in the name a moment after the device appears.
+func findPort() (string, error) {
+	for deadline := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		names, err := filepath.Glob(filepath.Join(ports, "*", "name"))
+		if err != nil {
+			return "", err
+		}
+		for _, file := range names {
+			if name, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(name)) == mux.Port {
+				return filepath.Join("/dev", filepath.Base(filepath.Dir(file))), nil
+			}
+		}
+		if time.Now().After(deadline) {
+			return "", fmt.Errorf("no virtio-serial port named %s in %s", mux.Port, ports)
+		}
+	}
+}

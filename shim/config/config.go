@@ -1,0 +1,158 @@
+// Package config is what an administrator may set. It comes from the runtime
+// options that containerd's configuration names for the runtime, or else from
+// Path. It is trusted; annotations, which are not, are package spec's.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"github.com/docker/go-units"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Path is the configuration file that is read when the runtime's options name
+// none. It need not exist.
+const Path = "/etc/msb/config.toml"
+
+// Config is the configuration file's content, defaults filled in.
+type Config struct {
+	// Driver is the VMM to use: "auto" or "qemu".
+	Driver string `toml:"driver"`
+	// Kit is the directory of the guest's kernel and image; by default
+	// ../lib/msb beside the shim.
+	Kit  string `toml:"kit"`
+	VM   VM     `toml:"vm"`
+	QEMU QEMU   `toml:"qemu"`
+}
+
+// VM sizes machines that neither limits nor annotations size.
+type VM struct {
+	CPUs   int   `toml:"cpus"`
+	Memory Bytes `toml:"memory"`
+	// BootTimeout is how long the agent may take to answer.
+	BootTimeout Duration `toml:"boot_timeout"`
+}
+
+// QEMU names the programs of the qemu driver; by default they are looked up.
+type QEMU struct {
+	Path      string `toml:"path"`
+	Virtiofsd string `toml:"virtiofsd"`
+}
+
+// Bytes is a size such as "512MiB".
+type Bytes int64
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	value, err := units.RAMInBytes(string(text))
+	if err != nil || value <= 0 {
+		return fmt.Errorf("%q is not a size such as 512MiB", text)
+	}
+	*b = Bytes(value)
+	return nil
+}
+
+// Duration is a time such as "60s".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	value, err := time.ParseDuration(string(text))
+	if err != nil || value <= 0 {
+		return fmt.Errorf("%q is not a time such as 60s", text)
+	}
+	*d = Duration(value)
+	return nil
+}
+
+// Default is the configuration of an installation without a file.
+func Default() Config {
+	return Config{
+		Driver: "auto",
+		VM:     VM{CPUs: 1, Memory: 512 << 20, BootTimeout: Duration(time.Minute)},
+	}
+}
+
+// Load takes the options of a Create request; nil means none were given.
+func Load(options typeurl.Any) (Config, error) {
+	data, origin, err := read(options)
+	if err != nil {
+		return Config{}, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	config, err := Parse(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", origin, err)
+	}
+	if config.Kit == "" {
+		if config.Kit, err = kitBesideShim(); err != nil {
+			return Config{}, err
+		}
+	}
+	return config, nil
+}
+
+func read(options typeurl.Any) (data []byte, origin string, err error) {
+	if options == nil || len(options.GetValue()) == 0 {
+		return readFile(Path, true)
+	}
+	value, err := typeurl.UnmarshalAny(options)
+	if err != nil {
+		return nil, "", fmt.Errorf("runtime options: %w", err)
+	}
+	given, ok := value.(*runtimeoptions.Options)
+	switch {
+	case !ok:
+		return nil, "", fmt.Errorf("runtime options of type %s are not msb's; use ConfigPath with a file as in docs/configuration.md", options.GetTypeUrl())
+	case len(given.ConfigBody) > 0:
+		return given.ConfigBody, "runtime options", nil
+	case given.ConfigPath != "":
+		return readFile(given.ConfigPath, false)
+	}
+	return readFile(Path, true)
+}
+
+func readFile(path string, optional bool) ([]byte, string, error) {
+	data, err := os.ReadFile(path)
+	if optional && errors.Is(err, os.ErrNotExist) {
+		return nil, path, nil
+	}
+	return data, path, err
+}
+
+// Parse reads a configuration file. Unknown settings are errors: a misspelt one
+// must not be passed over.
+func Parse(data []byte) (Config, error) {
+	config := Default()
+	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&config); err != nil {
+		var unknown *toml.StrictMissingError
+		if errors.As(err, &unknown) {
+			return Config{}, fmt.Errorf("unknown setting:\n%s: %w", unknown.String(), errdefs.ErrInvalidArgument)
+		}
+		return Config{}, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	if config.VM.CPUs < 1 {
+		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)
+	}
+	switch config.Driver {
+	case "auto", "qemu":
+		return config, nil
+	}
+	return Config{}, fmt.Errorf("unknown driver %q, it is auto or qemu: %w", config.Driver, errdefs.ErrInvalidArgument)
+}
+
+// kitBesideShim is the kit in the shim's own install prefix.
+func kitBesideShim() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding the guest kit beside the shim: %w", err)
+	}
+	return filepath.Join(filepath.Dir(filepath.Dir(self)), "lib", "msb"), nil
+}

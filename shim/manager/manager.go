@@ -1,0 +1,151 @@
+// Package manager starts and cleans up shims for containerd: the start, delete
+// and info actions of the shim binary (containerd, docs/runtime-v2.md).
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/version"
+)
+
+// Name is the runtime's name for containerd and its clients.
+const Name = "io.containerd.msb.v2"
+
+// daemonEnv marks the environment of the daemon.
+const daemonEnv = "MSB_SHIM_DAEMON"
+
+// exitKilled is the exit status of a task whose shim was killed: 128 + SIGKILL.
+const exitKilled = 128 + int(unix.SIGKILL)
+
+// Manager implements containerd's shim.Shim.
+type Manager struct{}
+
+var _ shim.Shim = Manager{}
+
+// Name implements shim.Shim.
+func (Manager) Name() string { return Name }
+
+// Start implements shim.Shim: it starts the shim's daemon, one for each
+// container, in a mount namespace of its own.
+func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *bootapi.BootstrapResult, err error) {
+	socketDir := params.GetSocketDir()
+	if socketDir == "" {
+		socketDir = filepath.Join(defaults.DefaultStateDir, "s")
+	}
+	address, err := shim.CreateSocketAddress(ctx, socketDir, params.GetContainerdGrpcAddress(), params.GetInstanceID(), false)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := listen(address)
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	defer func() {
+		if err != nil {
+			_ = shim.RemoveSocket(address)
+		}
+	}()
+	if err := startDaemon(params, listener); err != nil {
+		return nil, err
+	}
+	return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}, nil
+}
+
+// listen makes the shim's socket. One that nobody serves any more is replaced.
+func listen(address string) (*net.UnixListener, error) {
+	listener, err := shim.NewSocket(address)
+	if err != nil && shim.SocketEaddrinuse(err) && !shim.CanConnect(address) {
+		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("removing the socket of an earlier shim: %w", err)
+		}
+		listener, err = shim.NewSocket(address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("making the shim's socket: %w", err)
+	}
+	// The daemon serves it; its end is not the end of the file.
+	listener.SetUnlinkOnClose(false)
+	return listener, nil
+}
+
+// startDaemon runs this program again as the shim's daemon. Descriptor 3 is its
+// socket, as pkg/shim expects.
+func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	socket, err := listener.File()
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	args := []string{"-namespace", params.GetNamespace(), "-id", params.GetInstanceID(), "-address", params.GetContainerdGrpcAddress()}
+	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
+		args = append(args, "-debug")
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"=1")
+	cmd.ExtraFiles = []*os.File{socket}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting the shim in a mount namespace of its own: %w", err)
+	}
+	if err := shim.AdjustOOMScore(cmd.Process.Pid); err != nil {
+		return errors.Join(fmt.Errorf("adjusting the shim's OOM score: %w", err), cmd.Process.Kill())
+	}
+	return cmd.Process.Release()
+}
+
+// IsDaemon tells whether the program was started by startDaemon.
+func IsDaemon() bool { return os.Getenv(daemonEnv) != "" }
+
+// Isolate keeps the mounts of the daemon's namespace from the host, while those
+// that the host makes later still arrive (mount_namespaces(7)).
+func Isolate() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("isolating the shim's mount namespace: %w", err)
+	}
+	return nil
+}
+
+// Stop implements shim.Shim: it cleans up a bundle whose shim is dead. The
+// shim's mounts went with its namespace; what may be left is the VMM.
+func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return shim.StopStatus{}, err
+	}
+	bundle := filepath.Join(filepath.Dir(cwd), id)
+	pid, err := sandbox.KillRecorded(ctx, bundle)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("ending the VMM of a dead shim")
+	}
+	return shim.StopStatus{Pid: pid, ExitStatus: exitKilled, ExitedAt: time.Now()}, nil
+}
+
+// Info implements shim.Shim.
+func (Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
+	return &types.RuntimeInfo{
+		Name:    Name,
+		Version: &types.RuntimeVersion{Version: version.Version},
+	}, nil
+}

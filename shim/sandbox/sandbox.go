@@ -1,0 +1,223 @@
+// Package sandbox owns one microVM on behalf of the shim: the trees of what the
+// VM is given, the machine itself, and the connection to the agent in it.
+//
+//	New    the trees are there, things can be shared, nothing runs
+//	Boot   the machine runs and its agent answers
+//	Close  everything is gone
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
+)
+
+// Files of the kit.
+const (
+	kernelFile = "vmlinux"
+	diskFile   = "guest.erofs"
+)
+
+// treesDir is the directory of a bundle below which the trees are mounted, in
+// the shim's mount namespace only.
+const treesDir = "msb"
+
+// deathNotice is how long to wait, after a stream broke, for the machine to be
+// known dead, so that the error says why.
+const deathNotice = time.Second
+
+// A Sandbox is one microVM. Its exported fields are set by New and Boot.
+type Sandbox struct {
+	// Trees hold what the guest is given.
+	Trees *share.Trees
+	// Tasks is containerd's task service in the guest.
+	Tasks taskapi.TTRPCTaskService
+	// Guest is the agent's own service.
+	Guest api.GuestClient
+
+	bundle  string
+	machine vm.Machine
+	client  *ttrpc.Client
+}
+
+// New prepares the sandbox of a bundle.
+func New(bundle string) (*Sandbox, error) {
+	dir := filepath.Join(bundle, treesDir)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	trees, err := share.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Sandbox{Trees: trees, bundle: bundle}, nil
+}
+
+// HostSize is what this host can give to one VM at most.
+func HostSize() (spec.Size, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return spec.Size{}, fmt.Errorf("asking for the host's memory: %w", err)
+	}
+	return spec.Size{CPUs: runtime.NumCPU(), Memory: int64(info.Totalram) * int64(info.Unit)}, nil
+}
+
+// Boot starts the machine and returns when its agent has answered. After an
+// error the caller calls Close.
+func (s *Sandbox) Boot(ctx context.Context, config config.Config, size spec.Size) error {
+	driver := driverFor(config)
+	if err := driver.Check(ctx); err != nil {
+		return fmt.Errorf("driver %s: %w", driver.Name(), err)
+	}
+	console := vm.NewConsole(func(line string) {
+		log.G(ctx).WithField("source", "console").Info(line)
+	})
+	machine, err := driver.Start(ctx, vm.Config{
+		Kernel: filepath.Join(config.Kit, kernelFile),
+		Disk:   filepath.Join(config.Kit, diskFile),
+		Init:   api.Init,
+		CPUs:   size.CPUs,
+		Memory: size.Memory,
+		Shares: []vm.Share{
+			{Tag: api.PoolTag, Dir: s.Trees.Pool(), Submounts: true},
+			{Tag: api.FilesTag, Dir: s.Trees.Files()},
+		},
+		Console: console,
+	})
+	if err != nil {
+		return fmt.Errorf("driver %s: %w", driver.Name(), err)
+	}
+	s.machine = machine
+	if err := writeRecord(s.bundle, machine.Pid()); err != nil {
+		return err
+	}
+	if err := s.connect(ctx, time.Duration(config.VM.BootTimeout)); err != nil {
+		return fmt.Errorf("booting the VM (driver %s): %w", driver.Name(), s.explain(err, console))
+	}
+	return nil
+}
+
+// driverFor is the configured driver. There is one so far; it uses KVM where
+// KVM can run a guest.
+func driverFor(config config.Config) vm.Driver {
+	return qemu.Driver{QEMU: config.QEMU.Path, Virtiofsd: config.QEMU.Virtiofsd}
+}
+
+// connect waits for the agent and makes the clients of its services.
+func (s *Sandbox) connect(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		fmt.Errorf("the agent did not answer within %v: %w", timeout, errdefs.ErrUnavailable))
+	defer cancel()
+	conn, err := s.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Control{Control: &api.ControlStream{}}})
+	if err != nil {
+		return err
+	}
+	s.client = ttrpc.NewClient(conn)
+	s.Tasks = taskapi.NewTTRPCTaskClient(s.client)
+	s.Guest = api.NewGuestClient(s.client)
+	_, err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now()})
+	return err
+}
+
+// explain adds what is known of a machine that did not boot: if it died, why,
+// and otherwise what it printed last.
+func (s *Sandbox) explain(err error, console *vm.Console) error {
+	if cause := s.deathCause(deathNotice); cause != nil {
+		return cause
+	}
+	return fmt.Errorf("%w; the last lines of its console: %s", err, strings.Join(console.Tail(), " | "))
+}
+
+// deathCause waits a moment for the machine to be known dead and tells why it
+// died; nil means that it has not, or that it was stopped.
+func (s *Sandbox) deathCause(wait time.Duration) error {
+	select {
+	case <-s.machine.Done():
+		return s.machine.Err()
+	case <-time.After(wait):
+		return nil
+	}
+}
+
+// Dial opens a stream to the agent for the purpose that header names. The
+// caller closes it.
+func (s *Sandbox) Dial(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
+	conn, err := s.machine.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	if err := api.OpenStream(conn, header); err != nil {
+		conn.Close()
+		return nil, errors.Join(context.Cause(ctx), fmt.Errorf("opening a stream to the agent: %w", err))
+	}
+	if !stop() {
+		conn.Close()
+		return nil, context.Cause(ctx)
+	}
+	return conn, nil
+}
+
+// Running tells whether Boot has succeeded and the machine has not ended.
+func (s *Sandbox) Running() bool {
+	if s.Tasks == nil {
+		return false
+	}
+	select {
+	case <-s.machine.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Pid is the process id of the VMM on the host.
+func (s *Sandbox) Pid() int { return s.machine.Pid() }
+
+// Done is closed when the machine has ended.
+func (s *Sandbox) Done() <-chan struct{} { return s.machine.Done() }
+
+// Kill ends the machine without waiting for it.
+func (s *Sandbox) Kill() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = s.machine.Stop(ctx)
+}
+
+// Err tells why the machine ended by itself.
+func (s *Sandbox) Err() error { return s.machine.Err() }
+
+// Close ends the machine, which must have nothing left to write, and takes the
+// trees away.
+func (s *Sandbox) Close(ctx context.Context) error {
+	var errs []error
+	if s.client != nil {
+		errs = append(errs, s.client.Close())
+	}
+	if s.machine != nil {
+		errs = append(errs, s.machine.Stop(ctx), removeRecord(s.bundle))
+	}
+	errs = append(errs, s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)))
+	return errors.Join(errs...)
+}

@@ -1,0 +1,269 @@
+// Package share keeps what a microVM is given of its host: two trees, each
+// served to the guest by one virtio-fs device, in which every share is a
+// directory with a random name.
+//
+//	<dir>/pool/rf_<hex>         a container's root file system
+//	<dir>/pool/dm_<hex>         a mounted directory
+//	<dir>/files/fm_<hex>/<name> a mounted file, the only entry of its directory
+//
+// Both trees are file systems in the memory of the shim's private mount
+// namespace, so all of it is gone with the shim and the VMM, however they end.
+// The VMM is served a read-only bind of each tree that receives its mounts: a
+// share added later appears there by propagation, while nothing can be created
+// beside a share or a staged file (mount_namespaces(7), "shared subtrees").
+//
+// A share is attached complete: the source is opened once, what is bound is
+// that descriptor, and its attributes, read-only above all, are set before it
+// is attached anywhere. An attribute set later would not reach the VMM's copy.
+package share
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Prefixes of tags.
+const (
+	rootfsPrefix = "rf_"
+	dirPrefix    = "dm_"
+	filePrefix   = "fm_"
+)
+
+const (
+	tagBytes    = 16 // 128 random bits
+	tagAttempts = 8
+)
+
+// Trees are the two trees of one VM. Its methods may be called concurrently.
+type Trees struct {
+	dir    string
+	random io.Reader
+}
+
+// Open makes the trees below dir, which must exist and be in a mount namespace
+// of the caller's own. Close takes them away.
+func Open(dir string) (_ *Trees, err error) {
+	t := &Trees{dir: dir, random: rand.Reader}
+	if err := mountTmpfs(dir, unix.MS_PRIVATE); err != nil {
+		return nil, fmt.Errorf("preparing %s for the VM's shares: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	if err := os.Mkdir(t.scratch(), 0o700); err != nil {
+		return nil, err
+	}
+	for _, tree := range []string{t.pool(), t.files()} {
+		if err := openTree(tree); err != nil {
+			return nil, fmt.Errorf("preparing %s: %w", tree, err)
+		}
+	}
+	return t, nil
+}
+
+// openTree makes one tree and, beside it, what the VMM serves.
+func openTree(tree string) error {
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return err
+	}
+	if err := mountTmpfs(tree, unix.MS_SHARED); err != nil {
+		return err
+	}
+	served := servedDir(tree)
+	if err := os.Mkdir(served, 0o755); err != nil {
+		return err
+	}
+	const readOnly = unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC
+	for _, step := range []struct {
+		source string
+		flags  uintptr
+	}{
+		{tree, unix.MS_BIND},
+		{"", unix.MS_SLAVE},  // receives the tree's mounts, gives none back
+		{"", readOnly},       // the tree's own directories; shares keep their own attributes
+		{"", unix.MS_SHARED}, // hands them on to the VMM's namespace
+	} {
+		if err := unix.Mount(step.source, served, "", step.flags, ""); err != nil {
+			return &os.PathError{Op: "mount", Path: served, Err: err}
+		}
+	}
+	return nil
+}
+
+func mountTmpfs(dir string, propagation uintptr) error {
+	const flags = unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC
+	if err := unix.Mount("msb", dir, "tmpfs", flags, "mode=0755,size=16m"); err != nil {
+		return &os.PathError{Op: "mount tmpfs", Path: dir, Err: err}
+	}
+	if err := unix.Mount("", dir, "", propagation, ""); err != nil {
+		return &os.PathError{Op: "set propagation", Path: dir, Err: err}
+	}
+	return nil
+}
+
+func (t *Trees) pool() string    { return filepath.Join(t.dir, "pool") }
+func (t *Trees) files() string   { return filepath.Join(t.dir, "files") }
+func (t *Trees) scratch() string { return filepath.Join(t.dir, "scratch") }
+
+func servedDir(tree string) string { return tree + ".served" }
+
+// Pool is the directory that the VMM serves for root file systems and mounted
+// directories.
+func (t *Trees) Pool() string { return servedDir(t.pool()) }
+
+// Files is the directory that the VMM serves for mounted files.
+func (t *Trees) Files() string { return servedDir(t.files()) }
+
+// Close takes both trees and every share away. What a VMM still serves lives on
+// in that VMM's namespace only.
+func (t *Trees) Close() error {
+	if err := unix.Unmount(t.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "unmount", Path: t.dir, Err: err}
+	}
+	return nil
+}
+
+// Attributes are what holds for a share whatever the guest does.
+type Attributes struct {
+	// ReadOnly makes the share's own mount read-only, RecursiveReadOnly those
+	// below it too.
+	ReadOnly, RecursiveReadOnly bool
+	// Recursive includes the mounts below the source.
+	Recursive bool
+	// Slave lets later mounts of the host below the source appear.
+	Slave bool
+}
+
+// A Share is something of the host in one of the trees.
+type Share struct {
+	// Tag is its random name.
+	Tag string
+	// Name is, for a file, the entry below the tag's directory.
+	Name string
+	// IsFile tells a mounted file from a directory.
+	IsFile bool
+
+	dir    string // the tag's directory
+	target string // what the source is attached to
+}
+
+// Add shares a source with the guest: a directory in the pool, a regular file
+// staged alone in the files tree. The caller owns the source and closes it.
+func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
+	if source.isDir {
+		return t.add(t.pool(), dirPrefix, "", source.file, attributes)
+	}
+	return t.add(t.files(), filePrefix, filepath.Base(source.path), source.file, attributes)
+}
+
+// AddRootfs mounts what containerd hands over as a container's root file
+// system, out of the guest's sight, and shares the result.
+func (t *Trees) AddRootfs(mounts []mount.Mount) (_ Share, err error) {
+	tag, err := t.newTag(rootfsPrefix)
+	if err != nil {
+		return Share{}, err
+	}
+	scratch := filepath.Join(t.scratch(), tag)
+	if err := os.Mkdir(scratch, 0o700); err != nil {
+		return Share{}, err
+	}
+	defer func() { err = errors.Join(err, detach(scratch), os.Remove(scratch)) }()
+	if err := mount.All(mounts, scratch); err != nil {
+		return Share{}, fmt.Errorf("mounting the root file system: %w", err)
+	}
+	root, err := os.OpenFile(scratch, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return Share{}, err
+	}
+	defer root.Close()
+	return t.add(t.pool(), rootfsPrefix, "", root, Attributes{Recursive: true})
+}
+
+// add makes the tag's directory and attaches the source to it or, if name is
+// given, to an entry of that name in it.
+func (t *Trees) add(tree, prefix, name string, source *os.File, attributes Attributes) (_ Share, err error) {
+	share, err := t.newDir(tree, prefix)
+	if err != nil {
+		return Share{}, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Remove(share))
+		}
+	}()
+	if name != "" {
+		share.Name, share.IsFile, share.target = name, true, filepath.Join(share.dir, name)
+		entry, err := os.OpenFile(share.target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0)
+		if err != nil {
+			return Share{}, err
+		}
+		entry.Close()
+	}
+	return share, attach(source, share.target, attributes)
+}
+
+// newDir makes the directory of a new tag. A tag that is taken is never reused:
+// the guest may hold what it once meant.
+func (t *Trees) newDir(tree, prefix string) (Share, error) {
+	for range tagAttempts {
+		tag, err := t.newTag(prefix)
+		if err != nil {
+			return Share{}, err
+		}
+		dir := filepath.Join(tree, tag)
+		switch err := os.Mkdir(dir, 0o755); {
+		case err == nil:
+			return Share{Tag: tag, dir: dir, target: dir}, nil
+		case !errors.Is(err, os.ErrExist):
+			return Share{}, err
+		}
+	}
+	return Share{}, fmt.Errorf("no free tag in %s after %d attempts: %w", tree, tagAttempts, errdefs.ErrUnavailable)
+}
+
+func (t *Trees) newTag(prefix string) (string, error) {
+	var bits [tagBytes]byte
+	if _, err := io.ReadFull(t.random, bits[:]); err != nil {
+		return "", fmt.Errorf("drawing a tag: %w", err)
+	}
+	return prefix + hex.EncodeToString(bits[:]), nil
+}
+
+// Remove takes a share away from the host's side. The guest should have let go
+// of it before; if it has not, what it holds stays usable to it until its VM
+// ends, without keeping the host's source busy in any other namespace.
+func (t *Trees) Remove(share Share) error {
+	if err := detach(share.target); err != nil {
+		return err
+	}
+	// Never recursively: if a source were still mounted here, its own content
+	// would go.
+	if share.IsFile {
+		if err := os.Remove(share.target); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return os.Remove(share.dir)
+}
+
+func detach(target string) error {
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+	if err == unix.EBUSY {
+		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return &os.PathError{Op: "unmount", Path: target, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package spec
+
+import (
+	"path"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// A Bind is a file or directory of the host that the container is given.
+type Bind struct {
+	// Source is an absolute path of the host.
+	Source string
+	// Destination is the path in the container; for error messages.
+	Destination string
+	// ReadOnly is enforced on the host. As with runc, it does not extend to
+	// mounts below the source unless RecursiveReadOnly is set.
+	ReadOnly          bool
+	RecursiveReadOnly bool
+	// Recursive includes the mounts below the source ("rbind").
+	Recursive bool
+	// Slave lets mounts that the host makes below the source later appear.
+	Slave bool
+
+	index   int      // in the spec's mounts
+	options []string // for the mount in the guest
+}
+
+// local are the file systems that are the guest's own.
+var local = map[string]bool{
+	"proc": true, "sysfs": true, "tmpfs": true, "devpts": true, "mqueue": true, "cgroup": true, "cgroup2": true,
+}
+
+// guestSources are paths of the host that mean the guest's own when they are
+// bound: kernel interfaces, shared memory, and devices that every kernel has.
+var guestSources = []string{"/proc", "/sys"}
+
+var guestNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"}
+
+// planMount decides what a mount is: a bind of something of the host, or (bind
+// false) a file system of the guest's own, which runc makes there.
+func planMount(mount specs.Mount, bundle string) (_ Bind, isBind bool, _ error) {
+	if err := checkDestination(mount.Destination); err != nil {
+		return Bind{}, false, err
+	}
+	if len(mount.UIDMappings)+len(mount.GIDMappings) > 0 {
+		return Bind{}, false, unsupported("mount %s: ID-mapped mounts are not possible yet", mount.Destination)
+	}
+	bind := Bind{Destination: mount.Destination}
+	isBind = mount.Type == "bind"
+	for _, option := range mount.Options {
+		isBind = isBind || isAny(option, "bind", "rbind")
+		if err := bind.apply(option); err != nil {
+			return Bind{}, false, err
+		}
+	}
+	switch {
+	case !isBind && local[mount.Type]:
+		return Bind{}, false, nil
+	case !isBind:
+		return Bind{}, false, unsupported("mount %s: file system type %q cannot be mounted in a microVM; msb binds files and directories and mounts %s",
+			mount.Destination, mount.Type, "proc, sysfs, tmpfs, devpts, mqueue and cgroup")
+	case mount.Source == "":
+		return Bind{}, false, invalid("mount %s: the bind has no source", mount.Destination)
+	case strings.ContainsRune(mount.Source, 0):
+		return Bind{}, false, invalid("mount %s: the source contains a NUL byte", mount.Destination)
+	}
+	bind.Source = absolute(bundle, mount.Source)
+	return bind, !isGuests(bind.Source), nil
+}
+
+func isGuests(source string) bool {
+	for _, dir := range guestSources {
+		if hasPrefix(source, dir) {
+			return true
+		}
+	}
+	return isAny(source, guestNodes...)
+}
+
+func checkDestination(destination string) error {
+	switch {
+	case !path.IsAbs(destination):
+		return invalid("mount %q: the destination is not an absolute path", destination)
+	case strings.ContainsRune(destination, 0):
+		return invalid("mount %q: the destination contains a NUL byte", destination)
+	case isAny("..", strings.Split(destination, "/")...):
+		return invalid("mount %s: the destination leads out of the container's root", destination)
+	case path.Clean(destination) == "/":
+		return invalid("mount %s: the destination is the container's root itself", destination)
+	}
+	return nil
+}
+
+// apply takes in one mount option (runtime-spec, config.md, "Linux mount
+// options"). Those that are not about sharing pass on to runc, which knows
+// them all and refuses the others.
+func (b *Bind) apply(option string) error {
+	switch option {
+	case "bind":
+		return nil
+	case "rbind":
+		b.Recursive = true
+		return nil
+	case "ro":
+		b.ReadOnly = true
+	case "rro":
+		b.ReadOnly, b.RecursiveReadOnly = true, true
+	case "rw":
+		b.ReadOnly = false
+	case "slave", "rslave":
+		b.Slave = true
+		return nil
+	case "private", "rprivate", "unbindable", "runbindable":
+		b.Slave = false
+		return nil
+	case "shared", "rshared":
+		return unsupported("mount %s: %s would carry the container's mounts to the host, which a microVM cannot do; use rslave or rprivate", b.Destination, option)
+	case "idmap", "ridmap":
+		return unsupported("mount %s: ID-mapped mounts are not possible yet", b.Destination)
+	}
+	b.options = append(b.options, option)
+	return nil
+}
+
+func (b *Bind) guestOptions() []string {
+	// Mounts below the share are found by the guest's kernel when they are
+	// first walked into, so there is nothing to recurse into yet. Propagation
+	// has been seen to on the host.
+	options := append([]string{"rbind"}, b.options...)
+	if b.Slave {
+		return append(options, "rslave")
+	}
+	return append(options, "rprivate")
+}

@@ -1,0 +1,173 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Annotations that a container may carry. They are untrusted input: the list is
+// closed, and none of them names a path, a program or an argument of the host.
+const (
+	annotationPrefix = "io.containerd.msb."
+	// AnnotationCPUs is the number of virtual CPUs of the VM.
+	AnnotationCPUs = annotationPrefix + "vm.cpus"
+	// AnnotationMemory is the VM's whole memory, such as "512MiB".
+	AnnotationMemory = annotationPrefix + "vm.memory"
+)
+
+// Annotations by which Kubernetes' CRI plugin tells the size of a pod
+// (containerd, internal/cri/annotations).
+const (
+	criCPUQuota  = "io.kubernetes.cri.sandbox-cpu-quota"
+	criCPUPeriod = "io.kubernetes.cri.sandbox-cpu-period"
+	criMemory    = "io.kubernetes.cri.sandbox-memory"
+)
+
+const (
+	mib = 1 << 20
+	// Overhead is the memory in bytes that a guest needs beside its containers:
+	// kernel, page tables, agent, runc. docs/architecture.md has the measurement.
+	Overhead = 128 * mib
+	// minLimit is the smallest memory limit in bytes with which runc starts.
+	minLimit = 6 * mib
+	// unlimited and above mean no limit: cgroup v1's largest is just below 2⁶³.
+	unlimited = 1 << 60
+	// defaultPeriod of the CPU quota, in microseconds (cgroup-v2.rst, cpu.max).
+	defaultPeriod = 100_000
+)
+
+// Size is how big a VM is.
+type Size struct {
+	CPUs   int
+	Memory int64 // bytes, a multiple of MiB
+}
+
+// Size sizes the VM for the container: annotations first, then the pod's size
+// as Kubernetes tells it, then the container's own limits, then the default. A
+// limit is what the containers may use, so the guest's overhead is added to it.
+// host bounds the result.
+func (p *Plan) Size(byDefault, host Size) (Size, error) {
+	annotations := p.spec.Annotations
+	if err := checkAnnotations(annotations); err != nil {
+		return Size{}, err
+	}
+	cpus, err := p.cpus(annotations, byDefault.CPUs, host.CPUs)
+	if err != nil {
+		return Size{}, err
+	}
+	memory, err := p.memory(annotations, byDefault.Memory)
+	if err != nil {
+		return Size{}, err
+	}
+	memory = (memory + mib - 1) / mib * mib
+	if memory > host.Memory {
+		return Size{}, fmt.Errorf("the VM would need %s of memory and the host has %s: lower the limit: %w",
+			units.BytesSize(float64(memory)), units.BytesSize(float64(host.Memory)), errdefs.ErrResourceExhausted)
+	}
+	return Size{CPUs: cpus, Memory: memory}, nil
+}
+
+func checkAnnotations(annotations map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(annotations)) {
+		if strings.HasPrefix(name, annotationPrefix) && !isAny(name, AnnotationCPUs, AnnotationMemory) {
+			return invalid("annotation %s is not one of msb's: %s, %s", name, AnnotationCPUs, AnnotationMemory)
+		}
+	}
+	return nil
+}
+
+func (p *Plan) cpus(annotations map[string]string, byDefault, host int) (int, error) {
+	if value, set := annotations[AnnotationCPUs]; set {
+		cpus, err := strconv.Atoi(value)
+		if err != nil || cpus < 1 {
+			return 0, invalid("annotation %s: %q is not a number of CPUs", AnnotationCPUs, value)
+		}
+		if cpus > host {
+			return 0, invalid("annotation %s: %d is more than the host's %d CPUs", AnnotationCPUs, cpus, host)
+		}
+		return cpus, nil
+	}
+	quota, period, err := criQuota(annotations)
+	if err != nil {
+		return 0, err
+	}
+	if resources := p.spec.Linux.Resources; quota <= 0 && resources != nil && resources.CPU != nil && resources.CPU.Quota != nil {
+		quota = *resources.CPU.Quota
+		if resources.CPU.Period != nil {
+			period = *resources.CPU.Period
+		}
+	}
+	if quota <= 0 {
+		return min(byDefault, host), nil
+	}
+	if period == 0 {
+		period = defaultPeriod
+	}
+	return min(max(1, int(math.Ceil(float64(quota)/float64(period)))), host), nil
+}
+
+func criQuota(annotations map[string]string) (quota int64, period uint64, err error) {
+	if value, set := annotations[criCPUQuota]; set {
+		if quota, err = strconv.ParseInt(value, 10, 64); err != nil {
+			return 0, 0, invalid("annotation %s: %q is not a number", criCPUQuota, value)
+		}
+	}
+	if value, set := annotations[criCPUPeriod]; set {
+		if period, err = strconv.ParseUint(value, 10, 64); err != nil {
+			return 0, 0, invalid("annotation %s: %q is not a number", criCPUPeriod, value)
+		}
+	}
+	return quota, period, nil
+}
+
+func (p *Plan) memory(annotations map[string]string, byDefault int64) (int64, error) {
+	if value, set := annotations[AnnotationMemory]; set {
+		memory, err := units.RAMInBytes(value)
+		if err != nil {
+			return 0, invalid("annotation %s: %q is not a size such as 512MiB", AnnotationMemory, value)
+		}
+		if memory < Overhead {
+			return 0, invalid("annotation %s: %s is less than the %s that a guest needs", AnnotationMemory, value, units.BytesSize(Overhead))
+		}
+		return memory, nil
+	}
+	limit, err := p.memoryLimit(annotations)
+	switch {
+	case err != nil:
+		return 0, err
+	case limit <= 0 || limit >= unlimited:
+		return byDefault, nil
+	case limit < minLimit:
+		return 0, invalid("a memory limit of %s is too small to start a container; give it %s or more",
+			units.BytesSize(float64(limit)), units.BytesSize(minLimit))
+	}
+	return limit + Overhead, nil
+}
+
+func (p *Plan) memoryLimit(annotations map[string]string) (int64, error) {
+	if value, set := annotations[criMemory]; set {
+		limit, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			return 0, invalid("annotation %s: %q is not a number", criMemory, value)
+		}
+		if limit > 0 {
+			return limit, nil
+		}
+	}
+	return limitOf(p.spec.Linux.Resources), nil
+}
+
+func limitOf(resources *specs.LinuxResources) int64 {
+	if resources == nil || resources.Memory == nil || resources.Memory.Limit == nil {
+		return 0
+	}
+	return *resources.Memory.Limit
+}

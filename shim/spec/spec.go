@@ -1,0 +1,214 @@
+// Package spec turns an OCI runtime configuration written for this host into
+// what a microVM needs: how big it must be, what of the host it is given, and
+// the configuration for the runc inside. It only plans: nothing here touches
+// the host, and what cannot be had is refused here, before anything starts.
+package spec
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// Plan is a container's configuration, understood.
+type Plan struct {
+	// Binds are what the container is given of the host, in the spec's order.
+	Binds []Bind
+	// Rootfs is the absolute path of the container's root file system on the
+	// host; containerd may mount something there or hand over mounts instead.
+	Rootfs string
+
+	spec *specs.Spec
+}
+
+// Load reads and plans the configuration of a bundle.
+func Load(bundle string) (*Plan, error) {
+	path := filepath.Join(bundle, "config.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the bundle's configuration: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("%s is not an OCI runtime configuration: %w (%w)", path, err, errdefs.ErrInvalidArgument)
+	}
+	return New(&spec, bundle)
+}
+
+// New plans a configuration, whose relative paths are those of the bundle
+// (runtime-spec, config.md). The plan owns the spec.
+func New(spec *specs.Spec, bundle string) (*Plan, error) {
+	if err := check(spec); err != nil {
+		return nil, err
+	}
+	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec}
+	for i, mount := range spec.Mounts {
+		bind, isBind, err := planMount(mount, bundle)
+		if err != nil {
+			return nil, err
+		}
+		if isBind {
+			bind.index = i
+			p.Binds = append(p.Binds, bind)
+		}
+	}
+	return p, nil
+}
+
+func absolute(bundle, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(bundle, path)
+}
+
+// check refuses what the plan cannot keep.
+func check(spec *specs.Spec) error {
+	switch {
+	case spec.Root == nil || spec.Root.Path == "":
+		return invalid("the configuration has no root.path")
+	case spec.Process == nil:
+		return invalid("the configuration has no process")
+	case spec.Linux == nil:
+		return invalid("the configuration has no linux section; msb runs Linux containers")
+	case hasHooks(spec.Hooks):
+		return unsupported("the configuration has OCI hooks, which msb does not run yet")
+	case spec.Linux.IntelRdt != nil:
+		return unsupported("linux.intelRdt concerns the host's processor and cannot be had in a microVM")
+	}
+	for _, device := range spec.Linux.Devices {
+		if !guestDevice(device.Type, device.Major, device.Minor) {
+			return unsupported("device %s is the host's and cannot be given to a microVM (a privileged container: use --privileged-without-host-devices)", device.Path)
+		}
+	}
+	return checkNamespaces(spec.Linux.Namespaces)
+}
+
+// ownNamespaces must be the container's own: the host's are out of its reach,
+// and the guest's belong to the agent.
+var ownNamespaces = map[specs.LinuxNamespaceType]string{
+	specs.MountNamespace:   "mount",
+	specs.PIDNamespace:     "PID",
+	specs.IPCNamespace:     "IPC",
+	specs.UTSNamespace:     "UTS",
+	specs.NetworkNamespace: "network",
+}
+
+func checkNamespaces(namespaces []specs.LinuxNamespace) error {
+	own := make(map[specs.LinuxNamespaceType]bool)
+	for _, namespace := range namespaces {
+		if namespace.Path != "" {
+			return unsupported("joining the %s namespace %s of the host is not possible from a microVM", namespace.Type, namespace.Path)
+		}
+		own[namespace.Type] = true
+	}
+	for _, kind := range []specs.LinuxNamespaceType{
+		specs.MountNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace,
+	} {
+		if !own[kind] {
+			return unsupported("the container asks for the host's %s namespace, which a microVM cannot share: give it one of its own", ownNamespaces[kind])
+		}
+	}
+	return nil
+}
+
+func hasHooks(hooks *specs.Hooks) bool {
+	return hooks != nil && len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer)+
+		len(hooks.StartContainer)+len(hooks.Poststart)+len(hooks.Poststop) > 0
+}
+
+// guestDevices are the character devices that every kernel has
+// (Documentation/admin-guide/devices.txt): the guest's own serve.
+var guestDevices = map[[2]int64]bool{
+	{1, 3}: true, {1, 5}: true, {1, 7}: true, {1, 8}: true, {1, 9}: true, // null zero full random urandom
+	{5, 0}: true, {5, 1}: true, {5, 2}: true, // tty console ptmx
+	{10, 200}: true, {10, 229}: true, // net/tun fuse
+}
+
+func guestDevice(kind string, major, minor int64) bool {
+	return (kind == "c" || kind == "u") && guestDevices[[2]int64{major, minor}]
+}
+
+// Guest is the configuration for runc in the guest. rootfs is where the root
+// file system appears there, cgroup is the path of the container's control
+// group, and sources says for each of the plan's binds where it appears.
+func (p *Plan) Guest(rootfs, cgroup string, sources []string) ([]byte, error) {
+	guest := *p.spec
+	root, linux := *guest.Root, *guest.Linux
+	root.Path = rootfs
+	linux.CgroupsPath = cgroup
+	linux.Resources = guestResources(linux.Resources)
+	// Labels of the host's security modules mean nothing to the guest's kernel.
+	process := *guest.Process
+	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
+	guest.Root, guest.Linux, guest.Process = &root, &linux, &process
+	guest.Mounts = slices.Clone(guest.Mounts)
+	for i, bind := range p.Binds {
+		mount := &guest.Mounts[bind.index]
+		mount.Source, mount.Type = sources[i], "bind"
+		mount.Options = bind.guestOptions()
+	}
+	return json.Marshal(&guest)
+}
+
+// guestResources drops what names processors and devices of the host; the size
+// of the VM bounds the container there.
+func guestResources(resources *specs.LinuxResources) *specs.LinuxResources {
+	if resources == nil {
+		return nil
+	}
+	guest := *resources
+	if guest.CPU != nil {
+		cpu := *guest.CPU
+		cpu.Cpus, cpu.Mems = "", ""
+		cpu.RealtimePeriod, cpu.RealtimeRuntime = nil, nil
+		guest.CPU = &cpu
+	}
+	guest.BlockIO, guest.Network, guest.Rdma = nil, nil, nil
+	return &guest
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+func unsupported(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrNotImplemented)...)
+}
+
+func isAny(word string, words ...string) bool { return slices.Contains(words, word) }
+
+func hasPrefix(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+
+// GuestProcess is the process of an exec request, for the guest.
+func GuestProcess(process *anypb.Any) (*anypb.Any, error) {
+	return rewrite(process, "the exec's process", func(p *specs.Process) {
+		p.ApparmorProfile, p.SelinuxLabel = "", ""
+	})
+}
+
+// GuestUpdate are the resources of an update request, for the guest.
+func GuestUpdate(resources *anypb.Any) (*anypb.Any, error) {
+	return rewrite(resources, "the update's resources", func(r *specs.LinuxResources) { *r = *guestResources(r) })
+}
+
+// rewrite changes the JSON that a request carries as an Any.
+func rewrite[T any](value *anypb.Any, name string, change func(*T)) (*anypb.Any, error) {
+	var content T
+	if err := json.Unmarshal(value.GetValue(), &content); err != nil {
+		return nil, fmt.Errorf("%s cannot be read: %w (%w)", name, err, errdefs.ErrInvalidArgument)
+	}
+	change(&content)
+	data, err := json.Marshal(&content)
+	if err != nil {
+		return nil, err
+	}
+	return &anypb.Any{TypeUrl: value.GetTypeUrl(), Value: data}, nil
+}

@@ -1,0 +1,170 @@
+package stdio
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// sinks are where a process's output goes on the host.
+type sinks struct {
+	stdout, stderr io.Writer
+	closers        []io.Closer
+}
+
+// openSinks opens what stdout names, and stderr unless a terminal joins it.
+func openSinks(ctx context.Context, id string, config Config) (sinks, error) {
+	uri, err := url.Parse(config.Stdout)
+	if err != nil {
+		return sinks{}, fmt.Errorf("stdout %q: %w (%w)", config.Stdout, err, errdefs.ErrInvalidArgument)
+	}
+	switch uri.Scheme {
+	case "", "fifo":
+		return openFIFOs(config)
+	case "file":
+		return openFile(uri.Path, config.Terminal)
+	case "binary", "binary-v2":
+		return openProgram(ctx, id, uri, config.Terminal)
+	}
+	return sinks{}, fmt.Errorf("stdout %q: unknown scheme %s: %w", config.Stdout, uri.Scheme, errdefs.ErrInvalidArgument)
+}
+
+func openFIFOs(config Config) (s sinks, err error) {
+	if config.Stdout != "" {
+		if s.stdout, err = s.fifo("stdout", config.Stdout); err != nil {
+			return s.undo(err)
+		}
+	}
+	if config.Stderr != "" && !config.Terminal {
+		if s.stderr, err = s.fifo("stderr", config.Stderr); err != nil {
+			return s.undo(err)
+		}
+	}
+	return s, nil
+}
+
+func (s sinks) undo(err error) (sinks, error) {
+	for _, closer := range s.closers {
+		closer.Close()
+	}
+	return sinks{}, err
+}
+
+// fifo opens a FIFO for writing. Open for reading too, so that neither this
+// open waits for the client nor a client that leaves breaks the process's
+// output: a detached client may come back.
+func (s *sinks) fifo(stream, path string) (io.Writer, error) {
+	file, err := openFIFO(path, unix.O_RDWR)
+	if err != nil {
+		return nil, wrap(stream, path, err)
+	}
+	s.closers = append(s.closers, file)
+	return file, nil
+}
+
+// openFIFO opens path and checks, on the descriptor, that it is a FIFO.
+func openFIFO(path string, flags int) (*once, error) {
+	file, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && info.Mode().Type() != os.ModeNamedPipe {
+		err = fmt.Errorf("it is no FIFO: %w", errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &once{File: file}, nil
+}
+
+// once is a file that more than one owner may close.
+type once struct {
+	*os.File
+	closing sync.Once
+}
+
+func (o *once) Close() (err error) {
+	o.closing.Do(func() { err = o.File.Close() })
+	return err
+}
+
+func openFile(path string, terminal bool) (sinks, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return sinks{}, wrap("stdout", path, err)
+	}
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return sinks{}, wrap("stdout", path, err)
+	}
+	// Both streams share the file, so neither's end closes it.
+	s := sinks{stdout: writer{file}, closers: []io.Closer{file}}
+	if !terminal {
+		s.stderr = writer{file}
+	}
+	return s, nil
+}
+
+// writer hides Close.
+type writer struct{ io.Writer }
+
+func openProgram(ctx context.Context, id string, uri *url.URL, terminal bool) (sinks, error) {
+	if _, err := namespaces.NamespaceRequired(ctx); err != nil {
+		return sinks{}, err
+	}
+	program, err := process.NewBinaryIO(ctx, id, uri)
+	if err != nil {
+		return sinks{}, fmt.Errorf("starting the logging program %s: %w", uri.Path, err)
+	}
+	var ends exec.Cmd
+	program.Set(&ends)
+	s := sinks{stdout: writer{ends.Stdout}, closers: []io.Closer{program}}
+	if !terminal {
+		s.stderr = writer{ends.Stderr}
+	}
+	return s, nil
+}
+
+// input is a process's stdin on the host.
+type input struct {
+	reader *once
+	keeper *once // a writer of our own, so that the input does not end before CloseStdin
+}
+
+func openInput(path string) (*input, error) {
+	reader, err := openFIFO(path, unix.O_RDONLY)
+	if err != nil {
+		return nil, wrap("stdin", path, err)
+	}
+	keeper, err := openFIFO(path, unix.O_WRONLY)
+	if err != nil {
+		reader.Close()
+		return nil, wrap("stdin", path, err)
+	}
+	return &input{reader, keeper}, nil
+}
+
+// copyTo copies until the input ends, and ends the stream then.
+func (i *input) copyTo(conn net.Conn) {
+	_, _ = io.CopyBuffer(conn, onlyReader{i.reader}, make([]byte, chunk))
+	conn.Close()
+}
+
+func (i *input) release() { i.keeper.Close() }
+
+func (i *input) close() {
+	i.reader.Close()
+	i.keeper.Close()
+}

@@ -1,0 +1,203 @@
+// Package stdio carries the standard streams of a process between the guest and
+// what containerd's client named for them on the host: FIFOs, a file
+// ("file://"), or a logging program ("binary://"), as the runc shim does
+// (containerd, docs/runtime-v2.md, "IO").
+package stdio
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+const (
+	// chunk is the size of a copy, in bytes.
+	chunk = 64 << 10
+	// idle is how long output may stand still before a deletion goes on without
+	// the rest; the runc shim also gives up on a reader that does not read.
+	idle = 2 * time.Second
+)
+
+// Config names a process's streams on the host, as in a task request. An empty
+// one is not there.
+type Config struct {
+	Stdin, Stdout, Stderr string
+	Terminal              bool
+}
+
+// A Dialer opens streams to the agent.
+type Dialer interface {
+	Dial(context.Context, *api.StreamHeader) (net.Conn, error)
+}
+
+// Streams are the open standard streams of one process.
+type Streams struct {
+	// Stdin, Stdout and Stderr are the FIFOs in the guest, empty where the
+	// configuration was.
+	Stdin, Stdout, Stderr string
+
+	ids    []string
+	input  *input
+	conns  []net.Conn
+	sinks  []io.Closer
+	output sync.WaitGroup
+	moved  atomic.Int64 // bytes of output so far
+	close  sync.Once
+}
+
+// Open opens the streams on both sides and copies from then on. id names the
+// process for a logging program. The caller closes the streams; after an error
+// nothing is open.
+func Open(ctx context.Context, dialer Dialer, id string, config Config) (_ *Streams, err error) {
+	s := &Streams{}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	sinks, err := openSinks(ctx, id, config)
+	if err != nil {
+		return nil, err
+	}
+	s.sinks = sinks.closers
+	if config.Stdin != "" {
+		if s.input, err = openInput(config.Stdin); err != nil {
+			return nil, err
+		}
+		conn, path, err := s.dial(ctx, dialer, api.StdioStream_INPUT)
+		if err != nil {
+			return nil, err
+		}
+		s.Stdin = path
+		go s.input.copyTo(conn)
+	}
+	for _, out := range []struct {
+		sink io.Writer
+		path *string
+	}{{sinks.stdout, &s.Stdout}, {sinks.stderr, &s.Stderr}} {
+		if out.sink == nil {
+			continue
+		}
+		conn, path, err := s.dial(ctx, dialer, api.StdioStream_OUTPUT)
+		if err != nil {
+			return nil, err
+		}
+		*out.path = path
+		s.output.Add(1)
+		go s.drain(ctx, out.sink, conn)
+	}
+	return s, nil
+}
+
+func (s *Streams) dial(ctx context.Context, dialer Dialer, direction api.StdioStream_Direction) (net.Conn, string, error) {
+	id := rand.Text()
+	conn, err := dialer.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Stdio{
+		Stdio: &api.StdioStream{Id: id, Direction: direction},
+	}})
+	if err != nil {
+		return nil, "", err
+	}
+	s.ids = append(s.ids, id)
+	s.conns = append(s.conns, conn)
+	return conn, api.StdioPath(id), nil
+}
+
+// drain copies one output stream. Its end of the sink is closed by the last
+// copier's Wait, so that the reader sees the end only after every byte.
+func (s *Streams) drain(ctx context.Context, sink io.Writer, conn net.Conn) {
+	defer s.output.Done()
+	if closer, ok := sink.(io.Closer); ok {
+		defer closer.Close()
+	}
+	if _, err := io.CopyBuffer(counter{sink, &s.moved}, onlyReader{conn}, make([]byte, chunk)); err != nil {
+		log.G(ctx).WithError(err).Debug("an output stream broke off")
+	}
+}
+
+// counter counts what was written through it.
+type counter struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (c counter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// onlyReader hides WriteTo, so that io.CopyBuffer uses its buffer.
+type onlyReader struct{ io.Reader }
+
+// IDs are the ids of the streams in the guest.
+func (s *Streams) IDs() []string { return s.ids }
+
+// CloseStdin lets the process see the end of its input once the client has
+// closed it too: it is the shim's own writer that keeps it open until then.
+func (s *Streams) CloseStdin() {
+	if s.input != nil {
+		s.input.release()
+	}
+}
+
+// Drain waits until all output has been handed over. It gives up when nothing
+// moves for a while: the reader is gone, or a process that outlives its parent
+// keeps the stream open.
+func (s *Streams) Drain(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		s.output.Wait()
+		close(done)
+	}()
+	tick := time.NewTicker(idle)
+	defer tick.Stop()
+	for last := int64(-1); ; {
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			moved := s.moved.Load()
+			if moved == last {
+				log.G(ctx).Warn("giving up on output that nobody reads or ends")
+				return
+			}
+			last = moved
+		}
+	}
+}
+
+// Close ends every stream. No byte is handed over after it returns.
+func (s *Streams) Close() {
+	s.close.Do(func() {
+		if s.input != nil {
+			s.input.close()
+		}
+		var errs []error
+		for _, conn := range s.conns {
+			errs = append(errs, conn.Close())
+		}
+		for _, sink := range s.sinks {
+			errs = append(errs, sink.Close())
+		}
+		if err := errors.Join(errs...); err != nil {
+			log.L.WithError(err).Debug("closing stdio streams")
+		}
+	})
+	s.output.Wait()
+}
+
+func wrap(stream, path string, err error) error {
+	return fmt.Errorf("opening %s %s: %w", stream, path, err)
+}

@@ -1,0 +1,218 @@
+package task
+
+import (
+	"context"
+	"fmt"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+)
+
+// metricsType is what Stats answers: io.containerd.cgroups.v2.Metrics.
+const metricsType = "io.containerd.cgroups.v2.Metrics"
+
+// Exec implements the Task API.
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (_ *emptypb.Empty, err error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	process, err := spec.GuestProcess(r.Spec)
+	if err != nil {
+		return nil, err
+	}
+	p := newProcess(r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
+	s.mu.Lock()
+	_, taken := c.processes[r.ExecID]
+	if !taken {
+		c.processes[r.ExecID] = p
+	}
+	s.mu.Unlock()
+	if taken {
+		return nil, fmt.Errorf("process %s of task %s: %w", r.ExecID, r.ID, errdefs.ErrAlreadyExists)
+	}
+	detached := context.WithoutCancel(ctx)
+	defer func() {
+		if err != nil {
+			s.closeStdio(detached, p)
+			s.forgetExec(c, p)
+		}
+	}()
+	sb, err := s.guest()
+	if err != nil {
+		return nil, err
+	}
+	if p.streams, err = stdio.Open(detached, sb, r.ExecID, p.config); err != nil {
+		return nil, err
+	}
+	return forward(ctx, s, &taskapi.ExecProcessRequest{
+		ID: r.ID, ExecID: r.ExecID, Terminal: r.Terminal, Spec: process,
+		Stdin: p.streams.Stdin, Stdout: p.streams.Stdout, Stderr: p.streams.Stderr,
+	}, taskapi.TTRPCTaskService.Exec)
+}
+
+func (s *Service) forgetExec(c *container, p *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(c.processes, p.execID)
+}
+
+// Start implements the Task API.
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Start); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	p.started = true
+	s.mu.Unlock()
+	return &taskapi.StartResponse{Pid: s.pid()}, nil
+}
+
+// State implements the Task API. It still answers when the VM is gone.
+func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	c, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	response, err := forward(ctx, s, r, taskapi.TTRPCTaskService.State)
+	if err != nil {
+		if !p.hasExited() {
+			return nil, err
+		}
+		response = &taskapi.StateResponse{
+			ID: r.ID, ExecID: r.ExecID, Status: tasktypes.Status_STOPPED,
+			ExitStatus: p.exit.status, ExitedAt: timestamppb.New(p.exit.at),
+		}
+	}
+	response.Bundle, response.Pid = c.bundle, s.pid()
+	response.Stdin, response.Stdout, response.Stderr = p.config.Stdin, p.config.Stdout, p.config.Stderr
+	response.Terminal = p.config.Terminal
+	return response, nil
+}
+
+// Wait implements the Task API.
+func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.exited:
+		return &taskapi.WaitResponse{ExitStatus: p.exit.status, ExitedAt: timestamppb.New(p.exit.at)}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Kill implements the Task API.
+func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if p.hasExited() && !r.All {
+		return nil, fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+	}
+	return forward(ctx, s, r, taskapi.TTRPCTaskService.Kill)
+}
+
+// Pids implements the Task API.
+func (s *Service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	response, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Pids)
+	if err != nil {
+		return nil, err
+	}
+	for _, info := range response.Processes {
+		if info.Pid == c.guestPid {
+			info.Pid = s.pid()
+		}
+	}
+	return response, nil
+}
+
+// Pause implements the Task API.
+func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	if _, err := s.container(r.ID); err != nil {
+		return nil, err
+	}
+	return forward(ctx, s, r, taskapi.TTRPCTaskService.Pause)
+}
+
+// Resume implements the Task API.
+func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	if _, err := s.container(r.ID); err != nil {
+		return nil, err
+	}
+	return forward(ctx, s, r, taskapi.TTRPCTaskService.Resume)
+}
+
+// Checkpoint implements the Task API by saying that it cannot be had.
+func (s *Service) Checkpoint(_ context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	if _, err := s.container(r.ID); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("task %s: msb cannot checkpoint a VM: %w", r.ID, errdefs.ErrNotImplemented)
+}
+
+// ResizePty implements the Task API.
+func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
+	if _, _, err := s.process(r.ID, r.ExecID); err != nil {
+		return nil, err
+	}
+	return forward(ctx, s, r, taskapi.TTRPCTaskService.ResizePty)
+}
+
+// CloseIO implements the Task API.
+func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stdin && p.streams != nil {
+		p.streams.CloseStdin()
+	}
+	return forward(ctx, s, r, taskapi.TTRPCTaskService.CloseIO)
+}
+
+// Update implements the Task API. The VM keeps its size: within it, limits
+// change.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	if _, err := s.container(r.ID); err != nil {
+		return nil, err
+	}
+	resources, err := spec.GuestUpdate(r.Resources)
+	if err != nil {
+		return nil, err
+	}
+	return forward(ctx, s, &taskapi.UpdateTaskRequest{ID: r.ID, Resources: resources, Annotations: r.Annotations}, taskapi.TTRPCTaskService.Update)
+}
+
+// Stats implements the Task API with the guest's control group of the container.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	if _, err := s.container(r.ID); err != nil {
+		return nil, err
+	}
+	response, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Stats)
+	if err != nil {
+		return nil, err
+	}
+	// The guest chooses the bytes, but not what containerd takes them for.
+	if response.Stats.GetTypeUrl() != metricsType {
+		return nil, fmt.Errorf("task %s: the guest answered %q instead of cgroup v2 metrics: %w", r.ID, response.Stats.GetTypeUrl(), errdefs.ErrInternal)
+	}
+	return response, nil
+}

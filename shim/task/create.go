@@ -1,0 +1,283 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+)
+
+// undo is what takes back the steps done so far, the last first.
+type undo []func() error
+
+func (u *undo) add(step func() error) { *u = append(*u, step) }
+
+func (u undo) run() (err error) {
+	for i := len(u) - 1; i >= 0; i-- {
+		err = errors.Join(err, u[i]())
+	}
+	return err
+}
+
+// Create implements the Task API: plan, share, boot, hand over. After an error
+// everything is as before.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
+	if r.Checkpoint != "" || r.ParentCheckpoint != "" {
+		return nil, fmt.Errorf("task %s: msb cannot restore a checkpoint: %w", r.ID, errdefs.ErrNotImplemented)
+	}
+	if err := api.CheckName("container id", r.ID); err != nil {
+		return nil, err
+	}
+	var undo undo
+	defer func() {
+		if err != nil {
+			if undoErr := undo.run(); undoErr != nil {
+				log.G(ctx).WithError(undoErr).Warn("undoing a failed create")
+			}
+		}
+	}()
+	c, err := s.reserve(r)
+	if err != nil {
+		return nil, err
+	}
+	undo.add(func() error { s.forget(c); return nil })
+
+	configuration, err := config.Load(r.Options)
+	if err != nil {
+		return nil, err
+	}
+	if c.plan, err = spec.Load(r.Bundle); err != nil {
+		return nil, err
+	}
+	size, err := sizeOf(c.plan, configuration)
+	if err != nil {
+		return nil, err
+	}
+	sb, err := s.openSandbox(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	undo.add(s.closeIfIdle)
+	undo.add(func() error { return s.unshare(sb, c) })
+	sources, err := s.share(sb, c, mount.FromProto(r.Rootfs))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.boot(ctx, sb, configuration, size); err != nil {
+		return nil, err
+	}
+	if err := s.handOver(ctx, sb, c, r, sources, &undo); err != nil {
+		return nil, err
+	}
+	return &taskapi.CreateTaskResponse{Pid: uint32(sb.Pid())}, nil
+}
+
+// reserve takes the id, so that a second Create of it fails and disturbs nothing.
+func (s *Service) reserve(r *taskapi.CreateTaskRequest) (*container, error) {
+	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
+	c := &container{
+		id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
+		processes: map[string]*process{"": newProcess("", config)},
+		deleted:   make(chan struct{}),
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[r.ID] != nil {
+		return nil, fmt.Errorf("task %s: %w", r.ID, errdefs.ErrAlreadyExists)
+	}
+	s.containers[r.ID] = c
+	return c, nil
+}
+
+func (s *Service) forget(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
+}
+
+func sizeOf(plan *spec.Plan, config config.Config) (spec.Size, error) {
+	host, err := sandbox.HostSize()
+	if err != nil {
+		return spec.Size{}, err
+	}
+	return plan.Size(spec.Size{CPUs: config.VM.CPUs, Memory: int64(config.VM.Memory)}, host)
+}
+
+// openSandbox is the shim's sandbox, made for the first container.
+func (s *Service) openSandbox(bundle string) (*sandbox.Sandbox, error) {
+	s.lifecycle.Lock()
+	defer s.lifecycle.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sandbox != nil {
+		return s.sandbox, nil
+	}
+	sb, err := sandbox.New(bundle)
+	if err != nil {
+		return nil, err
+	}
+	s.sandbox = sb
+	return sb, nil
+}
+
+// closeIfIdle takes the sandbox away when its last container is gone.
+func (s *Service) closeIfIdle() error {
+	s.mu.Lock()
+	busy := len(s.containers) > 0
+	s.mu.Unlock()
+	if busy {
+		return nil
+	}
+	return s.closeSandbox()
+}
+
+// share gives the VM the container's root file system and mounts, and returns
+// where in the guest each of the plan's binds will be. What it shared is in
+// c.shares, also after an error; the root file system is the first.
+func (s *Service) share(sb *sandbox.Sandbox, c *container, rootfs []mount.Mount) ([]string, error) {
+	if len(rootfs) == 0 {
+		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
+		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
+	}
+	root, err := sb.Trees.AddRootfs(rootfs)
+	if err != nil {
+		return nil, err
+	}
+	c.shares = append(c.shares, root)
+	var sources []string
+	for _, bind := range c.plan.Binds {
+		shared, err := shareBind(sb.Trees, bind)
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", bind.Destination, err)
+		}
+		c.shares = append(c.shares, shared)
+		if shared.IsFile {
+			sources = append(sources, api.FilePath(c.id, shared.Tag))
+		} else {
+			sources = append(sources, api.SharePath(shared.Tag))
+		}
+	}
+	return sources, nil
+}
+
+func shareBind(trees *share.Trees, bind spec.Bind) (share.Share, error) {
+	source, err := share.OpenSource(bind.Source)
+	if err != nil {
+		return share.Share{}, err
+	}
+	defer source.Close()
+	return trees.Add(source, share.Attributes{
+		ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
+		Recursive: bind.Recursive, Slave: bind.Slave,
+	})
+}
+
+// unshare takes a container's shares back; the guest has let go of them.
+func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
+	for i := len(c.shares) - 1; i >= 0; i-- {
+		err = errors.Join(err, sb.Trees.Remove(c.shares[i]))
+	}
+	c.shares = nil
+	return err
+}
+
+// boot starts the VM for its first container; the others join it.
+func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.Config, size spec.Size) error {
+	s.lifecycle.Lock()
+	defer s.lifecycle.Unlock()
+	if sb.Running() {
+		return nil
+	}
+	if err := sb.Boot(ctx, config, size); err != nil {
+		return err
+	}
+	go s.watch(sb)
+	return nil
+}
+
+// handOver gives the container to the guest.
+func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *container, r *taskapi.CreateTaskRequest, sources []string, undo *undo) error {
+	detached := context.WithoutCancel(ctx)
+	init := c.processes[""]
+	streams, err := stdio.Open(detached, sb, c.id, init.config)
+	if err != nil {
+		return err
+	}
+	init.streams = streams
+	undo.add(func() error { s.closeStdio(detached, init); return nil })
+
+	guestSpec, err := c.plan.Guest(api.SharePath(c.shares[0].Tag), filepath.Join("/", c.id), sources)
+	if err != nil {
+		return err
+	}
+	bundle, err := sb.Guest.CreateBundle(ctx, &api.CreateBundleRequest{Container: c.id, Spec: guestSpec, Files: fileMounts(c)})
+	if err != nil {
+		return s.native(sb, err)
+	}
+	undo.add(func() error { return s.removeBundle(detached, sb, c) })
+
+	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Runc})
+	if err != nil {
+		return err
+	}
+	response, err := sb.Tasks.Create(ctx, &taskapi.CreateTaskRequest{
+		ID: c.id, Bundle: bundle.Path, Terminal: r.Terminal,
+		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+		Options: &anypb.Any{TypeUrl: runcOptions.GetTypeUrl(), Value: runcOptions.GetValue()},
+	})
+	if err != nil {
+		return s.native(sb, err)
+	}
+	undo.add(func() error {
+		_, err := sb.Tasks.Delete(detached, &taskapi.DeleteRequest{ID: c.id})
+		return err
+	})
+	if _, err := sb.Guest.ReleaseFiles(ctx, &api.ReleaseFilesRequest{Container: c.id}); err != nil {
+		return s.native(sb, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.guestPid, c.created = response.Pid, true
+	return nil
+}
+
+// fileMounts are the container's staged files, for the agent to bind.
+func fileMounts(c *container) (files []*api.FileMount) {
+	for i, shared := range c.shares[1:] {
+		if bind := c.plan.Binds[i]; shared.IsFile {
+			files = append(files, &api.FileMount{
+				Tag: shared.Tag, Name: []byte(shared.Name), Destination: bind.Destination, ReadOnly: bind.ReadOnly,
+			})
+		}
+	}
+	return files
+}
+
+// removeBundle lets the guest write everything back and let go of the shares.
+func (s *Service) removeBundle(ctx context.Context, sb *sandbox.Sandbox, c *container) error {
+	request := &api.RemoveBundleRequest{Container: c.id}
+	for _, shared := range c.shares {
+		if !shared.IsFile {
+			request.Shares = append(request.Shares, shared.Tag)
+		}
+	}
+	_, err := sb.Guest.RemoveBundle(ctx, request)
+	return s.native(sb, err)
+}

@@ -1,0 +1,112 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Delete implements the Task API. All output has been handed over when it
+// returns, or nobody takes it. With the last container the VM goes.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	c, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if p.hasExited() && p.streams != nil {
+		p.streams.Drain(ctx)
+	}
+	response, err := s.deleteInGuest(ctx, r, c, p)
+	if err != nil {
+		return nil, err
+	}
+	response.Pid = s.pid()
+	detached := context.WithoutCancel(ctx)
+	s.closeStdio(detached, p)
+	if r.ExecID != "" {
+		s.forgetExec(c, p)
+		return response, nil
+	}
+	return response, s.removeContainer(detached, c)
+}
+
+// deleteInGuest deletes the process there, or does without when the VM is gone.
+func (s *Service) deleteInGuest(ctx context.Context, r *taskapi.DeleteRequest, c *container, p *process) (*taskapi.DeleteResponse, error) {
+	response, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Delete)
+	switch {
+	case err == nil:
+		if r.ExecID == "" {
+			s.awaitDeleted(ctx, c)
+		}
+		return response, nil
+	case !errdefs.IsUnavailable(err):
+		return nil, err
+	}
+	// The exits are recorded as soon as the end of the VM is known.
+	select {
+	case <-p.exited:
+	case <-time.After(deathNotice):
+		if p.started || r.ExecID == "" {
+			return nil, err
+		}
+	}
+	response = &taskapi.DeleteResponse{ExitStatus: p.exit.status, ExitedAt: timestamppb.New(p.exit.at)}
+	if r.ExecID == "" {
+		s.publish(&eventsapi.TaskDelete{
+			ContainerID: r.ID, Pid: s.pid(), ExitStatus: response.ExitStatus, ExitedAt: response.ExitedAt,
+		})
+	}
+	return response, nil
+}
+
+// awaitDeleted waits until the guest's event of the deletion has gone out, since
+// the VM that sends it may end next.
+func (s *Service) awaitDeleted(ctx context.Context, c *container) {
+	select {
+	case <-c.deleted:
+	case <-time.After(eventGrace):
+		log.G(ctx).WithField("id", c.id).Warn("the guest sent no event of the deletion")
+	}
+}
+
+// removeContainer takes away what the container was given.
+func (s *Service) removeContainer(ctx context.Context, c *container) error {
+	var errs []error
+	s.mu.Lock()
+	sb := s.sandbox
+	s.mu.Unlock()
+	if sb != nil {
+		if sb.Running() {
+			errs = append(errs, s.removeBundle(ctx, sb, c))
+		}
+		errs = append(errs, s.unshare(sb, c))
+	}
+	s.closeExecs(ctx, c)
+	s.forget(c)
+	if err := errors.Join(append(errs, s.closeIfIdle())...); err != nil {
+		return fmt.Errorf("task %s is deleted, but cleaning up after it failed: %w", c.id, err)
+	}
+	return nil
+}
+
+// closeExecs closes the streams of execs that nobody deleted.
+func (s *Service) closeExecs(ctx context.Context, c *container) {
+	s.mu.Lock()
+	var rest []*process
+	for id, p := range c.processes {
+		if id != "" {
+			rest = append(rest, p)
+		}
+	}
+	s.mu.Unlock()
+	for _, p := range rest {
+		s.closeStdio(ctx, p)
+	}
+}

@@ -1,0 +1,96 @@
+package task
+
+import (
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"fmt"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+
+	"github.com/containerd/containerd/api/types"
+)
+
+// killed is the exit status of a process whose machine is gone: 128 + SIGKILL.
+const killed = 137
+
+// container is a task of this shim. Its maps are guarded by Service.mu.
+type container struct {
+	id     string
+	bundle string
+	rootfs []*types.Mount
+	plan   *spec.Plan
+	shares []share.Share
+
+	guestPid  uint32              // of init, in the guest
+	created   bool                // the guest has it: guarded by Service.mu
+	processes map[string]*process // by exec id, "" is init; guarded by Service.mu
+	deleted   chan struct{}       // closed when its TaskDelete event has been published
+}
+
+// process is a container's init or an exec.
+type process struct {
+	execID  string
+	config  stdio.Config
+	streams *stdio.Streams
+	started bool          // the guest has started it: guarded by Service.mu
+	exited  chan struct{} // closed when exit is set
+	exit    exit          // readable after exited
+}
+
+type exit struct {
+	status uint32
+	at     time.Time
+}
+
+func newProcess(execID string, config stdio.Config) *process {
+	return &process{execID: execID, config: config, exited: make(chan struct{})}
+}
+
+func (p *process) hasExited() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// setExit records the exit; only the first counts. The caller holds Service.mu.
+func (p *process) setExit(e exit) (first bool) {
+	if p.hasExited() {
+		return false
+	}
+	p.exit = e
+	close(p.exited)
+	return true
+}
+
+// container finds a task that has been created.
+func (s *Service) container(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	if c == nil || !c.created {
+		return nil, fmt.Errorf("task %s: %w", id, errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+// process finds a process of a task that has been created.
+func (s *Service) process(id, execID string) (*container, *process, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := c.processes[execID]
+	if p == nil {
+		return nil, nil, fmt.Errorf("process %s of task %s: %w", execID, id, errdefs.ErrNotFound)
+	}
+	return c, p, nil
+}

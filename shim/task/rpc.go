@@ -1,0 +1,59 @@
+package task
+
+import (
+	"context"
+
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+)
+
+// The Task API's two versions that are in use: containerd 2.x speaks v3, 1.7
+// v2. Their messages are the same on the wire, and a test holds them to it, so
+// one table serves both.
+var serviceNames = []string{"containerd.task.v3.Task", "containerd.task.v2.Task"}
+
+// RegisterTTRPC implements pkg/shim's TTRPCService.
+func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
+	for _, name := range serviceNames {
+		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.methods()})
+	}
+	return nil
+}
+
+func (s *Service) methods() map[string]ttrpc.Method {
+	return map[string]ttrpc.Method{
+		"State":      method(s.State),
+		"Create":     method(s.Create),
+		"Start":      method(s.Start),
+		"Delete":     method(s.Delete),
+		"Pids":       method(s.Pids),
+		"Pause":      method(s.Pause),
+		"Resume":     method(s.Resume),
+		"Checkpoint": method(s.Checkpoint),
+		"Kill":       method(s.Kill),
+		"Exec":       method(s.Exec),
+		"ResizePty":  method(s.ResizePty),
+		"CloseIO":    method(s.CloseIO),
+		"Update":     method(s.Update),
+		"Wait":       method(s.Wait),
+		"Stats":      method(s.Stats),
+		"Connect":    method(s.Connect),
+		"Shutdown":   method(s.Shutdown),
+	}
+}
+
+// method is the edge: requests come in, and errors become gRPC codes here and
+// nowhere else.
+func method[Request, Response any](call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
+	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+		request := new(Request)
+		if err := unmarshal(request); err != nil {
+			return nil, err
+		}
+		response, err := call(ctx, request)
+		if err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
+		return response, nil
+	}
+}

@@ -1,0 +1,66 @@
+// Package kvm tells whether /dev/kvm can really run a guest.
+//
+// That the device opens, or that it creates a VM, proves nothing: a host whose
+// KVM is paravirtual only emulates an ordinary guest instruction by instruction
+// and never boots it. So the probe runs a guest: a loop of known length, which
+// real hardware virtualisation finishes within a few milliseconds.
+package kvm
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// Device is the character device of the kernel's KVM API
+// (Documentation/virt/kvm/api.rst).
+const Device = "/dev/kvm"
+
+// loopBudget is the longest time in which real hardware, even nested in an
+// emulated machine, runs the probe's 100,000 iterations. Emulation of each
+// instruction took over 120 ms.
+const loopBudget = 20 * time.Millisecond
+
+// Check returns nil when this host's KVM runs guests at native speed, and
+// otherwise an error of class errdefs.ErrFailedPrecondition that says why not.
+func Check() error {
+	if err := checkCPU("/proc/cpuinfo"); err != nil {
+		return err
+	}
+	took, err := runLoop()
+	if err != nil {
+		return fmt.Errorf("%s: %w (%w)", Device, err, errdefs.ErrFailedPrecondition)
+	}
+	if took > loopBudget {
+		return fmt.Errorf("%s emulates its guests (a loop of %d took %v): it needs a CPU with hardware virtualisation: %w",
+			Device, loopCount, took.Round(time.Millisecond), errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// checkCPU is the cheap half: without the CPU's virtualisation flag no guest of
+// ours can run, whatever /dev/kvm says.
+func checkCPU(cpuinfo string) error {
+	if !flagsExpected {
+		return nil
+	}
+	data, err := os.ReadFile(cpuinfo)
+	if err != nil {
+		return fmt.Errorf("cannot tell whether the CPU has virtualisation: %w (%w)", err, errdefs.ErrFailedPrecondition)
+	}
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(line, ":")
+		if strings.TrimSpace(name) != "flags" {
+			continue
+		}
+		for _, flag := range strings.Fields(value) {
+			if flag == "vmx" || flag == "svm" {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("the CPU has no hardware virtualisation (no vmx or svm in %s): %w", cpuinfo, errdefs.ErrFailedPrecondition)
+}

@@ -1,0 +1,61 @@
+package kvm
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+func TestCheckCPU(t *testing.T) {
+	for name, c := range map[string]struct {
+		cpuinfo string
+		ok      bool
+	}{
+		"intel":          {"processor\t: 0\nflags\t\t: fpu vmx sse4_2\n", true},
+		"amd":            {"flags\t\t: fpu svm\n", true},
+		"guest":          {"flags\t\t: fpu sse4_2 hypervisor\n", false},
+		"part of a word": {"flags\t\t: svm_lock\nmodel name\t: vmx svm\n", false},
+		"empty":          {"", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "cpuinfo")
+			if err := os.WriteFile(file, []byte(c.cpuinfo), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err := checkCPU(file)
+			if (err == nil) != c.ok {
+				t.Fatalf("checkCPU = %v", err)
+			}
+			if err != nil && !errdefs.IsFailedPrecondition(err) {
+				t.Fatalf("error is not of class FailedPrecondition: %v", err)
+			}
+		})
+	}
+}
+
+// A check must come back soon and must agree with itself on any host: with no
+// device, a denied one, one that only opens, or a real one.
+func TestCheckIsBoundedAndConsistent(t *testing.T) {
+	start := time.Now()
+	first, second := Check(), Check()
+	if (first == nil) != (second == nil) {
+		t.Errorf("two checks disagree: %v, %v", first, second)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("two checks took %v", took)
+	}
+	t.Logf("this host: %v", first)
+}
+
+// The loop itself, without the CPU's flag: on a host whose KVM only pretends it
+// must be slow or fail, never pass for real.
+func TestLoopOnThisHost(t *testing.T) {
+	took, err := runLoop()
+	t.Logf("loop: %v, %v", took, err)
+	if checkCPU("/proc/cpuinfo") != nil && err == nil && took <= loopBudget {
+		t.Errorf("a CPU without virtualisation passed the loop in %v", took)
+	}
+}

@@ -1,0 +1,28 @@
+// Package mux is what both ends of a multiplexed byte stream agree on: yamux
+// carries many streams over the one port that a driver without vsock has. It is
+// the only part of vm that the guest shares.
+package mux
+
+import (
+	"io"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// Port is the name of the virtio-serial port that carries the streams; the
+// guest finds it in /sys/class/virtio-ports/*/name.
+const Port = "msb.agent"
+
+// Config is the configuration of both sessions. The host is the yamux client.
+func Config() *yamux.Config {
+	config := yamux.DefaultConfig()
+	config.LogOutput = io.Discard
+	// The end of the VMM is seen by its process, not by silence; a paused or
+	// busy guest must not lose its streams.
+	config.EnableKeepAlive = false
+	config.ConnectionWriteTimeout = 10 * time.Minute
+	config.StreamOpenTimeout = 0
+	config.StreamCloseTimeout = time.Minute
+	return config
+}

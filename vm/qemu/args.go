@@ -1,0 +1,113 @@
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
+)
+
+// Accelerators of QEMU that the driver uses; never a list of them, because QEMU
+// does not fall back from a KVM that opens but runs no guest.
+const (
+	accelKVM = "kvm"
+	accelTCG = "tcg"
+)
+
+// plan is a machine with everything decided; its descriptors are numbers in
+// the QEMU process.
+type plan struct {
+	config  vm.Config
+	accel   string
+	tscKHz  int64 // frequency of the host's time stamp counter, 0 if unknown
+	agentFD int   // socket of the virtio-serial port
+	shareFD []int // vhost-user sockets, one for each of config.Shares
+}
+
+// args is QEMU's command line, without the program.
+func (p plan) args() []string {
+	memory := strconv.FormatInt(p.config.Memory>>20, 10) + "M"
+	args := []string{
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-M", "microvm,acpi=off,memory-backend=ram",
+		"-accel", p.accel,
+		"-cpu", p.cpu(),
+		"-smp", strconv.Itoa(p.config.CPUs),
+		"-m", memory,
+		"-object", "memory-backend-memfd,id=ram,share=on,size=" + memory,
+		// vhost-user needs virtio 1.0, which microvm does not offer by default.
+		"-global", "virtio-mmio.force-legacy=false",
+		"-kernel", p.config.Kernel,
+		"-append", p.commandLine(),
+		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + escape(p.config.Disk),
+		"-device", "virtio-blk-device,drive=root",
+		"-device", "virtio-rng-device",
+		"-device", "virtio-serial-device,max_ports=2",
+		"-chardev", "stdio,id=console,signal=off,mux=off",
+		"-device", "virtconsole,chardev=console,nr=0",
+		"-chardev", "socket,id=agent,fd=" + strconv.Itoa(p.agentFD),
+		"-device", "virtserialport,chardev=agent,nr=1,name=" + mux.Port,
+	}
+	for i, share := range p.config.Shares {
+		id := "share" + strconv.Itoa(i)
+		args = append(args,
+			"-chardev", "socket,id="+id+",fd="+strconv.Itoa(p.shareFD[i]),
+			"-device", "vhost-user-fs-device,chardev="+id+",tag="+share.Tag)
+	}
+	return args
+}
+
+// cpu is a model with at least x86-64-v2, which images of today need and
+// QEMU's own default lacks.
+func (p plan) cpu() string {
+	if p.accel == accelKVM {
+		return "host"
+	}
+	return "max"
+}
+
+// commandLine is the guest kernel's.
+func (p plan) commandLine() string {
+	words := []string{
+		"console=hvc0", "quiet", "reboot=t", "panic=-1", "mitigations=off",
+		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
+	}
+	if p.accel == accelTCG {
+		if p.tscKHz > 0 {
+			// Without it the kernel calibrates against emulated timers, and
+			// hangs when the host is busy.
+			words = append(words, "tsc_early_khz="+strconv.FormatInt(p.tscKHz, 10))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// escape protects a value in QEMU's comma-separated options.
+func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
+
+// virtiofsdArgs is the command line of the file server for a share: of the one
+// written in Rust, or of the older one in C that came with QEMU before 8.0.
+func virtiofsdArgs(share vm.Share, listenFD int, rust bool) []string {
+	if rust {
+		args := []string{
+			fmt.Sprintf("--fd=%d", listenFD), "--shared-dir=" + share.Dir,
+			"--sandbox=namespace", "--cache=auto", "--xattr", "--log-level=error",
+		}
+		if !share.Submounts {
+			args = append(args, "--no-announce-submounts")
+		}
+		return args
+	}
+	options := "sandbox=namespace,cache=auto,xattr"
+	if share.Submounts {
+		options += ",announce_submounts"
+	}
+	return []string{
+		fmt.Sprintf("--fd=%d", listenFD), "-f",
+		"-o", "source=" + strings.ReplaceAll(share.Dir, ",", `\,`),
+		"-o", options + ",log_level=err",
+	}
+}

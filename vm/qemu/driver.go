@@ -1,0 +1,115 @@
+// Package qemu runs machines with QEMU's microvm machine and virtiofsd, one
+// file server per share. It needs no hardware: where KVM cannot run a guest it
+// uses software emulation.
+//
+// Nothing of a machine has a name on the host. The agent's stream and the
+// vhost-user sockets are descriptors that the processes inherit, so there is no
+// socket file to find, to race for or to leave behind. The processes end with
+// the shim: the kernel kills them when their parent dies (PR_SET_PDEATHSIG).
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
+)
+
+// Driver starts machines with QEMU. Its zero value looks its programs up.
+type Driver struct {
+	// QEMU is the path of qemu-system-x86_64; if empty it is looked up in PATH.
+	QEMU string
+	// Virtiofsd is the path of virtiofsd; if empty it is looked up where
+	// distributions install it.
+	Virtiofsd string
+}
+
+var _ vm.Driver = Driver{}
+
+// virtiofsdPlaces are the paths of distributions' packages: Debian 12 (C),
+// Debian 13, Fedora and openSUSE (Rust), Arch (Rust).
+var virtiofsdPlaces = []string{"/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"}
+
+// Name implements vm.Driver.
+func (Driver) Name() string { return "qemu" }
+
+// Check implements vm.Driver.
+func (d Driver) Check(context.Context) error {
+	_, err := d.find()
+	return err
+}
+
+// programs are the executables of a machine, found and known to be there.
+type programs struct {
+	qemu, virtiofsd string
+}
+
+func (d Driver) find() (programs, error) {
+	if runtime.GOARCH != "amd64" {
+		return programs{}, fmt.Errorf("the qemu driver runs on x86-64 only, this is %s: %w", runtime.GOARCH, errdefs.ErrFailedPrecondition)
+	}
+	qemu, err := lookUp(d.QEMU, "qemu-system-x86_64")
+	if err != nil {
+		return programs{}, fmt.Errorf("qemu-system-x86_64 is not there: install it (Debian: apt-get install qemu-system-x86) or set qemu.path: %w (%w)", err, errdefs.ErrFailedPrecondition)
+	}
+	virtiofsd, err := lookUp(d.Virtiofsd, virtiofsdPlaces...)
+	if err != nil {
+		return programs{}, fmt.Errorf("virtiofsd is not there: install it (Debian 12: apt-get install qemu-system-common, later: virtiofsd) or set qemu.virtiofsd: %w (%w)", err, errdefs.ErrFailedPrecondition)
+	}
+	return programs{qemu, virtiofsd}, nil
+}
+
+// lookUp takes the configured path, or else the first candidate that is there.
+func lookUp(configured string, candidates ...string) (string, error) {
+	if configured != "" {
+		candidates = []string{configured}
+	}
+	var err error
+	for _, candidate := range candidates {
+		var path string
+		if path, err = exec.LookPath(candidate); err == nil {
+			return path, nil
+		}
+	}
+	return "", err
+}
+
+// Start implements vm.Driver.
+func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error) {
+	programs, err := d.find()
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range []string{config.Kernel, config.Disk} {
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
+		}
+	}
+	m := newMachine(config.Console)
+	if err := m.start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()}); err != nil {
+		_ = m.Stop(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return m, nil
+}
+
+// accelerator chooses once per machine.
+func accelerator(ctx context.Context) string {
+	if err := kvm.Check(); err != nil {
+		log.G(ctx).WithError(err).Warn("no usable KVM: the machine runs in software emulation, which is slow")
+		return accelTCG
+	}
+	return accelKVM
+}
+
+// isRust tells the two implementations of virtiofsd apart: the one in C is part
+// of QEMU and its help has options in the style of mount(8).
+func isRust(help string) bool { return strings.Contains(help, "--shared-dir") }
