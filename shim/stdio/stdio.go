@@ -46,18 +46,19 @@ type Streams struct {
 	// configuration was.
 	Stdin, Stdout, Stderr string
 
-	ids    []string
-	input  *input
-	conns  []net.Conn
-	sinks  []io.Closer
-	output sync.WaitGroup
-	moved  atomic.Int64 // bytes of output so far
-	close  sync.Once
+	ids        []string
+	startInput func() error // nil without stdin
+	input      *input       // nil until StartInput
+	conns      []net.Conn
+	sinks      []io.Closer
+	output     sync.WaitGroup
+	moved      atomic.Int64 // bytes of output so far
+	close      sync.Once
 }
 
-// Open opens the streams on both sides and copies from then on. id names the
-// process for a logging program. The caller closes the streams; after an error
-// nothing is open.
+// Open opens the streams on both sides and copies output from then on; input
+// waits for StartInput. id names the process for a logging program. The caller
+// closes the streams; after an error nothing is open.
 func Open(ctx context.Context, dialer Dialer, id string, config Config) (_ *Streams, err error) {
 	s := &Streams{}
 	defer func() {
@@ -71,15 +72,17 @@ func Open(ctx context.Context, dialer Dialer, id string, config Config) (_ *Stre
 	}
 	s.sinks = sinks.closers
 	if config.Stdin != "" {
-		if s.input, err = openInput(config.Stdin); err != nil {
-			return nil, err
-		}
 		conn, path, err := s.dial(ctx, dialer, api.StdioStream_INPUT)
 		if err != nil {
 			return nil, err
 		}
 		s.Stdin = path
-		go s.input.copyTo(conn)
+		s.startInput = func() (err error) {
+			if s.input, err = openInput(config.Stdin); err == nil {
+				go s.input.copyTo(conn)
+			}
+			return err
+		}
 	}
 	for _, out := range []struct {
 		sink io.Writer
@@ -138,6 +141,16 @@ func (c counter) Write(p []byte) (int, error) {
 
 // onlyReader hides WriteTo, so that io.CopyBuffer uses its buffer.
 type onlyReader struct{ io.Reader }
+
+// StartInput opens the client's end of stdin. It is called when the guest's task
+// service has opened its end: a client that is at the end of its input says so
+// by CloseIO as soon as somebody reads, and that must not come too early.
+func (s *Streams) StartInput() error {
+	if s.startInput == nil {
+		return nil
+	}
+	return s.startInput()
+}
 
 // IDs are the ids of the streams in the guest.
 func (s *Streams) IDs() []string { return s.ids }

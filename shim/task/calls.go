@@ -69,12 +69,18 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	if err != nil {
 		return nil, err
 	}
+	defer phase(ctx, "start")()
 	if _, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Start); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	p.started = true
 	s.mu.Unlock()
+	if r.ExecID != "" {
+		if err := p.streams.StartInput(); err != nil {
+			return nil, err
+		}
+	}
 	return &taskapi.StartResponse{Pid: s.pid()}, nil
 }
 

@@ -74,7 +74,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}
 	undo.add(s.closeIfIdle)
 	undo.add(func() error { return s.unshare(sb, c) })
-	sources, err := s.share(sb, c, mount.FromProto(r.Rootfs))
+	sources, err := s.share(ctx, sb, c, mount.FromProto(r.Rootfs))
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,8 @@ func (s *Service) closeIfIdle() error {
 // share gives the VM the container's root file system and mounts, and returns
 // where in the guest each of the plan's binds will be. What it shared is in
 // c.shares, also after an error; the root file system is the first.
-func (s *Service) share(sb *sandbox.Sandbox, c *container, rootfs []mount.Mount) ([]string, error) {
+func (s *Service) share(ctx context.Context, sb *sandbox.Sandbox, c *container, rootfs []mount.Mount) ([]string, error) {
+	defer phase(ctx, "share")()
 	if len(rootfs) == 0 {
 		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
 		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
@@ -205,6 +206,7 @@ func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.C
 	if sb.Running() {
 		return nil
 	}
+	defer phase(ctx, "boot")()
 	if err := sb.Boot(ctx, config, size); err != nil {
 		return err
 	}
@@ -214,6 +216,7 @@ func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.C
 
 // handOver gives the container to the guest.
 func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *container, r *taskapi.CreateTaskRequest, sources []string, undo *undo) error {
+	defer phase(ctx, "hand over")()
 	detached := context.WithoutCancel(ctx)
 	init := c.processes[""]
 	streams, err := stdio.Open(detached, sb, c.id, init.config)
@@ -253,9 +256,9 @@ func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *containe
 		return s.native(sb, err)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	c.guestPid, c.created = response.Pid, true
-	return nil
+	s.mu.Unlock()
+	return streams.StartInput()
 }
 
 // fileMounts are the container's staged files, for the agent to bind.

@@ -16,12 +16,22 @@ import (
 // Delete implements the Task API. All output has been handed over when it
 // returns, or nobody takes it. With the last container the VM goes.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID == "" {
+		c.deletion.Lock()
+		defer c.deletion.Unlock()
+	}
 	c, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	if p.hasExited() && p.streams != nil {
+		drained := phase(ctx, "drain")
 		p.streams.Drain(ctx)
+		drained()
 	}
 	response, err := s.deleteInGuest(ctx, r, c, p)
 	if err != nil {
@@ -39,6 +49,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 
 // deleteInGuest deletes the process there, or does without when the VM is gone.
 func (s *Service) deleteInGuest(ctx context.Context, r *taskapi.DeleteRequest, c *container, p *process) (*taskapi.DeleteResponse, error) {
+	defer phase(ctx, "delete in the guest")()
 	response, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Delete)
 	switch {
 	case err == nil:
@@ -78,6 +89,7 @@ func (s *Service) awaitDeleted(ctx context.Context, c *container) {
 
 // removeContainer takes away what the container was given.
 func (s *Service) removeContainer(ctx context.Context, c *container) error {
+	defer phase(ctx, "remove")()
 	var errs []error
 	s.mu.Lock()
 	sb := s.sandbox

@@ -1,11 +1,11 @@
 package task
 
 import (
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"fmt"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -25,6 +25,7 @@ type container struct {
 	plan   *spec.Plan
 	shares []share.Share
 
+	deletion  sync.Mutex          // held while it is being deleted
 	guestPid  uint32              // of init, in the guest
 	created   bool                // the guest has it: guarded by Service.mu
 	processes map[string]*process // by exec id, "" is init; guarded by Service.mu

@@ -158,8 +158,13 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 	return response, nil
 }
 
-// Shutdown implements the Task API: the shim ends unless it has containers.
-func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+// Shutdown implements the Task API: the shim ends unless it has containers. It
+// comes after a Delete, but a second client's may come during the first's.
+func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	if c, err := s.container(r.ID); err == nil {
+		c.deletion.Lock()
+		c.deletion.Unlock() //nolint:staticcheck // only waits for a deletion to finish
+	}
 	s.mu.Lock()
 	busy := len(s.containers) > 0
 	s.mu.Unlock()

@@ -32,7 +32,7 @@ func (p plan) args() []string {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-M", "microvm,acpi=off,memory-backend=ram",
+		"-M", "microvm,acpi=off,isa-serial=off,memory-backend=ram",
 		"-accel", p.accel,
 		"-cpu", p.cpu(),
 		"-smp", strconv.Itoa(p.config.CPUs),

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,11 +26,14 @@ import (
 // firstExtraFD is the number of the first of exec.Cmd's ExtraFiles in the child.
 const firstExtraFD = 3
 
+// serverGrace is how long a file server may take to end after its QEMU.
+const serverGrace = 2 * time.Second
+
 // machine is one QEMU with its file servers.
 type machine struct {
 	console *vm.Console
 	session *yamux.Session // the agent's streams; set once by start
-	qemu    *process       // set once by start
+	qemu    atomic.Pointer[process]
 	servers []*process     // set once by start
 
 	done     chan struct{} // closed when QEMU has ended and err is set
@@ -75,11 +78,12 @@ func (m *machine) start(programs programs, p plan) error {
 		p.shareFD = append(p.shareFD, firstExtraFD+len(files))
 		files = append(files, socket)
 	}
-	m.qemu, err = launch(m.console, files, programs.qemu, p.args()...)
+	qemu, err := launch(m.console, files, programs.qemu, p.args()...)
 	if err != nil {
 		return fmt.Errorf("starting QEMU: %w", err)
 	}
-	go m.watch()
+	m.qemu.Store(qemu)
+	go m.watch(qemu)
 	return nil
 }
 
@@ -111,7 +115,7 @@ func (m *machine) serve(virtiofsd string, share vm.Share, rust bool) (*process, 
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := launch(m.console, []*os.File{listening}, virtiofsd, virtiofsdArgs(share, firstExtraFD, rust)...)
+	server, err := launch(serverOutput{m}, []*os.File{listening}, virtiofsd, virtiofsdArgs(share, firstExtraFD, rust)...)
 	if err != nil {
 		connected.Close()
 		return nil, nil, err
@@ -121,7 +125,7 @@ func (m *machine) serve(virtiofsd string, share vm.Share, rust bool) (*process, 
 
 // watch ends the machine when QEMU ends, for whatever reason, and when a file
 // server does: a guest without its files would only hang.
-func (m *machine) watch() {
+func (m *machine) watch(qemu *process) {
 	var cause error
 	broken := make(chan *process, len(m.servers))
 	for _, server := range m.servers {
@@ -131,23 +135,22 @@ func (m *machine) watch() {
 		}()
 	}
 	select {
-	case <-m.qemu.exited:
-		cause = m.diagnose(m.qemu)
+	case <-qemu.exited:
+		cause = m.diagnose(qemu)
 	case server := <-broken:
 		// A file server also ends, rightly, just after its QEMU did.
 		select {
-		case <-m.qemu.exited:
-			cause = m.diagnose(m.qemu)
+		case <-qemu.exited:
+			cause = m.diagnose(qemu)
 		case <-time.After(100 * time.Millisecond):
 			cause = m.diagnose(server)
-			m.qemu.kill()
-			<-m.qemu.exited
+			qemu.kill()
+			<-qemu.exited
 		}
 	}
 	m.session.Close()
 	for _, server := range m.servers {
-		server.kill()
-		<-server.exited
+		server.end()
 	}
 	select {
 	case <-m.stopped:
@@ -185,7 +188,7 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 }
 
 // Pid implements vm.Machine.
-func (m *machine) Pid() int { return m.qemu.cmd.Process.Pid }
+func (m *machine) Pid() int { return m.qemu.Load().cmd.Process.Pid }
 
 // Done implements vm.Machine.
 func (m *machine) Done() <-chan struct{} { return m.done }
@@ -200,10 +203,22 @@ func (m *machine) Err() error {
 	}
 }
 
+// serverOutput is the console for a file server: what it says when QEMU has left
+// it is of no interest.
+type serverOutput struct{ m *machine }
+
+func (o serverOutput) Write(p []byte) (int, error) {
+	if qemu := o.m.qemu.Load(); qemu != nil && qemu.hasExited() {
+		return len(p), nil
+	}
+	return o.m.console.Write(p)
+}
+
 // Stop implements vm.Machine.
 func (m *machine) Stop(ctx context.Context) error {
 	m.stopping.Do(func() { close(m.stopped) })
-	if m.qemu == nil { // never got that far: nothing watches
+	qemu := m.qemu.Load()
+	if qemu == nil { // never got that far: nothing watches
 		for _, server := range m.servers {
 			server.kill()
 			<-server.exited
@@ -213,7 +228,7 @@ func (m *machine) Stop(ctx context.Context) error {
 		}
 		return nil
 	}
-	m.qemu.kill()
+	qemu.kill()
 	select {
 	case <-m.done:
 		return nil
@@ -258,9 +273,25 @@ func launch(output io.Writer, files []*os.File, program string, args ...string) 
 	return p, nil
 }
 
-func (p *process) kill() {
-	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		p.cmd.Process.Release()
+func (p *process) kill() { _ = p.cmd.Process.Kill() }
+
+// end waits for a file server to end because its QEMU has, and kills it if it
+// does not. One that ends by itself takes its own sandboxed child along.
+func (p *process) end() {
+	select {
+	case <-p.exited:
+	case <-time.After(serverGrace):
+		p.kill()
+		<-p.exited
+	}
+}
+
+func (p *process) hasExited() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
 	}
 }
 
