@@ -5,7 +5,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-MAKEFLAGS   += --no-builtin-rules --no-print-directory
+MAKEFLAGS   += --no-builtin-rules --no-print-directory --silent
 .DEFAULT_GOAL := help
 
 OUTPUT  := $(CURDIR)/_output

@@ -30,7 +30,7 @@ func MountPool() error {
 }
 
 func mountTree(tag, target string) error {
-	if err := unix.Mount(tag, target, "virtiofs", unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+	if err := unix.Mount(tag, target, "virtiofs", 0, ""); err != nil {
 		return fmt.Errorf("mounting the virtio-fs device %s on %s: %w", tag, target, err)
 	}
 	return nil
@@ -107,7 +107,7 @@ func bindFile(container, stage string, file *api.FileMount) error {
 	}
 	// The host refuses writes whatever the guest does; this makes the guest
 	// show the mount as what it is.
-	const readOnly = unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
+	const readOnly = unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY
 	if err := unix.Mount("", target, "", readOnly, ""); err != nil {
 		return &os.PathError{Op: "remount read-only", Path: target, Err: err}
 	}
@@ -152,7 +152,7 @@ func Remove(container string, shares []string) error {
 	if len(shares) > 0 {
 		// Drops the idle directory entries that keep the shares' mounts on the
 		// host busy; waiting for the kernel to drop them does not help.
-		if err := unix.Mount("", api.PoolPath(), "", unix.MS_REMOUNT|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+		if err := unix.Mount("", api.PoolPath(), "", unix.MS_REMOUNT, ""); err != nil {
 			errs = append(errs, &os.PathError{Op: "remount", Path: api.PoolPath(), Err: err})
 		}
 	}

@@ -203,15 +203,17 @@ func (m *machine) Err() error {
 	}
 }
 
-// serverOutput is the console for a file server: what it says when QEMU has left
-// it is of no interest.
+// serverOutput is the console for a file server: what it says of QEMU's leaving
+// when the machine is stopped is of no interest.
 type serverOutput struct{ m *machine }
 
 func (o serverOutput) Write(p []byte) (int, error) {
-	if qemu := o.m.qemu.Load(); qemu != nil && qemu.hasExited() {
+	select {
+	case <-o.m.stopped:
 		return len(p), nil
+	default:
+		return o.m.console.Write(p)
 	}
-	return o.m.console.Write(p)
 }
 
 // Stop implements vm.Machine.
@@ -283,15 +285,6 @@ func (p *process) end() {
 	case <-time.After(serverGrace):
 		p.kill()
 		<-p.exited
-	}
-}
-
-func (p *process) hasExited() bool {
-	select {
-	case <-p.exited:
-		return true
-	default:
-		return false
 	}
 }
 

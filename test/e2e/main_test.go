@@ -1,0 +1,212 @@
+// Package e2e drives the shim through a real containerd and real microVMs. Each
+// test boots as few VMs as it can and checks that none leaves anything behind.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+var host *harness.Host
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) (code int) {
+	var err error
+	if host, err = harness.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	defer func() {
+		if code != 0 {
+			fmt.Fprintln(os.Stderr, "--- containerd's log, errors and consoles:")
+			for line := range strings.Lines(host.Log()) {
+				if strings.Contains(line, "level=error") || strings.Contains(line, "source=console") {
+					fmt.Fprint(os.Stderr, line)
+				}
+			}
+		}
+		if err := host.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			code = 1
+		}
+	}()
+	return m.Run()
+}
+
+// nothingLeft fails the test if, at its end, something is there that was not
+// at its start.
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	before := host.Leftovers()
+	t.Cleanup(func() {
+		if left := host.New(before); len(left) > 0 {
+			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+		}
+	})
+}
+
+// task is a container with its task, as a client of containerd sees it.
+type task struct {
+	client.Task
+	t         *testing.T
+	ctx       context.Context
+	container client.Container
+	exit      <-chan client.ExitStatus
+}
+
+// options are what a test may change of a container.
+type options struct {
+	spec []oci.SpecOpts
+	io   cio.Creator
+}
+
+// create makes a container and its task; the test's end deletes both.
+func create(t *testing.T, o options, command ...string) *task {
+	t.Helper()
+	ctx, cancel := host.Context()
+	t.Cleanup(cancel)
+	image, err := host.Client.GetImage(ctx, harness.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
+	spec := append([]oci.SpecOpts{oci.WithImageConfig(image), oci.WithProcessArgs(command...)}, o.spec...)
+	container, err := host.Client.NewContainer(ctx, id,
+		client.WithNewSnapshot(id, image), client.WithNewSpec(spec...), client.WithRuntime(harness.Runtime, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := host.Context()
+		defer cancel()
+		if err := container.Delete(ctx, client.WithSnapshotCleanup); err != nil {
+			t.Errorf("deleting container %s: %v", id, err)
+		}
+	})
+	if o.io == nil {
+		o.io = cio.NullIO
+	}
+	created, err := container.NewTask(ctx, o.io)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := host.Context()
+		defer cancel()
+		_, _ = created.Delete(ctx, client.WithProcessKill)
+	})
+	exit, err := created.Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &task{Task: created, t: t, ctx: ctx, container: container, exit: exit}
+}
+
+// start is create and Start.
+func start(t *testing.T, o options, command ...string) *task {
+	t.Helper()
+	task := create(t, o, command...)
+	if err := task.Start(task.ctx); err != nil {
+		t.Fatal(err)
+	}
+	return task
+}
+
+// sleeper is a container to exec in. As PID 1 of its namespace, sh reacts to
+// SIGTERM only because it is told to.
+var sleeper = []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"}
+
+// await waits for the exit of a process and returns its code.
+func await(t *testing.T, exit <-chan client.ExitStatus) uint32 {
+	t.Helper()
+	select {
+	case status := <-exit:
+		code, _, err := status.Result()
+		if err != nil {
+			t.Fatalf("waiting: %v", err)
+		}
+		return code
+	case <-time.After(2 * time.Minute):
+		t.Fatal("no exit within two minutes")
+		return 0
+	}
+}
+
+// exec runs a shell script in the container and returns what it printed, on both
+// streams, and its exit code.
+func (k *task) exec(script string) (output string, code uint32) {
+	k.t.Helper()
+	var out harness.Buffer
+	process, exit := k.startExec(cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out)), nil, "sh", "-c", script)
+	code = await(k.t, exit)
+	if _, err := process.Delete(k.ctx); err != nil {
+		k.t.Fatalf("deleting an exec: %v", err)
+	}
+	return out.String(), code
+}
+
+// startExec starts a process in the container.
+func (k *task) startExec(io cio.Creator, change func(*specs.Process), command ...string) (client.Process, <-chan client.ExitStatus) {
+	k.t.Helper()
+	spec, err := k.container.Spec(k.ctx)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	process := *spec.Process
+	process.Args = command
+	if change != nil {
+		change(&process)
+	}
+	created, err := k.Exec(k.ctx, fmt.Sprintf("exec%d", time.Now().UnixNano()), &process, io)
+	if err != nil {
+		k.t.Fatalf("exec: %v", err)
+	}
+	exit, err := created.Wait(k.ctx)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if err := created.Start(k.ctx); err != nil {
+		k.t.Fatalf("starting an exec: %v", err)
+	}
+	return created, exit
+}
+
+// must runs a script that is to succeed and returns what it printed.
+func (k *task) must(script string) string {
+	k.t.Helper()
+	output, code := k.exec(script)
+	if code != 0 {
+		k.t.Errorf("%s: exit code %d\n%s", script, code, output)
+	}
+	return strings.TrimSpace(output)
+}
+
+// mustFail runs a script that is to fail with a message.
+func (k *task) mustFail(script, message string) {
+	k.t.Helper()
+	output, code := k.exec(script)
+	if code == 0 {
+		k.t.Errorf("%s: succeeded:\n%s", script, output)
+	}
+	if !strings.Contains(output, message) {
+		k.t.Errorf("%s: printed %q, want %q in it", script, output, message)
+	}
+}
+
+// vmm is the VMM's process id, which is the task's.
+func (k *task) vmm() int { return int(k.Pid()) }

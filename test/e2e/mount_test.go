@@ -1,0 +1,193 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+func bind(source, destination string, options ...string) specs.Mount {
+	return specs.Mount{Type: "bind", Source: source, Destination: destination, Options: append([]string{"rbind"}, options...)}
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantContent(t *testing.T, path, content string) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	} else if string(got) != content {
+		t.Errorf("%s contains %q, want %q", path, got, content)
+	}
+}
+
+// Files and directories, read-write and read-only, in a container that owns its
+// guest as far as a container can: every capability, every device allowed.
+func TestMounts(t *testing.T) {
+	nothingLeft(t)
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"etc/rw.conf": "rw", "etc/ro.conf": "ro", "etc/secret": "secret", "other/rw.conf": "other", "dir/sub/x": "x", "rodir/x": "x",
+	} {
+		write(t, filepath.Join(dir, name), content)
+	}
+	if err := os.Symlink("rw.conf", filepath.Join(dir, "other/link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", filepath.Join(dir, "dir/sub"), "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(filepath.Join(dir, "dir/sub"), unix.MNT_DETACH)
+	write(t, filepath.Join(dir, "dir/sub/submount"), "submount")
+
+	c := start(t, options{spec: []oci.SpecOpts{
+		oci.WithPrivileged, oci.WithAllDevicesAllowed,
+		oci.WithMounts([]specs.Mount{
+			bind(filepath.Join(dir, "etc/rw.conf"), "/etc/rw.conf"),
+			bind(filepath.Join(dir, "etc/ro.conf"), "/new/dir/ro.conf", "ro"),
+			bind(filepath.Join(dir, "other/link"), "/etc/link.conf"),
+			bind(filepath.Join(dir, "dir"), "/dir"),
+			{Type: "bind", Source: filepath.Join(dir, "dir"), Destination: "/flat", Options: []string{"bind"}},
+			bind(filepath.Join(dir, "rodir"), "/rodir", "ro"),
+			bind(filepath.Join(dir, "etc/rw.conf"), "/rodir/x", "ro"),
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/scratch", Options: []string{"size=1m", "nosuid"}},
+			bind("/dev/null", "/etc/hidden"),
+		}),
+	}}, sleeper...)
+
+	t.Run("read-write file", func(t *testing.T) {
+		if got := c.must("cat /etc/rw.conf"); got != "rw" {
+			t.Errorf("read %q", got)
+		}
+		c.must("echo -n changed >/etc/rw.conf && sync")
+		wantContent(t, filepath.Join(dir, "etc/rw.conf"), "changed")
+		write(t, filepath.Join(dir, "etc/rw.conf"), "again!!")
+		c.must("for i in 1 2 3 4 5 6 7 8; do [ \"$(cat /etc/rw.conf)\" = again!! ] && exit; sleep 1; done; exit 1")
+	})
+	t.Run("a symbolic link's file", func(t *testing.T) {
+		c.must("[ \"$(cat /etc/link.conf)\" = other ] && echo -n linked >/etc/link.conf")
+		wantContent(t, filepath.Join(dir, "other/rw.conf"), "linked")
+	})
+	t.Run("read-only file", func(t *testing.T) {
+		if got := c.must("cat /new/dir/ro.conf"); got != "ro" {
+			t.Errorf("read %q", got)
+		}
+		c.mustFail("echo x >/new/dir/ro.conf", "Read-only file system")
+		c.must("mount -o remount,bind,rw /new/dir/ro.conf")
+		c.mustFail("echo x >/new/dir/ro.conf", "Read-only file system")
+		c.mustFail("chmod 777 /new/dir/ro.conf", "Read-only file system")
+		wantContent(t, filepath.Join(dir, "etc/ro.conf"), "ro")
+		// Of one source, the read-write mount works and the read-only one does not.
+		c.mustFail("mount -o remount,bind,rw /rodir/x; echo x >/rodir/x", "Read-only file system")
+		c.must("echo -n both >/etc/rw.conf && [ \"$(cat /rodir/x)\" = both ]")
+	})
+	t.Run("directories", func(t *testing.T) {
+		c.must("echo -n hello >/dir/new && mkdir /dir/d && ln -s /etc/passwd /dir/l && mv /dir/new /dir/d/moved")
+		wantContent(t, filepath.Join(dir, "dir/d/moved"), "hello")
+		if target, _ := os.Readlink(filepath.Join(dir, "dir/l")); target != "/etc/passwd" {
+			t.Errorf("the link on the host leads to %q", target)
+		}
+		if got := c.must("cat /dir/sub/submount"); got != "submount" {
+			t.Errorf("rbind does not show the submount: %q", got)
+		}
+		c.mustFail("cat /flat/sub/submount", "No such file")
+		c.mustFail("touch /rodir/y", "Read-only file system")
+		c.mustFail("mount -o remount,bind,rw /rodir; touch /rodir/y", "Read-only file system")
+	})
+	t.Run("guest-local file systems", func(t *testing.T) {
+		c.must("mount | grep -q '^tmpfs on /scratch .*size=1024k' && [ -c /etc/hidden ] && [ -d /proc/1 ] && [ -d /sys/kernel ] && [ -c /dev/pts/ptmx ] && touch /dev/shm/x /dev/mqueue")
+	})
+	t.Run("no staging point is left in the guest", func(t *testing.T) {
+		mounts := c.must("cat /proc/self/mountinfo")
+		for line := range strings.Lines(mounts) {
+			for _, bad := range []string{"/run/msb", " /fm_", "secret"} {
+				if strings.Contains(strings.Split(line, " - ")[0], bad) && !strings.Contains(line, ".conf ") && !strings.Contains(line, "/x ") {
+					t.Errorf("mountinfo shows %q: %s", bad, line)
+				}
+			}
+		}
+		c.must("! find / -xdev -name secret | grep .")
+	})
+	t.Run("guest root mounts the devices again", func(t *testing.T) {
+		// The pool's device hands out the root of a share that is in use.
+		c.must("mkdir -p /m/f /m/p && mount -t virtiofs msbfiles /m/f && mount -t virtiofs msbpool /m/p")
+		c.must("[ $(ls /m/f | wc -l) = 4 ] && ! find /m -name secret | grep .")
+		c.mustFail("echo x >$(ls /m/f/*/ro.conf)", "Read-only file system")
+		for _, attack := range []string{
+			"touch $d/beside", "mkdir $d/beside", "mknod $d/beside p", "ln -s /etc/passwd $d/beside",
+			"mv $d/rw.conf $d/beside", "ln $d/rw.conf $d/beside", "touch /m/f/beside",
+		} {
+			c.mustFail("d=$(dirname $(ls /m/f/*/rw.conf | head -n 1)); "+attack, "")
+		}
+		c.mustFail("touch /m/f/beside", "Read-only file system")
+		c.must("umount /m/f /m/p")
+	})
+	t.Run("a device node made in a share opens nothing of the host", func(t *testing.T) {
+		c.must("mknod /dir/node c 1 3 && echo x >/dir/node")
+		info, err := os.Lstat(filepath.Join(dir, "dir/node"))
+		if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+			t.Errorf("the node is not on the host: %v %v", info, err)
+		}
+	})
+}
+
+func TestRootfs(t *testing.T) {
+	nothingLeft(t)
+	t.Run("native snapshotter", func(t *testing.T) {
+		ctx, cancel := host.Context()
+		defer cancel()
+		image, err := host.Client.GetImage(ctx, harness.Image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := image.Unpack(ctx, "native"); err != nil {
+			t.Fatal(err)
+		}
+		out, stderr, code := host.Run("native", []string{"--snapshotter", "native"}, "sh", "-c", "echo x >/file && cat /file && stat -f -c %T /")
+		if code != 0 || !strings.HasPrefix(out, "x\n") {
+			t.Errorf("code %d: %s%s", code, out, stderr)
+		}
+	})
+	t.Run("a directory of the host", func(t *testing.T) {
+		root := t.TempDir()
+		for _, dir := range []string{"bin", "proc", "sys", "dev", "etc", "tmp", "run"} {
+			if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		busybox, err := os.ReadFile("/bin/busybox")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, "bin/sh"), busybox, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := host.Ctr("run", "--rm", "--runtime", "io.containerd.msb.v2", "--rootfs", root, "rootfs", "/bin/sh", "-c", "echo made >/made; exit 7")
+		if code != 7 {
+			t.Errorf("code %d: %s", code, stderr)
+		}
+		wantContent(t, filepath.Join(root, "made"), "made\n")
+	})
+	t.Run("read-only", func(t *testing.T) {
+		_, stderr, code := host.Run("ro", []string{"--read-only"}, "sh", "-c", "echo x >/file")
+		if code == 0 || !strings.Contains(stderr, "Read-only file system") {
+			t.Errorf("code %d: %s", code, stderr)
+		}
+	})
+}

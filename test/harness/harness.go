@@ -1,0 +1,215 @@
+// Package harness runs a real containerd, private to the test or benchmark,
+// with the shim that the build made, and tells what is left behind.
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+)
+
+const (
+	// Runtime is the runtime under test.
+	Runtime = "io.containerd.msb.v2"
+	// Image is the image that every container runs.
+	Image = "msb.test/busybox:latest"
+	// Namespace is containerd's namespace.
+	Namespace = "default"
+)
+
+// Host is a running containerd.
+type Host struct {
+	// Dir holds everything of it; a test may put files below it.
+	Dir string
+	// Output is the build's output directory.
+	Output string
+	// Client is connected to it.
+	Client *client.Client
+
+	containerd *exec.Cmd
+	log        string
+}
+
+// Start starts containerd and imports the image. Stop ends it.
+func Start() (_ *Host, err error) {
+	output := os.Getenv("MSB_OUTPUT")
+	if output == "" {
+		return nil, errors.New("MSB_OUTPUT must name the build's output directory: use make test-e2e or make bench")
+	}
+	dir, err := os.MkdirTemp("", "msb-test-")
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Dir: dir, Output: output, log: filepath.Join(dir, "log")}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Stop())
+		}
+	}()
+	if err := h.launch(); err != nil {
+		return nil, err
+	}
+	if err := h.connect(); err != nil {
+		return nil, fmt.Errorf("connecting to containerd: %w\n%s", err, h.Log())
+	}
+	if _, stderr, code := h.Ctr("image", "import", filepath.Join(output, "images", "busybox.tar")); code != 0 {
+		return nil, fmt.Errorf("importing the image: %s", stderr)
+	}
+	return h, nil
+}
+
+func (h *Host) address() string { return filepath.Join(h.Dir, "containerd.sock") }
+
+func (h *Host) launch() error {
+	config := fmt.Sprintf(`version = 3
+root = %q
+state = %q
+disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
+[grpc]
+  address = %q
+[ttrpc]
+  address = %q
+[debug]
+  level = "debug"
+`, filepath.Join(h.Dir, "root"), h.state(), h.address(), h.address()+".ttrpc")
+	file := filepath.Join(h.Dir, "config.toml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return err
+	}
+	log, err := os.Create(h.log)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	h.containerd = exec.Command(filepath.Join(h.Output, "tools", "containerd"), "--config", file)
+	h.containerd.Stdout, h.containerd.Stderr = log, log
+	h.containerd.Env = append(os.Environ(), "PATH="+strings.Join([]string{
+		filepath.Join(h.Output, "bin"), filepath.Join(h.Output, "tools"), os.Getenv("PATH"),
+	}, ":"))
+	h.containerd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	return h.containerd.Start()
+}
+
+// connect waits until containerd serves.
+func (h *Host) connect() (err error) {
+	ctx, cancel := h.Context()
+	defer cancel()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err = os.Stat(h.address()); err == nil {
+			if h.Client, err = client.New(h.address()); err == nil {
+				_, err = h.Client.Version(ctx)
+				return err
+			}
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func (h *Host) state() string { return filepath.Join(h.Dir, "state") }
+
+// Stop ends containerd and removes its directory.
+func (h *Host) Stop() error {
+	var errs []error
+	if h.Client != nil {
+		errs = append(errs, h.Client.Close())
+	}
+	if h.containerd != nil && h.containerd.Process != nil {
+		_ = h.containerd.Process.Signal(syscall.SIGTERM)
+		_ = h.containerd.Wait()
+	}
+	return errors.Join(append(errs, os.RemoveAll(h.Dir))...)
+}
+
+// Pid is containerd's process id.
+func (h *Host) Pid() int { return h.containerd.Process.Pid }
+
+// Log is containerd's and the shims' log so far.
+func (h *Host) Log() string {
+	log, _ := os.ReadFile(h.log)
+	return string(log)
+}
+
+// Context carries containerd's namespace and a limit that no test should need.
+func (h *Host) Context() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(namespaces.WithNamespace(context.Background(), Namespace), 3*time.Minute)
+}
+
+// Bundle is the bundle's directory of a task.
+func (h *Host) Bundle(id string) string {
+	return filepath.Join(h.state(), "io.containerd.runtime.v2.task", Namespace, id)
+}
+
+// Ctr runs ctr and returns what it printed and its exit code.
+func (h *Host) Ctr(args ...string) (stdout, stderr string, code int) {
+	return h.CtrInput(nil, args...)
+}
+
+// CtrInput runs ctr with an input.
+func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string, code int) {
+	ctx, cancel := h.Context()
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.address()}, args...)...)
+	var out, errOut bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = input, &out, &errOut
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		return "", err.Error(), -1
+	}
+	return out.String(), withoutNotices(errOut.String()), cmd.ProcessState.ExitCode()
+}
+
+// withoutNotices drops what the client says about containerd's own future.
+func withoutNotices(stderr string) string {
+	var lines []string
+	for line := range strings.Lines(stderr) {
+		if !strings.Contains(line, "DEPRECATION") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// Run runs a command in a new container under the runtime, as a user would.
+// Options are ctr's; the last arguments are the command.
+func (h *Host) Run(id string, options []string, command ...string) (stdout, stderr string, code int) {
+	args := append([]string{"run", "--rm", "--runtime", Runtime}, options...)
+	return h.Ctr(append(append(args, Image, id), command...)...)
+}
+
+// Bind is ctr's option that mounts source at destination.
+func Bind(source, destination, options string) string {
+	return fmt.Sprintf("--mount=type=bind,src=%s,dst=%s,options=%s", source, destination, options)
+}
+
+// Buffer is a bytes.Buffer for several goroutines.
+type Buffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String is what was written so far.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}

@@ -1,0 +1,89 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Leftovers is what containers could leave behind on the host.
+type Leftovers map[string]bool
+
+// processNames are the names, cut at 15 bytes as the kernel does, of what runs
+// for a container.
+var processNames = []string{"containerd-shim", "qemu-system-x86", "virtiofsd"}
+
+// Leftovers lists the processes, mounts, directories and sockets that are there
+// now, and the number of containerd's open descriptors.
+func (h *Host) Leftovers() Leftovers {
+	left := make(Leftovers)
+	for pid, name := range Processes() {
+		left[fmt.Sprintf("process %d %s", pid, name)] = true
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, h.Dir) || strings.Contains(line, "msb") {
+			left["mount "+strings.TrimSpace(line)] = true
+		}
+	}
+	for _, pattern := range []string{
+		h.Bundle("*"), "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
+		"/run/containerd/fifo/*",
+	} {
+		paths, _ := filepath.Glob(pattern)
+		for _, path := range paths {
+			left["path "+path] = true
+		}
+	}
+	return left
+}
+
+// Processes are the shims, VMMs and file servers that run, by process id.
+func Processes() map[int]string {
+	found := make(map[int]string)
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range stats {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		var pid int
+		_, _ = fmt.Sscan(string(data), &pid)
+		open, end := strings.IndexByte(string(data), '('), strings.LastIndexByte(string(data), ')')
+		if open < 0 || end+2 >= len(data) {
+			continue
+		}
+		name, state := string(data[open+1:end]), data[end+2]
+		if state != 'Z' && slices.Contains(processNames, name) {
+			found[pid] = name
+		}
+	}
+	return found
+}
+
+// Descriptors is the number of open descriptors of a process.
+func Descriptors(pid int) int {
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(entries)
+}
+
+// New returns what is there now and was not before, waiting a moment for what is
+// just going.
+func (h *Host) New(before Leftovers) []string {
+	var more []string
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		more = more[:0]
+		for what := range h.Leftovers() {
+			if !before[what] {
+				more = append(more, what)
+			}
+		}
+		if len(more) == 0 || time.Now().After(deadline) {
+			slices.Sort(more)
+			return more
+		}
+	}
+}
