@@ -167,14 +167,16 @@ func (s *Sandbox) Dial(ctx context.Context, header *api.StreamHeader) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	if err := api.OpenStream(conn, header); err != nil {
-		conn.Close()
-		return nil, errors.Join(context.Cause(ctx), fmt.Errorf("opening a stream to the agent: %w", err))
-	}
+	// A deadline ends a read at once; a close waits for the other side's.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err = api.OpenStream(conn, header)
 	if !stop() {
 		conn.Close()
 		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable)
 	}
 	return conn, nil
 }

@@ -199,7 +199,7 @@ func (s *Streams) Close() {
 		}
 		var errs []error
 		for _, conn := range s.conns {
-			errs = append(errs, conn.Close())
+			errs = append(errs, conn.SetDeadline(time.Unix(1, 0)), conn.Close())
 		}
 		for _, sink := range s.sinks {
 			errs = append(errs, sink.Close())

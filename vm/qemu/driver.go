@@ -10,6 +10,7 @@ package qemu
 
 import (
 	"context"
+	"debug/elf"
 	"fmt"
 	"os"
 	"os/exec"
@@ -93,12 +94,25 @@ func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error)
 			return nil, fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
 		}
 	}
+	if err := checkKernel(config.Kernel); err != nil {
+		return nil, err
+	}
 	m := newMachine(config.Console)
 	if err := m.start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()}); err != nil {
 		_ = m.Stop(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	return m, nil
+}
+
+// checkKernel refuses what QEMU would take for a kernel of another kind, enter
+// somewhere, and never come back from.
+func checkKernel(path string) error {
+	file, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("the guest's kernel %s is no ELF image, reinstall the guest kit: %w (%w)", path, err, errdefs.ErrFailedPrecondition)
+	}
+	return file.Close()
 }
 
 // accelerator chooses once per machine.

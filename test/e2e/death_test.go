@@ -1,0 +1,107 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// The VMM is killed: every process in the VM has ended, soon, and is deleted as
+// any other.
+func TestVMMKilled(t *testing.T) {
+	nothingLeft(t)
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "x")
+	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/file")})}}, sleeper...)
+	process, exit := c.startExec(cio.NullIO, nil, "sleep", "1000")
+
+	killed := time.Now()
+	if err := unix.Kill(c.vmm(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for name, exit := range map[string]<-chan client.ExitStatus{"init": c.exit, "exec": exit} {
+		if code := await(t, exit); code != 137 {
+			t.Errorf("%s's exit code is %d", name, code)
+		}
+	}
+	// A second is the promise; a busy machine gets a few more here.
+	if took := time.Since(killed); took > 5*time.Second {
+		t.Errorf("the exits came after %v", took)
+	}
+	wantStatus(t, c, client.Stopped)
+	if _, err := c.Exec(c.ctx, "late", &specs.Process{Args: []string{"true"}, Cwd: "/"}, cio.NullIO); err == nil || !strings.Contains(err.Error(), "the VM is gone") {
+		t.Errorf("exec in a dead VM: %v", err)
+	}
+	if _, err := process.Delete(c.ctx); err != nil {
+		t.Errorf("deleting the exec: %v", err)
+	}
+	if status, err := c.Delete(c.ctx); err != nil || status.ExitCode() != 137 {
+		t.Errorf("deleting the task: %v, %v", status, err)
+	}
+	wantLinks(t, file)
+}
+
+// The shim is killed: the VM goes with it, containerd reports the exit, and
+// nothing keeps the container's name or files busy.
+func TestShimKilled(t *testing.T) {
+	nothingLeft(t)
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "x")
+	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/file")})}}, sleeper...)
+	for pid, name := range harness.Processes() {
+		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), c.ID()) {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	waitFor(t, "the VMM to be gone", func() bool { return unix.Kill(c.vmm(), 0) != nil })
+	if status := <-c.exit; status.ExitCode() != 137 && status.Error() == nil {
+		t.Errorf("exit %v", status)
+	}
+	_, _ = c.Delete(c.ctx)
+	waitFor(t, "the bundle to be gone", func() bool { _, err := os.Stat(host.Bundle(c.ID())); return err != nil })
+	wantLinks(t, file)
+}
+
+func wantLinks(t *testing.T, file string) {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Stat(file, &stat); err != nil || stat.Nlink != 1 {
+		t.Errorf("%s has %d links, %v", file, stat.Nlink, err)
+	}
+}
+
+// Many runs, one after the other and at once, leave nothing: no process, mount,
+// directory or socket, and no descriptor in containerd.
+func TestManyRuns(t *testing.T) {
+	nothingLeft(t)
+	run := func(id string) {
+		if _, stderr, code := host.Run(id, nil, "true"); code != 0 {
+			t.Errorf("%s: code %d: %s", id, code, stderr)
+		}
+	}
+	run("warm-up")
+	before := harness.Descriptors(host.Pid())
+	for i := range 20 {
+		run(fmt.Sprintf("sequential-%d", i))
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() { run(fmt.Sprintf("concurrent-%d", i)) })
+	}
+	all.Wait()
+	waitFor(t, "containerd's descriptors to be closed", func() bool { return harness.Descriptors(host.Pid()) <= before })
+}

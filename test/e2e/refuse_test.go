@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// What cannot be had is refused with a sentence that says why, and leaves
+// nothing behind.
+func TestRefused(t *testing.T) {
+	nothingLeft(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "file"), "x")
+	fifo, socket := filepath.Join(dir, "fifo"), filepath.Join(dir, "socket")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	device := filepath.Join(dir, "device")
+	if err := unix.Mknod(device, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200))); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "file")
+
+	for name, c := range map[string]struct {
+		options []string
+		want    string
+	}{
+		"missing source":        {[]string{harness.Bind(filepath.Join(dir, "missing"), "/f", "rbind")}, "mount /f: source " + dir + "/missing does not exist"},
+		"fifo":                  {[]string{harness.Bind(fifo, "/f", "rbind")}, "is a FIFO; msb can mount regular files and directories"},
+		"socket":                {[]string{harness.Bind(socket, "/f", "rbind")}, "is a socket"},
+		"block device":          {[]string{harness.Bind(device, "/f", "rbind")}, "is a block device"},
+		"escaping destination":  {[]string{harness.Bind(file, "/a/../../f", "rbind")}, "leads out of the container's root"},
+		"relative destination":  {[]string{harness.Bind(file, "f", "rbind")}, "is not an absolute path"},
+		"root as destination":   {[]string{harness.Bind(dir, "/", "rbind")}, "is the container's root itself"},
+		"shared propagation":    {[]string{harness.Bind(dir, "/f", "rbind:rshared")}, "use rslave or rprivate"},
+		"unknown file system":   {[]string{"--mount=type=ext4,src=/dev/x,dst=/f"}, `file system type "ext4" cannot be mounted`},
+		"memory of 1 MiB":       {[]string{"--memory-limit", "1048576"}, "a memory limit of 1MiB is too small"},
+		"memory of 1 TiB":       {[]string{"--memory-limit", "1099511627776"}, "and the host has"},
+		"host network":          {[]string{"--net-host"}, "host's network namespace"},
+		"host device":           {[]string{"--device", "/dev/loop-control"}, "/dev/loop-control is the host's"},
+		"unknown annotation":    {[]string{"--annotation", "io.containerd.msb.kernel=/x"}, "annotation io.containerd.msb.kernel is not one of msb's"},
+		"malformed cpus":        {[]string{"--annotation", "io.containerd.msb.vm.cpus=many"}, `"many" is not a number of CPUs`},
+		"malformed memory":      {[]string{"--annotation", "io.containerd.msb.vm.memory=-1"}, "is not a size such as 512MiB"},
+		"missing configuration": {[]string{"--runtime-config-path", filepath.Join(dir, "none.toml")}, "none.toml: no such file"},
+		"unknown setting":       {config(t, dir, "kernel = 1"), "unknown setting"},
+		"unknown driver":        {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
+		"missing kit":           {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
+		"missing QEMU":          {config(t, dir, `qemu.path = "/no/qemu"`), "apt-get install qemu-system-x86"},
+		"missing virtiofsd":     {config(t, dir, `qemu.virtiofsd = "/no/virtiofsd"`), "virtiofsd is not there: install it"},
+		"no kernel":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
+		"damaged kernel":        {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), "qemu-system-x86_64 ended"},
+		"kernel panic":          {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
+		"no answer in time":     {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := strings.ReplaceAll(name, " ", "-")
+			_, stderr, code := host.Run(id, c.options, "true")
+			if code == 0 || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit code %d, want %q in:\n%s", code, c.want, stderr)
+			}
+			if lines := strings.Count(strings.TrimSpace(stderr), "\n"); lines > 4 {
+				t.Errorf("more than a sentence:\n%s", stderr)
+			}
+		})
+	}
+	t.Run("a command that is not there", func(t *testing.T) {
+		_, stderr, code := host.Run("nocommand", nil, "/no/such/command")
+		if code == 0 || !strings.Contains(stderr, "/no/such/command") {
+			t.Errorf("exit code %d: %s", code, stderr)
+		}
+	})
+}
+
+// config is the option for a configuration file with the given content.
+func config(t *testing.T, dir, content string) []string {
+	t.Helper()
+	file, err := os.CreateTemp(dir, "*.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteString(content + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"--runtime-config-path", file.Name()}
+}
+
+// kit is a copy of the kit in which one file has another content.
+func kit(t *testing.T, broken, content string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"vmlinux", "guest.erofs"} {
+		path := filepath.Join(dir, name)
+		if name == broken {
+			write(t, path, content)
+		} else if err := os.Symlink(filepath.Join(host.Output, "lib", "msb", name), path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// damagedKernel has the kernel's ELF header and, behind it, no code.
+func damagedKernel(t *testing.T) string {
+	t.Helper()
+	kernel, err := os.ReadFile(filepath.Join(host.Output, "lib", "msb", "vmlinux"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const headers = 4096
+	return string(kernel[:headers]) + strings.Repeat("\xff", len(kernel)-headers)
+}
