@@ -37,6 +37,12 @@ func NewConsole(line func(string)) *Console {
 	return &Console{line: line, now: time.Now, budget: consoleBurst, refill: time.Now()}
 }
 
+// Beside returns a Console for a helper of the VMM: its lines go where c's go,
+// with a name before them, and its tail is its own.
+func (c *Console) Beside(name string) *Console {
+	return NewConsole(func(line string) { c.line(name + ": " + line) })
+}
+
 // Write takes output as it comes. It never fails.
 func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()

@@ -31,6 +31,10 @@ const Name = "io.containerd.msb.v2"
 // daemonEnv marks the environment of the daemon.
 const daemonEnv = "MSB_SHIM_DAEMON"
 
+// addressFile is the file of a bundle that names the shim's socket; pkg/shim
+// removes the socket it names when the shim ends, and Stop when it was killed.
+const addressFile = "address"
+
 // exitKilled is the exit status of a task whose shim was killed: 128 + SIGKILL.
 const exitKilled = 128 + int(unix.SIGKILL)
 
@@ -63,6 +67,9 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 			_ = shim.RemoveSocket(address)
 		}
 	}()
+	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
+		return nil, fmt.Errorf("noting the shim's address in the bundle: %w", err)
+	}
 	if err := startDaemon(params, listener); err != nil {
 		return nil, err
 	}
@@ -128,7 +135,8 @@ func Isolate() error {
 }
 
 // Stop implements shim.Shim: it cleans up a bundle whose shim is dead. The
-// shim's mounts went with its namespace; what may be left is the VMM.
+// shim's mounts went with its namespace; what may be left is the VMM and the
+// shim's socket.
 func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
@@ -138,6 +146,11 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	pid, err := sandbox.KillRecorded(ctx, bundle)
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", id).Warn("ending the VMM of a dead shim")
+	}
+	if address, err := shim.ReadAddress(filepath.Join(bundle, addressFile)); err == nil {
+		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+			log.G(ctx).WithError(err).WithField("id", id).Warn("removing the socket of a dead shim")
+		}
 	}
 	return shim.StopStatus{Pid: pid, ExitStatus: exitKilled, ExitedAt: time.Now()}, nil
 }

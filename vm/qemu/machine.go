@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ type machine struct {
 	console *vm.Console
 	session *yamux.Session // the agent's streams; set once by start
 	qemu    atomic.Pointer[process]
-	servers []*process     // set once by start
+	servers []*process // set once by start
 
 	done     chan struct{} // closed when QEMU has ended and err is set
 	err      error         // why; readable after done
@@ -115,7 +116,7 @@ func (m *machine) serve(virtiofsd string, share vm.Share, rust bool) (*process, 
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := launch(serverOutput{m}, []*os.File{listening}, virtiofsd, virtiofsdArgs(share, firstExtraFD, rust)...)
+	server, err := launch(serverConsole{m.console.Beside(share.Tag)}, []*os.File{listening}, virtiofsd, virtiofsdArgs(share, firstExtraFD, rust)...)
 	if err != nil {
 		connected.Close()
 		return nil, nil, err
@@ -136,14 +137,14 @@ func (m *machine) watch(qemu *process) {
 	}
 	select {
 	case <-qemu.exited:
-		cause = m.diagnose(qemu)
+		cause = qemu.diagnose()
 	case server := <-broken:
 		// A file server also ends, rightly, just after its QEMU did.
 		select {
 		case <-qemu.exited:
-			cause = m.diagnose(qemu)
+			cause = qemu.diagnose()
 		case <-time.After(100 * time.Millisecond):
-			cause = m.diagnose(server)
+			cause = server.diagnose()
 			qemu.kill()
 			<-qemu.exited
 		}
@@ -160,8 +161,10 @@ func (m *machine) watch(qemu *process) {
 	close(m.done)
 }
 
-func (m *machine) diagnose(p *process) error {
-	return fmt.Errorf("%s; the last lines of its console: %s: %w", p.ending(), quote(m.console.Tail()), errdefs.ErrUnavailable)
+// diagnose is called when the process has ended, so its output is complete.
+func (p *process) diagnose() error {
+	return fmt.Errorf("%s ended (%s); the last lines of its console: %s: %w",
+		filepath.Base(p.cmd.Path), p.cmd.ProcessState, quote(p.output.Tail()), errdefs.ErrUnavailable)
 }
 
 func quote(lines []string) string {
@@ -203,17 +206,15 @@ func (m *machine) Err() error {
 	}
 }
 
-// serverOutput is the console for a file server: what it says of QEMU's leaving
-// when the machine is stopped is of no interest.
-type serverOutput struct{ m *machine }
+// serverConsole is where a file server's output goes. Each says, when QEMU has
+// left it, that QEMU has: that is not passed on.
+type serverConsole struct{ *vm.Console }
 
-func (o serverOutput) Write(p []byte) (int, error) {
-	select {
-	case <-o.m.stopped:
+func (c serverConsole) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("virtio_loop: Unexpected poll revents")) {
 		return len(p), nil
-	default:
-		return o.m.console.Write(p)
 	}
+	return c.Console.Write(p)
 }
 
 // Stop implements vm.Machine.
@@ -242,13 +243,20 @@ func (m *machine) Stop(ctx context.Context) error {
 // process is a child that dies with the shim.
 type process struct {
 	cmd    *exec.Cmd
+	output output
 	exited chan struct{} // closed when it was waited for
+}
+
+// output takes what a process prints and quotes the end of it.
+type output interface {
+	io.Writer
+	Tail() []string
 }
 
 // launch starts a child whose output goes to the console. files become its
 // descriptors from firstExtraFD on; the caller keeps and closes its own.
-func launch(output io.Writer, files []*os.File, program string, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command(program, args...), exited: make(chan struct{})}
+func launch(output output, files []*os.File, program string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(program, args...), output: output, exited: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = output, output, files
 	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	p.cmd.Dir = "/"
@@ -286,10 +294,6 @@ func (p *process) end() {
 		p.kill()
 		<-p.exited
 	}
-}
-
-func (p *process) ending() string {
-	return fmt.Sprintf("%s ended (%s)", filepath.Base(p.cmd.Path), p.cmd.ProcessState)
 }
 
 func probeVirtiofsd(path string) (rust bool, err error) {
