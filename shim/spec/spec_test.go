@@ -1,0 +1,190 @@
+package spec
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// container is the smallest configuration that can be run.
+func container(change ...func(*specs.Spec)) *specs.Spec {
+	spec := &specs.Spec{
+		Root:    &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{Args: []string{"true"}, ApparmorProfile: "profile", SelinuxLabel: "label"},
+		Linux:   &specs.Linux{CgroupsPath: "/host/path", MountLabel: "label"},
+	}
+	for kind := range ownNamespaces {
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: kind})
+	}
+	for _, c := range change {
+		c(spec)
+	}
+	return spec
+}
+
+func withMount(mount specs.Mount) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Mounts = append(s.Mounts, mount) }
+}
+
+func TestNewRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*specs.Spec)
+		is     func(error) bool
+		says   string
+	}{
+		"no root":     {func(s *specs.Spec) { s.Root = nil }, errdefs.IsInvalidArgument, "root.path"},
+		"empty root":  {func(s *specs.Spec) { s.Root.Path = "" }, errdefs.IsInvalidArgument, "root.path"},
+		"no process":  {func(s *specs.Spec) { s.Process = nil }, errdefs.IsInvalidArgument, "process"},
+		"not Linux":   {func(s *specs.Spec) { s.Linux = nil }, errdefs.IsInvalidArgument, "linux"},
+		"hooks":       {func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} }, errdefs.IsNotImplemented, "hooks"},
+		"host device": {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b", Major: 8}} }, errdefs.IsNotImplemented, "/dev/sda"},
+		"block null": {func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 1, Minor: 3}}
+		}, errdefs.IsNotImplemented, "/dev/x"},
+		"joined namespace":  {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/x" }, errdefs.IsNotImplemented, "/proc/1/ns/x"},
+		"host namespace":    {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, errdefs.IsNotImplemented, "namespace"},
+		"relative":          {withMount(specs.Mount{Destination: "a", Type: "tmpfs"}), errdefs.IsInvalidArgument, "absolute"},
+		"empty destination": {withMount(specs.Mount{Type: "tmpfs"}), errdefs.IsInvalidArgument, "absolute"},
+		"escaping":          {withMount(specs.Mount{Destination: "/a/../../b", Type: "tmpfs"}), errdefs.IsInvalidArgument, "leads out"},
+		"the root":          {withMount(specs.Mount{Destination: "//.", Type: "tmpfs"}), errdefs.IsInvalidArgument, "root itself"},
+		"NUL":               {withMount(specs.Mount{Destination: "/a\x00", Type: "tmpfs"}), errdefs.IsInvalidArgument, "NUL"},
+		"no source":         {withMount(specs.Mount{Destination: "/a", Type: "bind"}), errdefs.IsInvalidArgument, "no source"},
+		"NUL in source":     {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/\x00"}), errdefs.IsInvalidArgument, "NUL"},
+		"unknown type":      {withMount(specs.Mount{Destination: "/a", Type: "nfs", Source: "x"}), errdefs.IsNotImplemented, `"nfs"`},
+		"shared":            {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/x", Options: []string{"rshared"}}), errdefs.IsNotImplemented, "rslave"},
+		"mapped ids":        {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/x", UIDMappings: []specs.LinuxIDMapping{{}}}), errdefs.IsNotImplemented, "ID-mapped"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := New(container(c.change), "/bundle")
+			if !c.is(err) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("New = %v", err)
+			}
+		})
+	}
+}
+
+func TestBinds(t *testing.T) {
+	for name, c := range map[string]struct {
+		mount specs.Mount
+		want  *Bind // nil: the guest's own
+	}{
+		"read-write":            {specs.Mount{Type: "bind", Source: "/s", Options: []string{"rbind", "rw"}}, &Bind{Source: "/s", Recursive: true}},
+		"bind is not recursive": {specs.Mount{Type: "bind", Source: "/s/../t", Options: []string{"bind"}}, &Bind{Source: "/t"}},
+		"bind by option alone":  {specs.Mount{Type: "none", Source: "/s", Options: []string{"bind"}}, &Bind{Source: "/s"}},
+		"read-only":             {specs.Mount{Type: "bind", Source: "/s", Options: []string{"ro"}}, &Bind{Source: "/s", ReadOnly: true}},
+		"the last one holds":    {specs.Mount{Type: "bind", Source: "/s", Options: []string{"ro", "rw"}}, &Bind{Source: "/s"}},
+		"recursively":           {specs.Mount{Type: "bind", Source: "/s", Options: []string{"rbind", "rro"}}, &Bind{Source: "/s", Recursive: true, ReadOnly: true, RecursiveReadOnly: true}},
+		"slave":                 {specs.Mount{Type: "bind", Source: "/s", Options: []string{"rslave"}}, &Bind{Source: "/s", Slave: true}},
+		"relative to bundle":    {specs.Mount{Type: "bind", Source: "s"}, &Bind{Source: "/bundle/s"}},
+		"a device":              {specs.Mount{Type: "bind", Source: "/dev/null"}, nil},
+		"sysfs":                 {specs.Mount{Type: "bind", Source: "/sys/fs/cgroup"}, nil},
+		"not sysfs":             {specs.Mount{Type: "bind", Source: "/system"}, &Bind{Source: "/system"}},
+		"tmpfs":                 {specs.Mount{Type: "tmpfs", Source: "tmpfs"}, nil},
+		"cgroup":                {specs.Mount{Type: "cgroup", Source: "cgroup"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.mount.Destination = "/d"
+			plan, err := New(container(withMount(c.mount)), "/bundle")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.want == nil {
+				if len(plan.Binds) != 0 {
+					t.Fatalf("shares %+v", plan.Binds)
+				}
+				return
+			}
+			if len(plan.Binds) != 1 {
+				t.Fatalf("%d binds", len(plan.Binds))
+			}
+			got := plan.Binds[0]
+			got.Destination, got.options = "", nil
+			if got.Source != c.want.Source || got.ReadOnly != c.want.ReadOnly || got.RecursiveReadOnly != c.want.RecursiveReadOnly ||
+				got.Recursive != c.want.Recursive || got.Slave != c.want.Slave {
+				t.Errorf("bind %+v, want %+v", got, *c.want)
+			}
+		})
+	}
+}
+
+func TestGuest(t *testing.T) {
+	shares := uint64(2)
+	spec := container(
+		withMount(specs.Mount{Destination: "/proc", Type: "proc", Source: "proc"}),
+		withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/a", Options: []string{"rbind", "ro", "nosuid", "rprivate"}}),
+		withMount(specs.Mount{Destination: "/b", Type: "bind", Source: "/b", Options: []string{"bind", "rslave"}}),
+		func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{
+				CPU: &specs.LinuxCPU{Shares: &shares, Cpus: "4-5", Mems: "1"}, BlockIO: &specs.LinuxBlockIO{},
+			}
+		})
+	plan, err := New(spec, "/bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := plan.Guest("/guest/rootfs", "/group", []string{"/guest/a", "/guest/b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var guest specs.Spec
+	if err := json.Unmarshal(data, &guest); err != nil {
+		t.Fatal(err)
+	}
+	if guest.Root.Path != "/guest/rootfs" || guest.Linux.CgroupsPath != "/group" {
+		t.Errorf("root %s, cgroup %s", guest.Root.Path, guest.Linux.CgroupsPath)
+	}
+	if guest.Process.ApparmorProfile+guest.Process.SelinuxLabel+guest.Linux.MountLabel != "" {
+		t.Error("labels of the host's security modules reach the guest")
+	}
+	if cpu := guest.Linux.Resources.CPU; cpu.Cpus+cpu.Mems != "" || *cpu.Shares != 2 || guest.Linux.Resources.BlockIO != nil {
+		t.Errorf("resources %+v", guest.Linux.Resources)
+	}
+	if guest.Mounts[0].Source != "proc" {
+		t.Errorf("proc became %+v", guest.Mounts[0])
+	}
+	for i, want := range []specs.Mount{
+		{Source: "/guest/a", Options: []string{"rbind", "ro", "nosuid", "rprivate"}},
+		{Source: "/guest/b", Options: []string{"rbind", "rslave"}},
+	} {
+		if got := guest.Mounts[i+1]; got.Source != want.Source || !slices.Equal(got.Options, want.Options) {
+			t.Errorf("mount %+v, want %+v", got, want)
+		}
+	}
+	if spec.Root.Path != "rootfs" || spec.Mounts[1].Source != "/a" {
+		t.Error("the plan's own spec was changed")
+	}
+}
+
+func TestLoad(t *testing.T) {
+	for name, content := range map[string]string{"not JSON": "{", "another type": `{"root": 1}`, "null": "null", "empty": ""} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Load(dir); !errdefs.IsInvalidArgument(err) {
+				t.Errorf("Load = %v", err)
+			}
+		})
+	}
+	if _, err := Load(t.TempDir()); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("Load of an empty bundle = %v", err)
+	}
+}
+
+func TestGuestProcess(t *testing.T) {
+	process, err := GuestProcess(&anypb.Any{TypeUrl: "type", Value: []byte(`{"args":["a"],"cwd":"/","apparmorProfile":"p"}`)})
+	if err != nil || strings.Contains(string(process.Value), "apparmor") || process.TypeUrl != "type" {
+		t.Errorf("GuestProcess = %v, %v", process, err)
+	}
+	if _, err := GuestProcess(nil); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("GuestProcess(nil) = %v", err)
+	}
+}
