@@ -175,7 +175,21 @@ func (s *service) RemoveBundle(_ context.Context, request *api.RemoveBundleReque
 	if err := bundle.Remove(request.Container, request.Shares); err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
-	return &api.RemoveBundleResponse{}, nil
+	return &api.RemoveBundleResponse{AgentResident: resident()}, nil
+}
+
+// resident is the agent's resident memory in bytes, 0 if it cannot be told: the
+// second field of /proc/self/statm, in pages (proc_pid_statm(5)).
+func resident() int64 {
+	var size, pages int64
+	data, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	if _, err := fmt.Sscan(string(data), &size, &pages); err != nil {
+		return 0
+	}
+	return pages * int64(os.Getpagesize())
 }
 
 func (s *service) CloseStdio(_ context.Context, request *api.CloseStdioRequest) (*api.CloseStdioResponse, error) {

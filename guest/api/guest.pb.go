@@ -468,7 +468,9 @@ func (x *RemoveBundleRequest) GetShares() []string {
 }
 
 type RemoveBundleResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent's own resident memory in bytes, for the shim's trace.
+	AgentResident int64 `protobuf:"varint,1,opt,name=agent_resident,json=agentResident,proto3" json:"agent_resident,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -501,6 +503,13 @@ func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use RemoveBundleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBundleResponse) Descriptor() ([]byte, []int) {
 	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RemoveBundleResponse) GetAgentResident() int64 {
+	if x != nil {
+		return x.AgentResident
+	}
+	return 0
 }
 
 type CloseStdioRequest struct {
@@ -923,8 +932,9 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x14ReleaseFilesResponse\"K\n" +
 	"\x13RemoveBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x16\n" +
-	"\x06shares\x18\x02 \x03(\tR\x06shares\"\x16\n" +
-	"\x14RemoveBundleResponse\"%\n" +
+	"\x06shares\x18\x02 \x03(\tR\x06shares\"=\n" +
+	"\x14RemoveBundleResponse\x12%\n" +
+	"\x0eagent_resident\x18\x01 \x01(\x03R\ragentResident\"%\n" +
 	"\x11CloseStdioRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\"\x14\n" +
 	"\x12CloseStdioResponse\"\x0f\n" +

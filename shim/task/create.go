@@ -281,6 +281,10 @@ func (s *Service) removeBundle(ctx context.Context, sb *sandbox.Sandbox, c *cont
 			request.Shares = append(request.Shares, shared.Tag)
 		}
 	}
-	_, err := sb.Guest.RemoveBundle(ctx, request)
-	return s.native(sb, err)
+	response, err := sb.Guest.RemoveBundle(ctx, request)
+	if err != nil {
+		return s.native(sb, err)
+	}
+	log.G(ctx).WithField("bytes", response.AgentResident).Debug("trace: the agent's resident memory")
+	return nil
 }

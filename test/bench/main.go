@@ -1,0 +1,85 @@
+// bench measures the runtime on this machine and prints a table. Every figure
+// that is judged is a ratio of two measurements of this run, taken in turns: the
+// machine's own speed and its other users cancel out.
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// rounds is how often each pair is measured; the median counts.
+const rounds = 7
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// result is one line of the table.
+type result struct {
+	name           string
+	ours, theirs   string
+	figure, bound  float64
+	atMost         bool   // else at least
+	unit, baseline string // of the figure; what theirs is
+}
+
+func run() error {
+	if err := log.SetLevel("error"); err != nil {
+		return err
+	}
+	host, err := harness.Start()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := host.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	}()
+	var results []result
+	for _, measure := range []func(*harness.Host) ([]result, error){boot, exec, output, memory} {
+		more, err := measure(host)
+		if err != nil {
+			return err
+		}
+		results = append(results, more...)
+	}
+	print(results)
+	printPhases(host)
+	return nil
+}
+
+func print(results []result) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "WHAT\tOURS\tBASELINE\tFIGURE\tGOAL\t")
+	for _, r := range results {
+		word, holds := "at least", r.figure >= r.bound
+		if r.atMost {
+			word, holds = "at most", r.figure <= r.bound
+		}
+		verdict := "missed"
+		if holds {
+			verdict = "ok"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f%s\t%s %.4g%s\t%s\n", r.name, r.ours, r.theirs, r.figure, r.unit, word, r.bound, r.unit, verdict)
+	}
+	w.Flush()
+}
+
+func median(times []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(times))
+	return sorted[len(sorted)/2]
+}
+
+func show(d time.Duration) string { return d.Round(time.Millisecond).String() }

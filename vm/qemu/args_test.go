@@ -1,0 +1,102 @@
+package qemu
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+)
+
+func example() plan {
+	return plan{
+		config: vm.Config{
+			Kernel: "/kit/vmlinux", Disk: "/a,b/guest.erofs", Init: "/sbin/agent", CPUs: 2, Memory: 300 << 20,
+			Shares: []vm.Share{{Tag: "pool", Dir: "/pool", Submounts: true}, {Tag: "files", Dir: "/files"}},
+		},
+		accel: accelTCG, tscKHz: 2_600_000, agentFD: 3, shareFD: []int{4, 5},
+	}
+}
+
+// after returns the values of an option that may be given several times.
+func after(args []string, option string) (values []string) {
+	for i, arg := range args {
+		if arg == option {
+			values = append(values, args[i+1])
+		}
+	}
+	return values
+}
+
+func TestArgs(t *testing.T) {
+	args := example().args()
+	for option, want := range map[string]string{
+		"-accel": "tcg", "-cpu": "max", "-smp": "2", "-m": "300M", "-kernel": "/kit/vmlinux",
+		"-drive":  "id=root,if=none,format=raw,readonly=on,file=/a,,b/guest.erofs",
+		"-object": "memory-backend-memfd,id=ram,share=on,size=300M",
+	} {
+		if got := after(args, option); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s %q, want %q", option, got, want)
+		}
+	}
+	for _, want := range []string{"socket,id=agent,fd=3", "socket,id=share0,fd=4", "socket,id=share1,fd=5"} {
+		if !slices.Contains(after(args, "-chardev"), want) {
+			t.Errorf("no -chardev %s", want)
+		}
+	}
+	for _, want := range []string{"vhost-user-fs-device,chardev=share0,tag=pool", "vhost-user-fs-device,chardev=share1,tag=files"} {
+		if !slices.Contains(after(args, "-device"), want) {
+			t.Errorf("no -device %s", want)
+		}
+	}
+	if sandbox := after(args, "-sandbox"); len(sandbox) != 1 || !strings.HasPrefix(sandbox[0], "on,") {
+		t.Errorf("sandbox %q", sandbox)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	emulated := example()
+	if line := emulated.commandLine(); !strings.Contains(line, "tsc_early_khz=2600000") || !strings.Contains(line, "init=/sbin/agent") {
+		t.Errorf("emulated: %s", line)
+	}
+	hardware := example()
+	hardware.accel = accelKVM
+	if line := hardware.commandLine(); strings.Contains(line, "tsc_early_khz") || hardware.cpu() != "host" {
+		t.Errorf("with KVM: %s, CPU %s", line, hardware.cpu())
+	}
+}
+
+func TestVirtiofsdArgs(t *testing.T) {
+	for name, c := range map[string]struct {
+		share vm.Share
+		rust  bool
+		want  string
+		not   string
+	}{
+		"C, submounts":    {vm.Share{Dir: "/pool", Submounts: true}, false, "announce_submounts", ""},
+		"C, none":         {vm.Share{Dir: "/files"}, false, "source=/files", "announce_submounts"},
+		"C, comma":        {vm.Share{Dir: "/a,b"}, false, `source=/a\,b`, ""},
+		"Rust, submounts": {vm.Share{Dir: "/pool", Submounts: true}, true, "--shared-dir=/pool", "--no-announce-submounts"},
+		"Rust, none":      {vm.Share{Dir: "/files"}, true, "--no-announce-submounts", ""},
+	} {
+		line := strings.Join(virtiofsdArgs(c.share, 7, c.rust), " ")
+		if !strings.Contains(line, c.want) || (c.not != "" && strings.Contains(line, c.not)) || !strings.Contains(line, "--fd=7") || !strings.Contains(line, "namespace") {
+			t.Errorf("%s: %s", name, line)
+		}
+	}
+	if !isRust("Usage: virtiofsd --shared-dir <DIR>") || isRust("usage: virtiofsd [options]\n -o source=PATH") {
+		t.Error("the two file servers are not told apart")
+	}
+}
+
+// The measured frequency of the counter is one that a processor may have, and
+// two measurements agree.
+func TestTSC(t *testing.T) {
+	first, second := tscKHz(), tscKHz()
+	if first < 500_000 || first > 10_000_000 {
+		t.Errorf("%d kHz", first)
+	}
+	if diff := first - second; diff > first/1000 || diff < -first/1000 {
+		t.Errorf("%d kHz and %d kHz", first, second)
+	}
+}
