@@ -19,8 +19,10 @@ func TestParse(t *testing.T) {
 		check func(Config) bool
 		err   string
 	}{
-		"empty":        {"", func(c Config) bool { return c == Default() }, ""},
-		"all":          {"driver='qemu'\nkit='/k'\n[vm]\ncpus=3\nmemory='1GiB'\nboot_timeout='5s'\n[qemu]\npath='/q'\nvirtiofsd='/v'", func(c Config) bool { return c.VM.CPUs == 3 && c.VM.Memory == 1<<30 && c.VM.BootTimeout == Duration(5*time.Second) && c.QEMU.Virtiofsd == "/v" }, ""},
+		"empty": {"", func(c Config) bool { return c == Default() }, ""},
+		"all": {"driver='qemu'\nkit='/k'\n[vm]\ncpus=3\nmemory='1GiB'\nboot_timeout='5s'\n[qemu]\npath='/q'\nvirtiofsd='/v'", func(c Config) bool {
+			return c.VM.CPUs == 3 && c.VM.Memory == 1<<30 && c.VM.BootTimeout == Duration(5*time.Second) && c.QEMU.Virtiofsd == "/v"
+		}, ""},
 		"unknown":      {"kernel='/k'", nil, "unknown setting"},
 		"driver":       {"driver='x'", nil, "unknown driver"},
 		"no CPUs":      {"[vm]\ncpus=0", nil, "vm.cpus"},

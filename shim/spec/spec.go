@@ -119,9 +119,14 @@ func checkNamespaces(namespaces []specs.LinuxNamespace) error {
 	return nil
 }
 
+// hasHooks tells whether there are hooks of any kind, those included that the
+// specification has deprecated and that clients still set.
 func hasHooks(hooks *specs.Hooks) bool {
-	return hooks != nil && len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer)+
-		len(hooks.StartContainer)+len(hooks.Poststart)+len(hooks.Poststop) > 0
+	if hooks == nil {
+		return false
+	}
+	data, err := json.Marshal(hooks)
+	return err != nil || string(data) != "{}"
 }
 
 // guestDevices are the character devices that every kernel has

@@ -16,9 +16,7 @@ import (
 // watch follows the guest's events until the VM ends, and then reports the end
 // of everything that was still running in it.
 func (s *Service) watch(sb *sandbox.Sandbox) {
-	if err := s.pump(sb); err != nil {
-		log.G(s.ctx).WithError(err).Debug("the guest's events have ended")
-	}
+	log.G(s.ctx).WithError(s.pump(sb)).Debug("the guest's events have ended")
 	select {
 	case <-sb.Done():
 	case <-time.After(deathNotice):
@@ -33,6 +31,7 @@ func (s *Service) watch(sb *sandbox.Sandbox) {
 	s.reportDeath()
 }
 
+// pump passes events on until the stream of them breaks, and returns why.
 func (s *Service) pump(sb *sandbox.Sandbox) error {
 	stream, err := sb.Guest.Events(s.ctx, &api.EventsRequest{})
 	if err != nil {

@@ -163,7 +163,7 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	if c, err := s.container(r.ID); err == nil {
 		c.deletion.Lock()
-		c.deletion.Unlock() //nolint:staticcheck // only waits for a deletion to finish
+		defer c.deletion.Unlock()
 	}
 	s.mu.Lock()
 	busy := len(s.containers) > 0

@@ -27,11 +27,11 @@ func main() {
 
 // result is one line of the table.
 type result struct {
-	name           string
-	ours, theirs   string
-	figure, bound  float64
-	atMost         bool   // else at least
-	unit, baseline string // of the figure; what theirs is
+	name          string
+	ours, theirs  string
+	figure, bound float64
+	atMost        bool   // else at least
+	unit          string // of the figure
 }
 
 func run() error {
