@@ -7,6 +7,7 @@ SHELL       := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS   += --no-builtin-rules --no-print-directory --silent
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 OUTPUT  := $(CURDIR)/_output
 KIT     := $(OUTPUT)/lib/msb
@@ -15,19 +16,27 @@ SHIM    := $(OUTPUT)/bin/containerd-shim-msb-v2
 AGENT   := $(OUTPUT)/guest/msb-agent
 RUNC    := $(OUTPUT)/guest/runc
 IMAGE   := $(OUTPUT)/images/busybox.tar
-KRUNFW  := $(OUTPUT)/lib/msb/libkrunfw.so.5
+KRUNFW  := $(KIT)/libkrunfw.so.5
+ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 MODULE  := github.com/msb-runtime/containerd-shim-msb
-GOBUILD := go build -trimpath -ldflags '-s -w -X $(MODULE)/shim/version.Version=$(VERSION)'
+# Without -buildvcs=false go asks git, and fails when root builds another user's
+# clone. The version is in the shim only, so that a commit alone changes no guest.
+BUILDFLAGS := -buildvcs=false -trimpath
 
 STEP := hack/step
 DEPS := hack/deps
 
-.PHONY: help build shim agent kit tools demo test test-unit test-e2e bench lint proto install uninstall clean
+# Replaces a target by what its recipe wrote to TARGET.new, if that differs: what
+# depends on the target is then made again only when there is a reason to.
+REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+.PHONY: help build shim agent kit tools demo shell test test-unit test-e2e bench lint proto \
+	install uninstall clean distclean root always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -36,93 +45,111 @@ help: ## list the targets
 
 build: shim kit ## build the shim and the guest kit into _output
 
-demo: build tools ## run a container in a microVM and show what it can and cannot do (root)
-	@hack/demo
+demo: root build tools ## run containers in microVMs and show what they can and cannot do (root)
+	@hack/containerd-private hack/demo
+
+shell: root build tools ## a shell with a private containerd to try things in (root)
+	@hack/containerd-private hack/shell
 
 test: lint test-unit test-e2e ## lint, unit tests and end-to-end tests
 
 test-unit: ## the tests that need no VM, with the race detector (root for those that mount)
 	@$(DEPS) gcc
 	@echo "==> unit tests"
-	@go test -race -count=1 $$(go list ./... | grep -v /test/)
+	@CGO_ENABLED=1 go test -race -count=1 $$(go list ./... | grep -v /test/)
 
-test-e2e: build tools ## end to end: a real containerd, real microVMs (root)
-	@hack/need-root test-e2e
+test-e2e: root build tools ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 40m ./test/e2e/...
 
-bench: build tools ## measure, against runc on this machine, and print a table (root)
-	@hack/need-root bench
-	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench
+bench: root build tools ## measure, against runc on this machine, and print a table (root)
+	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
 
 lint: ## go vet, staticcheck, gofumpt
-	@$(STEP) "building the linters" bash -c 'cd hack/tools/lint && GOBIN=$(TOOLS) go install tool'
-	@for dir in . hack; do \
-		(cd $$dir && go vet ./... && $(TOOLS)/staticcheck ./...); \
-	done
-	@unformatted=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs $(TOOLS)/gofumpt -l); \
-	if [ -n "$$unformatted" ]; then echo "not formatted, run gofumpt -w on:"; echo "$$unformatted"; exit 1; fi
-	@echo "==> lint: nothing to complain about"
+	@$(STEP) "building the linters" bash -c 'cd hack/tools/lint && GOBIN=$(TOOLS) go install -buildvcs=false tool'
+	@status=0; \
+	for dir in . hack; do \
+		(cd $$dir && go vet ./...) || status=1; \
+		(cd $$dir && $(TOOLS)/staticcheck ./...) || status=1; \
+	done; \
+	unformatted=$$($(TOOLS)/gofumpt -l .) || status=1; \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofumpt -w on:"; echo "$$unformatted"; status=1; fi; \
+	if [ $$status != 0 ]; then echo "==> lint: see above" >&2; exit 1; fi; \
+	echo "==> lint: nothing to complain about"
 
 proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 	@$(DEPS) protoc
-	@$(STEP) "building protoc's plugins" bash -c 'cd hack/tools/proto && GOBIN=$(TOOLS) go install tool'
+	@$(STEP) "building protoc's plugins" bash -c 'cd hack/tools/proto && GOBIN=$(TOOLS) go install -buildvcs=false tool'
 	@PATH=$(TOOLS):$$PATH protoc -I . -I /usr/include \
 		--go_out=. --go_opt=paths=source_relative \
 		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative guest/api/guest.proto
 
 install: build ## install the shim and the kit below PREFIX (default /usr/local)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
-	install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
-	install -m 0644 $(KIT)/vmlinux $(KIT)/guest.erofs $(KIT)/VERSIONS $(DESTDIR)$(PREFIX)/lib/msb/
-	install -m 0755 $(KRUNFW) $(DESTDIR)$(PREFIX)/lib/msb/
+	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
+	@install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
+	@install -m 0644 $(addprefix $(KIT)/,vmlinux guest.erofs VERSIONS libkrunfw.so.5) $(DESTDIR)$(PREFIX)/lib/msb/
+	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
-	rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,vmlinux guest.erofs VERSIONS libkrunfw.so.5)
-	-rmdir $(DESTDIR)$(PREFIX)/lib/msb
+	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,vmlinux guest.erofs VERSIONS libkrunfw.so.5)
+	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
+	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
 clean: ## remove what was built, but not what was downloaded
-	rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools images log)
+	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools images log)
+
+distclean: ## remove what was built and what was downloaded
+	@rm -rf $(OUTPUT)
+
+root:
+	@hack/need-root make $(MAKECMDGOALS)
 
 # The parts. Go knows itself what of our own programs has changed, and leaves
 # the file alone if nothing has.
 
 shim:
-	@$(STEP) "building the shim" env CGO_ENABLED=0 $(GOBUILD) -o $(SHIM) ./cmd/containerd-shim-msb-v2
+	@$(STEP) "building the shim" env CGO_ENABLED=0 go build $(BUILDFLAGS) \
+		-ldflags '-s -w -X $(MODULE)/shim/version.Version=$(VERSION)' -o $(SHIM) ./cmd/containerd-shim-msb-v2
 
 agent:
-	@$(STEP) "building the agent" env CGO_ENABLED=0 $(GOBUILD) -o $(AGENT) ./cmd/msb-agent
+	@$(STEP) "building the agent" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(AGENT) ./cmd/msb-agent
 
 kit: agent
 	@$(DEPS) qemu virtiofsd erofs seccomp gcc
 	@$(MAKE) $(KIT)/vmlinux $(KIT)/guest.erofs $(KIT)/VERSIONS
 
 tools:
-	@$(DEPS) busybox
+	@$(DEPS) busybox pgrep
 	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE)
 
-$(KRUNFW): hack/libkrunfw
-	@hack/libkrunfw $@
+$(KRUNFW) $(ORIGIN) &: hack/libkrunfw
+	@hack/libkrunfw $(KRUNFW) $(ORIGIN)
 
 $(KIT)/vmlinux: $(KRUNFW) hack/kernel/main.go
-	@$(STEP) "wrapping the guest's kernel for QEMU" go run -C hack ./kernel $(KRUNFW) $@
+	@$(STEP) "wrapping the guest's kernel for QEMU" go run -C hack -buildvcs=false ./kernel $(KRUNFW) $@
 
 $(RUNC): hack/tools/runc/go.mod
 	@$(STEP) "building runc for the guest (static, about a minute when new)" env CGO_ENABLED=1 \
-		go build -C hack/tools/runc -trimpath -tags 'seccomp netgo osusergo' \
+		go build -C hack/tools/runc $(BUILDFLAGS) -tags 'seccomp netgo osusergo' \
 		-ldflags '-s -w -extldflags -static' -o $@ github.com/opencontainers/runc
 	@touch $@
 
-$(KIT)/guest.erofs: $(AGENT) $(RUNC) hack/guest-image
+# go build touches a program that it leaves as it is: its sum tells.
+$(OUTPUT)/guest/sums: $(AGENT) $(RUNC)
+	@cd $(@D) && sha256sum msb-agent runc >$@.new && $(REPLACE)
+
+$(KIT)/guest.erofs: $(OUTPUT)/guest/sums hack/guest-image
 	@$(STEP) "making the guest's disk" hack/guest-image $(AGENT) $(RUNC) $@
 
-$(KIT)/VERSIONS: $(RUNC) $(KRUNFW)
-	@{ echo "msb $(VERSION)"; $(RUNC) --version; sha256sum $(KRUNFW) | sed 's#  .*#  libkrunfw.so.5#'; } >$@
+$(KIT)/VERSIONS: $(RUNC) $(KIT)/vmlinux $(ORIGIN) always
+	@{ echo "msb $(VERSION)"; \
+		grep -aom1 'Linux version [0-9.]*' $(KIT)/vmlinux; \
+		cat $(ORIGIN); $(RUNC) --version; } >$@.new && $(REPLACE)
 
 $(TOOLS)/containerd: hack/tools/containerd/go.mod
 	@$(STEP) "building containerd and ctr (one or two minutes when new)" env CGO_ENABLED=0 \
-		go build -C hack/tools/containerd -trimpath -tags 'no_btrfs no_devmapper no_zfs' -o $(TOOLS)/ \
+		go build -C hack/tools/containerd $(BUILDFLAGS) -tags 'no_btrfs no_devmapper no_zfs' -o $(TOOLS)/ \
 		github.com/containerd/containerd/v2/cmd/containerd \
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 \
 		github.com/containerd/containerd/v2/cmd/ctr
@@ -133,4 +160,4 @@ $(TOOLS)/runc: $(RUNC)
 
 $(IMAGE): hack/image/main.go
 	@mkdir -p $(@D)
-	@$(STEP) "building the busybox image" go run -C hack ./image "$$(command -v busybox)" $@
+	@$(STEP) "building the busybox image" go run -C hack -buildvcs=false ./image "$$(command -v busybox)" $@

@@ -55,6 +55,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
+	undo.add(func() error { return s.shutdownIfAbandoned(c) })
+	undo.add(s.closeIfIdle)
 	undo.add(func() error { s.forget(c); return nil })
 
 	configuration, err := config.Load(r.Options)
@@ -72,7 +74,6 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	undo.add(s.closeIfIdle)
 	undo.add(func() error { return s.unshare(sb, c) })
 	sources, err := s.share(ctx, sb, c, mount.FromProto(r.Rootfs))
 	if err != nil {
@@ -110,6 +111,18 @@ func (s *Service) forget(c *container) {
 	if s.containers[c.id] == c {
 		delete(s.containers, c.id)
 	}
+}
+
+// shutdownIfAbandoned ends the shim when it was asked to while a create was under
+// way that has failed since: nobody will ask again.
+func (s *Service) shutdownIfAbandoned(c *container) error {
+	s.mu.Lock()
+	end := c.abandoned && len(s.containers) == 0
+	s.mu.Unlock()
+	if end {
+		s.shutdown.Shutdown()
+	}
+	return nil
 }
 
 func sizeOf(plan *spec.Plan, config config.Config) (spec.Size, error) {

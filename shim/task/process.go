@@ -28,6 +28,7 @@ type container struct {
 	deletion  sync.Mutex          // held while it is being deleted
 	guestPid  uint32              // of init, in the guest
 	created   bool                // the guest has it: guarded by Service.mu
+	abandoned bool                // a shutdown was asked for while it was being created: guarded by Service.mu
 	processes map[string]*process // by exec id, "" is init; guarded by Service.mu
 	deleted   chan struct{}       // closed when its TaskDelete event has been published
 }

@@ -159,13 +159,17 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 }
 
 // Shutdown implements the Task API: the shim ends unless it has containers. It
-// comes after a Delete, but a second client's may come during the first's.
+// comes after a Delete, but a second client's may come during the first's, and
+// that for a create whose client is gone may come before the create has failed.
 func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	if c, err := s.container(r.ID); err == nil {
 		c.deletion.Lock()
 		defer c.deletion.Unlock()
 	}
 	s.mu.Lock()
+	if c := s.containers[r.ID]; c != nil && !c.created {
+		c.abandoned = true
+	}
 	busy := len(s.containers) > 0
 	s.mu.Unlock()
 	if !busy {

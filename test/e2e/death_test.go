@@ -76,6 +76,26 @@ func TestShimKilled(t *testing.T) {
 	wantLinks(t, file)
 }
 
+// The client is killed while its container is created: nobody will delete it, and
+// it goes all the same.
+func TestClientKilled(t *testing.T) {
+	nothingLeft(t)
+	for i, after := range []time.Duration{100 * time.Millisecond, 600 * time.Millisecond, 1700 * time.Millisecond} {
+		t.Run(after.String(), func(t *testing.T) {
+			id := fmt.Sprintf("abandoned-%d", i)
+			host.Abandon(after, "run", "--rm", "--null-io", "--runtime", harness.Runtime, harness.Image, id, "sleep", "1000")
+			waitFor(t, "the create to end", func() bool {
+				_, _, _ = host.Ctr("task", "rm", "--force", id)
+				_, err := os.Stat(host.Bundle(id))
+				return err != nil
+			})
+			if _, stderr, code := host.Ctr("container", "rm", id); code != 0 {
+				t.Errorf("removing the container: %s", stderr)
+			}
+		})
+	}
+}
+
 func wantLinks(t *testing.T, file string) {
 	t.Helper()
 	var stat unix.Stat_t

@@ -18,6 +18,7 @@ import (
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -74,7 +75,7 @@ func (r *recorder) until(t *testing.T, id, topic string) (topics []string, all [
 func TestLifecycle(t *testing.T) {
 	nothingLeft(t)
 	events := record(t)
-	c := create(t, options{}, sleeper...)
+	c := create(t, options{spec: []oci.SpecOpts{withCgroup}}, sleeper...)
 	id := c.ID()
 
 	wantStatus(t, c, client.Created)
@@ -180,6 +181,13 @@ func TestLifecycle(t *testing.T) {
 		t.Errorf("events %v, want %v", kept, want)
 	}
 	checkEvents(t, c, all)
+}
+
+// withCgroup shows the container its control group. containerd's own default has
+// that only where the host has cgroup v2.
+func withCgroup(_ context.Context, _ oci.Client, _ *containers.Container, spec *oci.Spec) error {
+	spec.Mounts = append(spec.Mounts, specs.Mount{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: []string{"ro"}})
+	return oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace})(nil, nil, nil, spec)
 }
 
 func wantStatus(t *testing.T, c *task, want client.ProcessStatus) {
@@ -316,7 +324,7 @@ func TestOOM(t *testing.T) {
 	nothingLeft(t)
 	events := record(t)
 	c := start(t, options{spec: []oci.SpecOpts{oci.WithMemoryLimit(32 << 20)}},
-		"sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1")
+		"sh", "-c", "dd if=/dev/zero of=/dev/null bs=100M count=1")
 	if code := await(t, c.exit); code != 137 {
 		t.Errorf("exit code %d", code)
 	}
@@ -328,7 +336,7 @@ func TestOOM(t *testing.T) {
 func TestSize(t *testing.T) {
 	nothingLeft(t)
 	c := start(t, options{spec: []oci.SpecOpts{
-		oci.WithMemoryLimit(300 << 20), oci.WithCPUCFS(150_000, 100_000), oci.WithCPUs("0"),
+		withCgroup, oci.WithMemoryLimit(300 << 20), oci.WithCPUCFS(150_000, 100_000), oci.WithCPUs("0"),
 	}}, sleeper...)
 	if got := c.must("nproc"); got != "2" {
 		t.Errorf("%s CPUs for a quota of 1.5", got)

@@ -171,6 +171,17 @@ func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string,
 	return out.String(), withoutNotices(errOut.String()), cmd.ProcessState.ExitCode()
 }
 
+// Abandon runs ctr and kills it after a while.
+func (h *Host) Abandon(after time.Duration, args ...string) {
+	cmd := exec.Command(filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.address()}, args...)...)
+	if err := cmd.Start(); err != nil {
+		return
+	}
+	time.Sleep(after)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
 // withoutNotices drops what the client says about containerd's own future.
 func withoutNotices(stderr string) string {
 	var lines []string

@@ -79,13 +79,26 @@ func (p plan) commandLine() string {
 		"initcall_blacklist=cmos_init",
 	}
 	if p.accel == accelTCG {
-		if p.tscKHz > 0 {
-			// Without it the kernel calibrates against emulated timers, and
-			// hangs when the host is busy.
-			words = append(words, "tsc_early_khz="+strconv.FormatInt(p.tscKHz, 10))
-		}
+		words = append(words, p.emulationWords()...)
 	}
 	return strings.Join(words, " ")
+}
+
+// emulationWords are the kernel parameters that software emulation needs.
+func (p plan) emulationWords() []string {
+	words := []string{
+		// QEMU keeps translated code for a page until the guest's processor
+		// writes to it. virtiofsd writes to the guest's memory behind QEMU's
+		// back, so a page of the page cache that once held other code would
+		// run that. With this the processor clears each page before it is used.
+		"init_on_alloc=1",
+	}
+	if p.tscKHz > 0 {
+		// Without it the kernel calibrates against emulated timers, and hangs
+		// when the host is busy. Nor can it check the counter against them.
+		words = append(words, "tsc_early_khz="+strconv.FormatInt(p.tscKHz, 10), "tsc=reliable")
+	}
+	return words
 }
 
 // escape protects a value in QEMU's comma-separated options.
