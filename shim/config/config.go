@@ -77,7 +77,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 func Default() Config {
 	return Config{
 		Driver: "auto",
-		VM:     VM{CPUs: 2, Memory: 512 << 20, BootTimeout: Duration(time.Minute)},
+		VM:     VM{CPUs: 1, Memory: 512 << 20, BootTimeout: Duration(time.Minute)},
 	}
 }
 

@@ -13,7 +13,10 @@ import (
 // does not fall back from a KVM that opens but runs no guest.
 const (
 	accelKVM = "kvm"
-	accelTCG = "tcg"
+	// One thread for all virtual CPUs. With a thread each, a processor may run
+	// an instruction that another has just replaced: the kernel patches its own
+	// code, at boot and later, and dies of a breakpoint it no longer expects.
+	accelTCG = "tcg,thread=single"
 )
 
 // plan is a machine with everything decided; its descriptors are numbers in

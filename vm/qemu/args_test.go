@@ -31,7 +31,7 @@ func after(args []string, option string) (values []string) {
 func TestArgs(t *testing.T) {
 	args := example().args()
 	for option, want := range map[string]string{
-		"-accel": "tcg", "-cpu": "max", "-smp": "2", "-m": "300M", "-kernel": "/kit/vmlinux",
+		"-accel": "tcg,thread=single", "-cpu": "max", "-smp": "2", "-m": "300M", "-kernel": "/kit/vmlinux",
 		"-drive":  "id=root,if=none,format=raw,readonly=on,file=/a,,b/guest.erofs",
 		"-object": "memory-backend-memfd,id=ram,share=on,size=300M",
 	} {
