@@ -283,21 +283,22 @@ func residentMiB(pid int) float64 {
 	return pages * float64(unix.Getpagesize()) / (1 << 20)
 }
 
-var phaseTrace = regexp.MustCompile(`phase="?([a-z ]+?)"? .*took="?([0-9.a-zµ]+)"?`)
+var phaseTrace = regexp.MustCompile(`phase=(?:"([a-z ]+)"|([a-z]+)) .*took="?([0-9.a-zµ]+)"?`)
 
 // printPhases tells where the time of a run goes, by the shim's own trace.
 func printPhases(host *harness.Host) {
 	byPhase := map[string][]time.Duration{}
 	var order []string
 	for _, match := range phaseTrace.FindAllStringSubmatch(host.Log(), -1) {
-		took, err := time.ParseDuration(match[2])
+		took, err := time.ParseDuration(match[3])
 		if err != nil {
 			continue
 		}
-		if byPhase[match[1]] == nil {
-			order = append(order, match[1])
+		name := match[1] + match[2]
+		if byPhase[name] == nil {
+			order = append(order, name)
 		}
-		byPhase[match[1]] = append(byPhase[match[1]], took)
+		byPhase[name] = append(byPhase[name], took)
 	}
 	fmt.Println("\nMedian of the phases of a container's life, by the shim's trace:")
 	for _, name := range order {
