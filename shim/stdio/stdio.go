@@ -26,6 +26,9 @@ const (
 	// idle is how long output may stand still before a deletion goes on without
 	// the rest; the runc shim also gives up on a reader that does not read.
 	idle = 2 * time.Second
+	// longest bounds the wait for output all the same: a hostile guest may send
+	// a byte now and then, for ever.
+	longest = time.Minute
 )
 
 // Config names a process's streams on the host, as in a task request. An empty
@@ -172,6 +175,8 @@ func (s *Streams) Drain(ctx context.Context) {
 		s.output.Wait()
 		close(done)
 	}()
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
 	tick := time.NewTicker(idle)
 	defer tick.Stop()
 	for last := int64(-1); ; {

@@ -3,10 +3,12 @@ package task
 import (
 	"context"
 	"fmt"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -120,7 +122,8 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 	}
 }
 
-// Kill implements the Task API.
+// Kill implements the Task API. SIGKILL of a container holds, whatever its guest
+// makes of it.
 func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
 	_, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
@@ -129,7 +132,22 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	if p.hasExited() && !r.All {
 		return nil, fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
-	return forward(ctx, s, r, taskapi.TTRPCTaskService.Kill)
+	if r.ExecID == "" && unix.Signal(r.Signal) == unix.SIGKILL {
+		go s.enforceKill(p)
+	}
+	bounded, cancel := context.WithTimeout(ctx, guestPatience)
+	defer cancel()
+	return forward(bounded, s, r, taskapi.TTRPCTaskService.Kill)
+}
+
+// enforceKill ends the VM if a container that was killed does not end.
+func (s *Service) enforceKill(p *process) {
+	select {
+	case <-p.exited:
+	case <-s.ctx.Done():
+	case <-time.After(guestPatience):
+		s.endVM("the guest did not kill a container")
+	}
 }
 
 // Pids implements the Task API.

@@ -50,7 +50,13 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 // deleteInGuest deletes the process there, or does without when the VM is gone.
 func (s *Service) deleteInGuest(ctx context.Context, r *taskapi.DeleteRequest, c *container, p *process) (*taskapi.DeleteResponse, error) {
 	defer phase(ctx, "delete in the guest")()
-	response, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Delete)
+	bounded, cancel := context.WithTimeout(ctx, guestPatience)
+	defer cancel()
+	response, err := forward(bounded, s, r, taskapi.TTRPCTaskService.Delete)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		s.endVM("the guest did not delete a container")
+		err = fmt.Errorf("the guest did not answer: %w", errdefs.ErrUnavailable)
+	}
 	switch {
 	case err == nil:
 		if r.ExecID == "" {
@@ -96,7 +102,9 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 	s.mu.Unlock()
 	if sb != nil {
 		if sb.Running() {
-			errs = append(errs, s.removeBundle(ctx, sb, c))
+			bounded, cancel := context.WithTimeout(ctx, guestPatience)
+			errs = append(errs, s.removeBundle(bounded, sb, c))
+			cancel()
 		}
 		errs = append(errs, s.unshare(sb, c))
 	}

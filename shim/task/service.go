@@ -41,6 +41,9 @@ const (
 	deathNotice = time.Second
 	// eventGrace is how long a deletion waits for its event to come through.
 	eventGrace = 2 * time.Second
+	// guestPatience is how long the guest may take to kill or delete a container.
+	// Then its VM is ended: a guest must not keep the host from cleaning up.
+	guestPatience = 30 * time.Second
 	// stopTimeout bounds the end of the machine's processes.
 	stopTimeout = 10 * time.Second
 )
@@ -114,6 +117,18 @@ func (s *Service) native(sb *sandbox.Sandbox, err error) error {
 		return fmt.Errorf("the agent's stream broke: %w (%w)", err, errdefs.ErrUnavailable)
 	}
 	return errgrpc.ToNative(err)
+}
+
+// endVM ends a VM whose guest does not do what it must. The exits of what ran in
+// it are reported as after any other end.
+func (s *Service) endVM(why string) {
+	s.mu.Lock()
+	sb := s.sandbox
+	s.mu.Unlock()
+	if sb != nil && sb.Running() {
+		log.G(s.ctx).Errorf("ending the VM: %s within %v", why, guestPatience)
+		sb.Kill()
+	}
 }
 
 // pid is the VMM's process id, 0 when there is none.

@@ -53,6 +53,23 @@ func TestVMMKilled(t *testing.T) {
 	wantLinks(t, file)
 }
 
+// The guest does not answer any more: the container can be killed and deleted all
+// the same, though it takes the shim's patience of half a minute.
+func TestGuestFrozen(t *testing.T) {
+	nothingLeft(t)
+	c := start(t, options{}, sleeper...)
+	if err := unix.Kill(c.vmm(), unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = c.Kill(c.ctx, unix.SIGKILL) }()
+	if code := await(t, c.exit); code != 137 {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := c.Delete(c.ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // The shim is killed: the VM goes with it, containerd reports the exit, and
 // nothing keeps the container's name or files busy.
 func TestShimKilled(t *testing.T) {

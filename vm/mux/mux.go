@@ -14,10 +14,14 @@ import (
 // guest finds it in /sys/class/virtio-ports/*/name.
 const Port = "msb.agent"
 
-// Config is the configuration of both sessions. The host is the yamux client.
+// Config is the configuration of both sessions. The host is the yamux client: it
+// opens every stream, and accepts none.
 func Config() *yamux.Config {
 	config := yamux.DefaultConfig()
 	config.LogOutput = io.Discard
+	// Bounds what a hostile guest can make the host keep by opening streams that
+	// nobody accepts, to this many windows of 256 KiB.
+	config.AcceptBacklog = 32
 	// The end of the VMM is seen by its process, not by silence; a paused or
 	// busy guest must not lose its streams.
 	config.EnableKeepAlive = false
