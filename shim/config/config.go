@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -134,7 +135,7 @@ func Parse(data []byte) (Config, error) {
 	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&config); err != nil {
 		var unknown *toml.StrictMissingError
 		if errors.As(err, &unknown) {
-			return Config{}, fmt.Errorf("unknown setting:\n%s: %w", unknown.String(), errdefs.ErrInvalidArgument)
+			return Config{}, fmt.Errorf("unknown setting %s: %w", strings.Join(unknown.Errors[0].Key(), "."), errdefs.ErrInvalidArgument)
 		}
 		return Config{}, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
 	}

@@ -184,9 +184,10 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
 }
 
-func unsupported(format string, args ...any) error {
-	return fmt.Errorf(format+": %w", append(args, errdefs.ErrNotImplemented)...)
-}
+// unsupported is for what a spec may ask of runc and not of a microVM. It is not
+// of the class ErrNotImplemented: from Create containerd takes that for a shim of
+// an older API, and tries again.
+func unsupported(format string, args ...any) error { return invalid(format, args...) }
 
 func isAny(word string, words ...string) bool { return slices.Contains(words, word) }
 

@@ -2,7 +2,10 @@ package task
 
 import (
 	"context"
+	"errors"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 )
@@ -52,8 +55,24 @@ func method[Request, Response any](call func(context.Context, *Request) (*Respon
 		}
 		response, err := call(ctx, request)
 		if err != nil {
-			return nil, errgrpc.ToGRPC(err)
+			return nil, toGRPC(err)
 		}
 		return response, nil
 	}
+}
+
+// toGRPC gives an error its code, and its text once: of an error that wraps more
+// than one, the wire format would repeat each on a line of its own.
+func toGRPC(err error) error {
+	class, text := errdefs.Resolve(err), err.Error()
+	switch {
+	case class == nil || errors.Is(class, errdefs.ErrUnknown):
+		return errgrpc.ToGRPC(errors.New(text))
+	case text == class.Error():
+		return errgrpc.ToGRPC(class)
+	}
+	for _, suffix := range []string{": " + class.Error(), " (" + class.Error() + ")"} {
+		text = strings.TrimSuffix(text, suffix)
+	}
+	return errgrpc.ToGRPCf(class, "%s", text)
 }

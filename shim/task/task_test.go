@@ -2,6 +2,9 @@ package task
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
 	"testing"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -11,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -52,6 +56,26 @@ func sameMessage(t *testing.T, a, b protoreflect.MessageDescriptor) {
 		other := b.Fields().ByNumber(field.Number())
 		if other == nil || other.Kind() != field.Kind() || other.Cardinality() != field.Cardinality() {
 			t.Errorf("%s differs in %s", field.FullName(), b.FullName())
+		}
+	}
+}
+
+// An error arrives with its class and its text, on one line and once.
+func TestErrorsAtTheEdge(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		is   func(error) bool
+		text string
+	}{
+		"one":        {fmt.Errorf("task x: %w", errdefs.ErrNotFound), errdefs.IsNotFound, "task x: not found"},
+		"two":        {fmt.Errorf("open y: %w (%w)", os.ErrPermission, errdefs.ErrFailedPrecondition), errdefs.IsFailedPrecondition, "open y: permission denied: failed precondition"},
+		"joined":     {errors.Join(fmt.Errorf("a: %w", errdefs.ErrUnavailable), errors.New("b")), errdefs.IsUnavailable, "a: unavailable\nb: unavailable"},
+		"no class":   {errors.New("plain"), errdefs.IsUnknown, "plain"},
+		"a deadline": {context.DeadlineExceeded, errdefs.IsDeadlineExceeded, "context deadline exceeded"},
+	} {
+		got := errgrpc.ToNative(toGRPC(c.err))
+		if !c.is(got) || got.Error() != c.text {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 }
