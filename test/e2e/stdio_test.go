@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +142,41 @@ func TestOutputIsComplete(t *testing.T) {
 		}
 		wantContent(t, file, "out\nerr\n")
 	})
+}
+
+// A logging program of the client's gets the output, complete, and ends with the
+// container.
+func TestLoggingProgram(t *testing.T) {
+	nothingLeft(t)
+	dir := t.TempDir()
+	program, log := filepath.Join(dir, "logger"), filepath.Join(dir, "log")
+	// containerd's protocol: 3 is stdout, 4 is stderr, closing 5 says "ready".
+	script := fmt.Sprintf("#!/bin/sh\ntrap '' TERM\nexec 5>&-\ncat <&3 >%s.out &\ncat <&4 >%s.err &\nwait\n", log, log)
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, options{io: cio.BinaryIO(program, nil)}, "sh", "-c", "echo out; echo err >&2; dd if=/dev/zero bs=64k count=32 2>/dev/null")
+	await(t, c.exit)
+	if _, err := c.Delete(c.ctx); err != nil {
+		t.Error(err)
+	}
+	wantContent(t, log+".err", "err\n")
+	if info, err := os.Stat(log + ".out"); err != nil || info.Size() != 4+32*64<<10 {
+		t.Errorf("the program got %v, %v", info, err)
+	}
+}
+
+// A task that was never started is deleted as any other.
+func TestNeverStarted(t *testing.T) {
+	nothingLeft(t)
+	events := record(t)
+	c := create(t, options{}, "true")
+	if _, err := c.Delete(c.ctx, client.WithProcessKill); err != nil {
+		t.Fatal(err)
+	}
+	if topics, _ := events.until(t, c.ID(), "/tasks/delete"); topics[0] != "/tasks/create" {
+		t.Errorf("events %v", topics)
+	}
 }
 
 // The container's own terminal, not an exec's.
