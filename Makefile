@@ -23,7 +23,6 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-MODULE  := github.com/msb-runtime/containerd-shim-msb
 # Without -buildvcs=false go asks git, and fails when root builds another user's
 # clone. The version is in the shim only, so that a commit alone changes no guest.
 BUILDFLAGS := -buildvcs=false -trimpath
@@ -110,7 +109,7 @@ root:
 
 shim:
 	@$(STEP) "building the shim" env CGO_ENABLED=0 go build $(BUILDFLAGS) \
-		-ldflags '-s -w -X $(MODULE)/shim/version.Version=$(VERSION)' -o $(SHIM) ./cmd/containerd-shim-msb-v2
+		-ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)' -o $(SHIM) ./cmd/containerd-shim-msb-v2
 
 agent:
 	@$(STEP) "building the agent" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(AGENT) ./cmd/msb-agent

@@ -18,11 +18,11 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
-	"github.com/msb-runtime/containerd-shim-msb/shim/version"
 )
 
 // Name is the runtime's name for containerd and its clients.
@@ -155,7 +155,8 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return shim.StopStatus{Pid: pid, ExitStatus: exitKilled, ExitedAt: time.Now()}, nil
 }
 
-// Info implements shim.Shim.
+// Info implements shim.Shim. The version is this build's: the linker sets it in
+// containerd's package, from which pkg/shim prints it too.
 func (Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
 	return &types.RuntimeInfo{
 		Name:    Name,
