@@ -21,8 +21,8 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
-// chunk is how much one read takes, and the capacity that a FIFO is given:
-// every wake-up costs the same, so each should move much.
+// chunk is the most that one read takes, in bytes: every wake-up costs the same,
+// so each should move much.
 const chunk = 256 << 10
 
 // Streams are the standard streams that are open.

@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,8 +33,8 @@ const serverGrace = 2 * time.Second
 type machine struct {
 	console *vm.Console
 	session *yamux.Session // the agent's streams; set once by start
-	qemu    atomic.Pointer[process]
-	servers []*process // set once by start
+	qemu    *process       // set once by start
+	servers []*process     // set once by start
 
 	done     chan struct{} // closed when QEMU has ended and err is set
 	err      error         // why; readable after done
@@ -79,12 +78,10 @@ func (m *machine) start(programs programs, p plan) error {
 		p.shareFD = append(p.shareFD, firstExtraFD+len(files))
 		files = append(files, socket)
 	}
-	qemu, err := launch(m.console, files, programs.qemu, p.args()...)
-	if err != nil {
+	if m.qemu, err = launch(m.console, files, programs.qemu, p.args()...); err != nil {
 		return fmt.Errorf("starting QEMU: %w", err)
 	}
-	m.qemu.Store(qemu)
-	go m.watch(qemu)
+	go m.watch()
 	return nil
 }
 
@@ -126,7 +123,7 @@ func (m *machine) serve(virtiofsd string, share vm.Share, rust bool) (*process, 
 
 // watch ends the machine when QEMU ends, for whatever reason, and when a file
 // server does: a guest without its files would only hang.
-func (m *machine) watch(qemu *process) {
+func (m *machine) watch() {
 	var cause error
 	broken := make(chan *process, len(m.servers))
 	for _, server := range m.servers {
@@ -136,17 +133,17 @@ func (m *machine) watch(qemu *process) {
 		}()
 	}
 	select {
-	case <-qemu.exited:
-		cause = qemu.diagnose()
+	case <-m.qemu.exited:
+		cause = m.qemu.diagnose()
 	case server := <-broken:
 		// A file server also ends, rightly, just after its QEMU did.
 		select {
-		case <-qemu.exited:
-			cause = qemu.diagnose()
+		case <-m.qemu.exited:
+			cause = m.qemu.diagnose()
 		case <-time.After(100 * time.Millisecond):
 			cause = server.diagnose()
-			qemu.kill()
-			<-qemu.exited
+			m.qemu.kill()
+			<-m.qemu.exited
 		}
 	}
 	m.session.Close()
@@ -191,7 +188,7 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 }
 
 // Pid implements vm.Machine.
-func (m *machine) Pid() int { return m.qemu.Load().cmd.Process.Pid }
+func (m *machine) Pid() int { return m.qemu.cmd.Process.Pid }
 
 // Done implements vm.Machine.
 func (m *machine) Done() <-chan struct{} { return m.done }
@@ -220,8 +217,7 @@ func (c serverConsole) Write(p []byte) (int, error) {
 // Stop implements vm.Machine.
 func (m *machine) Stop(ctx context.Context) error {
 	m.stopping.Do(func() { close(m.stopped) })
-	qemu := m.qemu.Load()
-	if qemu == nil { // never got that far: nothing watches
+	if m.qemu == nil { // never got that far: nothing watches
 		for _, server := range m.servers {
 			server.kill()
 			<-server.exited
@@ -231,7 +227,7 @@ func (m *machine) Stop(ctx context.Context) error {
 		}
 		return nil
 	}
-	qemu.kill()
+	m.qemu.kill()
 	select {
 	case <-m.done:
 		return nil
