@@ -17,6 +17,8 @@ AGENT   := $(OUTPUT)/guest/msb-agent
 RUNC    := $(OUTPUT)/guest/runc
 IMAGE   := $(OUTPUT)/images/busybox.tar
 KRUNFW  := $(KIT)/libkrunfw.so.5
+KRUN    := $(KIT)/libkrun.so.1
+VMM     := $(KIT)/msb-krun
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 
 PREFIX  ?= /usr/local
@@ -34,7 +36,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent kit tools demo shell test test-unit test-e2e bench lint proto \
+.PHONY: help build shim agent vmm kit deps-krun tools demo shell test test-unit test-e2e test-krun bench lint proto \
 	install uninstall clean distclean root always
 
 help: ## list the targets
@@ -50,7 +52,7 @@ demo: root build tools ## run containers in microVMs and show what they can and 
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
 
-test: lint test-unit test-e2e ## lint, unit tests and end-to-end tests
+test: lint test-unit test-e2e test-krun ## lint, unit tests and end-to-end tests
 
 test-unit: ## the tests that need no VM, with the race detector (root for those that mount)
 	@$(DEPS) gcc
@@ -60,6 +62,11 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 test-e2e: root build tools ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 40m ./test/e2e/...
+
+test-krun: root build tools deps-krun ## the same under libkrun, in an emulated host with KVM (root)
+	@echo "==> end-to-end tests under libkrun, in an emulated host"
+	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/e2e.test ./test/e2e
+	@hack/kvmhost -t 2400 -p $(OUTPUT)/test/e2e.test env MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 38m
 
 bench: root build tools ## measure, against runc on this machine, and print a table (root)
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
@@ -86,12 +93,13 @@ proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 install: build ## install the shim and the kit below PREFIX (default /usr/local)
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
 	@install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
+	@install -m 0755 $(VMM) $(DESTDIR)$(PREFIX)/lib/msb/
 	@install -m 0644 $(addprefix $(KIT)/,vmlinux guest.erofs VERSIONS libkrunfw.so.5) $(DESTDIR)$(PREFIX)/lib/msb/
 	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
 	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,vmlinux guest.erofs VERSIONS libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,msb-krun vmlinux guest.erofs VERSIONS libkrunfw.so.5)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
@@ -114,9 +122,17 @@ shim:
 agent:
 	@$(STEP) "building the agent" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(AGENT) ./cmd/msb-agent
 
-kit: agent
+vmm:
+	@$(STEP) "building the VMM of the krun driver" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(VMM) ./cmd/msb-krun
+
+kit: agent vmm
 	@$(DEPS) qemu virtiofsd erofs seccomp gcc
 	@$(MAKE) $(KIT)/vmlinux $(KIT)/guest.erofs $(KIT)/VERSIONS
+
+deps-krun: $(KRUN) ## build libkrun into _output, for a system that has none (Rust)
+
+$(KRUN): hack/build-libkrun hack/libkrun/Cargo.lock
+	@hack/build-libkrun $@
 
 tools:
 	@$(DEPS) busybox pgrep
@@ -126,7 +142,7 @@ $(KRUNFW) $(ORIGIN) &: hack/libkrunfw
 	@hack/libkrunfw $(KRUNFW) $(ORIGIN)
 
 $(KIT)/vmlinux: $(KRUNFW) hack/kernel/main.go
-	@$(STEP) "wrapping the guest's kernel for QEMU" go run -C hack -buildvcs=false ./kernel $(KRUNFW) $@
+	@$(STEP) "wrapping the guest's kernel" go run -C hack -buildvcs=false ./kernel $(KRUNFW) $@
 
 $(RUNC): hack/tools/runc/go.mod
 	@$(STEP) "building runc for the guest (static, about a minute when new)" env CGO_ENABLED=1 \

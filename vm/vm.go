@@ -73,6 +73,9 @@ type Config struct {
 	// Shares are the directories that the guest may mount, one virtio-fs
 	// device each, whatever is mounted below them now or later.
 	Shares []Share
+	// Dir is an empty directory for the driver's own use while the machine runs.
+	// It goes with the caller's mount namespace.
+	Dir string
 	// Console receives what the guest's kernel and the VMM print. The driver
 	// quotes its tail in errors.
 	Console *Console

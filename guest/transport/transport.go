@@ -4,6 +4,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
@@ -22,8 +25,27 @@ const (
 )
 
 // Listen returns the listener on which the host's streams arrive. It is the
-// only one that a guest makes.
+// only one that a guest makes. A machine has a vsock device or the port.
 func Listen() (net.Listener, error) {
+	conn, err := vsock.Dial(vsock.Host, mux.VsockPort, nil)
+	switch {
+	case err == nil:
+		return serve(conn)
+	case errors.Is(err, unix.ENODEV):
+		return listenPort()
+	}
+	return nil, fmt.Errorf("connecting to the host's vsock port %d: %w", mux.VsockPort, err)
+}
+
+func serve(conn io.ReadWriteCloser) (net.Listener, error) {
+	session, err := yamux.Server(conn, mux.Config())
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return session, nil
+}
+
+func listenPort() (net.Listener, error) {
 	device, err := findPort()
 	if err != nil {
 		return nil, err
@@ -32,11 +54,7 @@ func Listen() (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	session, err := yamux.Server(port, mux.Config())
-	if err != nil {
-		return nil, errors.Join(err, port.Close())
-	}
-	return session, nil
+	return serve(port)
 }
 
 // findPort looks for the virtio-serial port by the name that the VMM gave it;

@@ -1,5 +1,5 @@
 // kernel takes the guest's kernel out of libkrunfw and writes it in the form
-// that QEMU boots: an ELF file with a PVH note.
+// that both drivers boot: an ELF file, with a PVH note for QEMU.
 //
 //	kernel LIBKRUNFW OUTPUT
 //
@@ -40,39 +40,46 @@ func main() {
 }
 
 func run(library, output string) error {
-	image, load, err := kernelOf(library)
+	kernel, err := kernelOf(library)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(output, wrap(image, load), 0o644)
+	return os.WriteFile(output, wrap(kernel), 0o644)
 }
 
-// kernelOf is the image and its physical address.
-func kernelOf(library string) ([]byte, uint64, error) {
+// kernel is libkrunfw's.
+type kernel struct {
+	image []byte
+	load  uint64 // physical address
+	entry uint64 // physical address of the entry for 64-bit mode
+}
+
+func kernelOf(library string) (kernel, error) {
 	handle, err := purego.Dlopen(library, purego.RTLD_NOW)
 	if err != nil {
-		return nil, 0, err
+		return kernel{}, err
 	}
 	var get func(load, entry, size *uint64) unsafe.Pointer
 	purego.RegisterLibFunc(&get, handle, "krunfw_get_kernel")
 	var load, entry, size uint64
 	start := get(&load, &entry, &size)
 	if start == nil || size == 0 {
-		return nil, 0, fmt.Errorf("%s carries no kernel", library)
+		return kernel{}, fmt.Errorf("%s carries no kernel", library)
 	}
-	return bytes.Clone(unsafe.Slice((*byte)(start), size)), load, nil
+	return kernel{bytes.Clone(unsafe.Slice((*byte)(start), size)), load, entry}, nil
 }
 
-// wrap makes an ELF file of one segment to load and one note. The entry of the
-// note is the image's first byte; libkrunfw's own entry is for 64-bit mode.
-func wrap(image []byte, load uint64) []byte {
+// wrap makes an ELF file of one segment to load and one note. The file's entry,
+// where libkrun starts, is for 64-bit mode; the note's, where QEMU starts, is for
+// 32-bit mode and is the image's first byte.
+func wrap(k kernel) []byte {
 	var note bytes.Buffer
 	name := []byte("Xen\x00")
 	for _, word := range []uint32{uint32(len(name)), 8, phys32Entry} {
 		binary.Write(&note, binary.LittleEndian, word)
 	}
 	note.Write(name)
-	binary.Write(&note, binary.LittleEndian, load)
+	binary.Write(&note, binary.LittleEndian, k.load)
 
 	noteAt := uint64(headerSize + 2*programSize)
 	header := elf.Header64{
@@ -80,7 +87,7 @@ func wrap(image []byte, load uint64) []byte {
 		Type:      uint16(elf.ET_EXEC),
 		Machine:   uint16(elf.EM_X86_64),
 		Version:   uint32(elf.EV_CURRENT),
-		Entry:     load,
+		Entry:     k.entry,
 		Phoff:     headerSize,
 		Ehsize:    headerSize,
 		Phentsize: programSize,
@@ -89,7 +96,7 @@ func wrap(image []byte, load uint64) []byte {
 	segments := []elf.Prog64{
 		{
 			Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W | elf.PF_X),
-			Off: pageSize, Vaddr: load, Paddr: load, Filesz: uint64(len(image)), Memsz: uint64(len(image)), Align: pageSize,
+			Off: pageSize, Vaddr: k.load, Paddr: k.load, Filesz: uint64(len(k.image)), Memsz: uint64(len(k.image)), Align: pageSize,
 		},
 		{
 			Type: uint32(elf.PT_NOTE), Flags: uint32(elf.PF_R),
@@ -101,6 +108,6 @@ func wrap(image []byte, load uint64) []byte {
 	binary.Write(&file, binary.LittleEndian, segments)
 	file.Write(note.Bytes())
 	file.Write(make([]byte, pageSize-file.Len()))
-	file.Write(image)
+	file.Write(k.image)
 	return file.Bytes()
 }

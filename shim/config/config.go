@@ -25,12 +25,13 @@ const Path = "/etc/msb/config.toml"
 
 // Config is the configuration file's content, defaults filled in.
 type Config struct {
-	// Driver is the VMM to use: "auto" or "qemu".
+	// Driver is the VMM to use: "auto", "krun" or "qemu".
 	Driver string `toml:"driver"`
-	// Kit is the directory of the guest's kernel and image; by default
-	// ../lib/msb beside the shim.
+	// Kit is the directory of msb-krun and the guest's kernel and image; by
+	// default ../lib/msb beside the shim.
 	Kit  string `toml:"kit"`
 	VM   VM     `toml:"vm"`
+	Krun Krun   `toml:"krun"`
 	QEMU QEMU   `toml:"qemu"`
 }
 
@@ -40,6 +41,12 @@ type VM struct {
 	Memory Bytes `toml:"memory"`
 	// BootTimeout is how long the agent may take to answer.
 	BootTimeout Duration `toml:"boot_timeout"`
+}
+
+// Krun names the library of the krun driver; by default the system's, or else
+// the kit's.
+type Krun struct {
+	Library string `toml:"library"`
 }
 
 // QEMU names the programs of the qemu driver; by default they are looked up.
@@ -143,10 +150,10 @@ func Parse(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)
 	}
 	switch config.Driver {
-	case "auto", "qemu":
+	case "auto", "krun", "qemu":
 		return config, nil
 	}
-	return Config{}, fmt.Errorf("unknown driver %q, it is auto or qemu: %w", config.Driver, errdefs.ErrInvalidArgument)
+	return Config{}, fmt.Errorf("unknown driver %q, it is auto, krun or qemu: %w", config.Driver, errdefs.ErrInvalidArgument)
 }
 
 // kitBesideShim is the kit in the shim's own install prefix.

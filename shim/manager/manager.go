@@ -22,7 +22,9 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
 // Name is the runtime's name for containerd and its clients.
@@ -135,8 +137,8 @@ func Isolate() error {
 }
 
 // Stop implements shim.Shim: it cleans up a bundle whose shim is dead. The
-// shim's mounts went with its namespace; what may be left is the VMM and the
-// shim's socket.
+// shim's mounts went with its namespace; what may be left is the VMM, the control
+// group and the shim's socket.
 func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
@@ -147,12 +149,24 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", id).Warn("ending the VMM of a dead shim")
 	}
+	if err := removeGroup(bundle); err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("removing the control group of a dead shim")
+	}
 	if address, err := shim.ReadAddress(filepath.Join(bundle, addressFile)); err == nil {
 		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
 			log.G(ctx).WithError(err).WithField("id", id).Warn("removing the socket of a dead shim")
 		}
 	}
 	return shim.StopStatus{Pid: pid, ExitStatus: exitKilled, ExitedAt: time.Now()}, nil
+}
+
+// removeGroup removes the control group that a bundle's shim was in.
+func removeGroup(bundle string) error {
+	plan, err := spec.Load(bundle)
+	if err != nil {
+		return err
+	}
+	return cgroup.Remove(plan.CgroupsPath())
 }
 
 // Info implements shim.Shim. The version is this build's: the linker sets it in

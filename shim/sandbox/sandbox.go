@@ -14,23 +14,25 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
-	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
 )
 
 // Files of the kit.
@@ -42,6 +44,9 @@ const (
 // treesDir is the directory of a bundle below which the trees are mounted, in
 // the shim's mount namespace only.
 const treesDir = "msb"
+
+// driverDir is the driver's own directory, beside the trees.
+const driverDir = "vm"
 
 // deathNotice is how long to wait, after a stream broke, for the machine to be
 // known dead, so that the error says why.
@@ -57,12 +62,36 @@ type Sandbox struct {
 	Guest api.GuestClient
 
 	bundle  string
+	host    Host
+	group   *cgroup.Group
 	machine vm.Machine
 	client  *ttrpc.Client
 }
 
-// New prepares the sandbox of a bundle.
-func New(bundle string) (*Sandbox, error) {
+// Host is how a VM stands on the host.
+type Host struct {
+	// Size is the size of the VM.
+	Size spec.Size
+	// CgroupsPath names the control group of its processes, Resources are its
+	// limits (runtime-spec, config-linux.md).
+	CgroupsPath string
+	Resources   *specs.LinuxResources
+	// OOMScoreAdj is the VMM's (proc_pid_oom_score_adj(5)); nil leaves the shim's.
+	OOMScoreAdj *int
+}
+
+// New prepares the sandbox of a bundle. This process is in the VM's control group
+// from now on, until Close.
+func New(bundle string, host Host) (_ *Sandbox, err error) {
+	group, err := cgroup.Enter(host.CgroupsPath, host.Resources, host.Size.Memory)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, group.Close())
+		}
+	}()
 	dir := filepath.Join(bundle, treesDir)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
@@ -71,7 +100,7 @@ func New(bundle string) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sandbox{Trees: trees, bundle: bundle}, nil
+	return &Sandbox{Trees: trees, bundle: bundle, host: host, group: group}, nil
 }
 
 // HostSize is what this host can give to one VM at most.
@@ -85,31 +114,35 @@ func HostSize() (spec.Size, error) {
 
 // Boot starts the machine and returns when its agent has answered. After an
 // error the caller calls Close.
-func (s *Sandbox) Boot(ctx context.Context, config config.Config, size spec.Size) error {
-	driver := driverFor(config)
-	if err := driver.Check(ctx); err != nil {
-		return fmt.Errorf("driver %s: %w", driver.Name(), err)
-	}
+func (s *Sandbox) Boot(ctx context.Context, config config.Config) error {
 	console := vm.NewConsole(func(line string) {
 		log.G(ctx).WithField("source", "console").Info(line)
 	})
-	machine, err := driver.Start(ctx, vm.Config{
+	dir := filepath.Join(s.bundle, treesDir, driverDir)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	driver, machine, err := startFirst(ctx, drivers(config), vm.Config{
 		Kernel: filepath.Join(config.Kit, kernelFile),
 		Disk:   filepath.Join(config.Kit, diskFile),
 		Init:   api.Init,
-		CPUs:   size.CPUs,
-		Memory: size.Memory,
+		CPUs:   s.host.Size.CPUs,
+		Memory: s.host.Size.Memory,
 		Shares: []vm.Share{
 			{Tag: api.PoolTag, Dir: s.Trees.Pool(), Submounts: true},
 			{Tag: api.FilesTag, Dir: s.Trees.Files()},
 		},
 		Console: console,
+		Dir:     dir,
 	})
 	if err != nil {
-		return fmt.Errorf("driver %s: %w", driver.Name(), err)
+		return err
 	}
 	s.machine = machine
 	if err := writeRecord(s.bundle, machine.Pid()); err != nil {
+		return err
+	}
+	if err := adjustOOMScore(ctx, machine.Pid(), s.host.OOMScoreAdj); err != nil {
 		return err
 	}
 	if err := s.connect(ctx, time.Duration(config.VM.BootTimeout)); err != nil {
@@ -118,10 +151,21 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config, size spec.Size
 	return nil
 }
 
-// driverFor is the configured driver. There is one so far; it uses KVM where
-// KVM can run a guest.
-func driverFor(config config.Config) vm.Driver {
-	return qemu.Driver{QEMU: config.QEMU.Path, Virtiofsd: config.QEMU.Virtiofsd}
+// adjustOOMScore gives the VMM the container's place in the kernel's choice of a
+// victim. Where the shim may not lower it, the VMM keeps the shim's.
+func adjustOOMScore(ctx context.Context, pid int, score *int) error {
+	if score == nil {
+		return nil
+	}
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*score)), 0)
+	if errors.Is(err, os.ErrPermission) {
+		log.G(ctx).WithError(err).Warnf("process.oomScoreAdj: the VMM keeps a higher score than %d", *score)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("process.oomScoreAdj: %w", err)
+	}
+	return nil
 }
 
 // connect waits for the agent and makes the clients of its services.
@@ -200,6 +244,11 @@ func (s *Sandbox) Pid() int { return s.machine.Pid() }
 // Done is closed when the machine has ended.
 func (s *Sandbox) Done() <-chan struct{} { return s.machine.Done() }
 
+// Update changes the limits of the VM on the host; it keeps its size.
+func (s *Sandbox) Update(resources *specs.LinuxResources) error {
+	return s.group.Update(resources, s.host.Size.Memory)
+}
+
 // Kill ends the machine without waiting for it.
 func (s *Sandbox) Kill() {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -220,6 +269,6 @@ func (s *Sandbox) Close(ctx context.Context) error {
 	if s.machine != nil {
 		errs = append(errs, s.machine.Stop(ctx), removeRecord(s.bundle))
 	}
-	errs = append(errs, s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)))
+	errs = append(errs, s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)), s.group.Close())
 	return errors.Join(errs...)
 }

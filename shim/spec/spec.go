@@ -141,6 +141,16 @@ func guestDevice(kind string, major, minor int64) bool {
 	return (kind == "c" || kind == "u") && guestDevices[[2]int64{major, minor}]
 }
 
+// CgroupsPath, Resources and OOMScoreAdj are the spec's own, for the VM as a whole
+// (runtime-spec, config-linux.md and config.md).
+func (p *Plan) CgroupsPath() string { return p.spec.Linux.CgroupsPath }
+
+// Resources are the container's limits; nil means none.
+func (p *Plan) Resources() *specs.LinuxResources { return p.spec.Linux.Resources }
+
+// OOMScoreAdj is nil when the spec sets none.
+func (p *Plan) OOMScoreAdj() *int { return p.spec.Process.OOMScoreAdj }
+
 // Guest is the configuration for runc in the guest. rootfs is where the root
 // file system appears there, cgroup is the path of the container's control
 // group, and sources says for each of the plan's binds where it appears.
@@ -203,6 +213,15 @@ func GuestProcess(process *anypb.Any) (*anypb.Any, error) {
 // GuestUpdate are the resources of an update request, for the guest.
 func GuestUpdate(resources *anypb.Any) (*anypb.Any, error) {
 	return rewrite(resources, "the update's resources", func(r *specs.LinuxResources) { *r = *guestResources(r) })
+}
+
+// Resources are an update request's.
+func Resources(resources *anypb.Any) (*specs.LinuxResources, error) {
+	var content specs.LinuxResources
+	if err := json.Unmarshal(resources.GetValue(), &content); err != nil {
+		return nil, fmt.Errorf("the update's resources cannot be read: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	return &content, nil
 }
 
 // rewrite changes the JSON that a request carries as an Any.

@@ -222,6 +222,17 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, err
 	}
+	sb, err := s.guest()
+	if err != nil {
+		return nil, err
+	}
+	hostResources, err := spec.Resources(r.Resources)
+	if err != nil {
+		return nil, err
+	}
+	if err := sb.Update(hostResources); err != nil {
+		return nil, err
+	}
 	return forward(ctx, s, &taskapi.UpdateTaskRequest{ID: r.ID, Resources: resources, Annotations: r.Annotations}, taskapi.TTRPCTaskService.Update)
 }
 

@@ -70,7 +70,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	sb, err := s.openSandbox(r.Bundle)
+	sb, err := s.openSandbox(r.Bundle, c.plan, size)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	if err := s.boot(ctx, sb, configuration, size); err != nil {
+	if err := s.boot(ctx, sb, configuration); err != nil {
 		return nil, err
 	}
 	if err := s.handOver(ctx, sb, c, r, sources, &undo); err != nil {
@@ -134,7 +134,7 @@ func sizeOf(plan *spec.Plan, config config.Config) (spec.Size, error) {
 }
 
 // openSandbox is the shim's sandbox, made for the first container.
-func (s *Service) openSandbox(bundle string) (*sandbox.Sandbox, error) {
+func (s *Service) openSandbox(bundle string, plan *spec.Plan, size spec.Size) (*sandbox.Sandbox, error) {
 	s.lifecycle.Lock()
 	defer s.lifecycle.Unlock()
 	s.mu.Lock()
@@ -142,7 +142,11 @@ func (s *Service) openSandbox(bundle string) (*sandbox.Sandbox, error) {
 	if s.sandbox != nil {
 		return s.sandbox, nil
 	}
-	sb, err := sandbox.New(bundle)
+	sb, err := sandbox.New(bundle, sandbox.Host{
+		Size:        size,
+		CgroupsPath: plan.CgroupsPath(), Resources: plan.Resources(),
+		OOMScoreAdj: plan.OOMScoreAdj(),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -213,14 +217,14 @@ func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
 }
 
 // boot starts the VM for its first container; the others join it.
-func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.Config, size spec.Size) error {
+func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.Config) error {
 	s.lifecycle.Lock()
 	defer s.lifecycle.Unlock()
 	if sb.Running() {
 		return nil
 	}
 	defer phase(ctx, "boot")()
-	if err := sb.Boot(ctx, config, size); err != nil {
+	if err := sb.Boot(ctx, config); err != nil {
 		return err
 	}
 	go s.watch(sb)

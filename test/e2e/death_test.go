@@ -100,7 +100,7 @@ func TestClientKilled(t *testing.T) {
 	for i, after := range []time.Duration{100 * time.Millisecond, 600 * time.Millisecond, 1700 * time.Millisecond} {
 		t.Run(after.String(), func(t *testing.T) {
 			id := fmt.Sprintf("abandoned-%d", i)
-			host.Abandon(after, "run", "--rm", "--null-io", "--runtime", harness.Runtime, harness.Image, id, "sleep", "1000")
+			host.Abandon(after, append(host.CtrRun(), "--null-io", harness.Image, id, "sleep", "1000")...)
 			waitFor(t, "the create to end", func() bool {
 				_, _, _ = host.Ctr("task", "rm", "--force", id)
 				_, err := os.Stat(host.Bundle(id))

@@ -87,7 +87,7 @@ func create(t *testing.T, o options, command ...string) *task {
 	id := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
 	spec := append([]oci.SpecOpts{oci.WithImageConfig(image), oci.WithProcessArgs(command...)}, o.spec...)
 	container, err := host.Client.NewContainer(ctx, id,
-		client.WithNewSnapshot(id, image), client.WithNewSpec(spec...), client.WithRuntime(harness.Runtime, nil))
+		client.WithNewSnapshot(id, image), client.WithNewSpec(spec...), host.WithRuntime())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,28 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
+
+// A refusal is what ctr is given and what the sentence has in it.
+type refusal struct {
+	options []string
+	want    string
+}
+
+// refusedBy is what only one of the drivers can refuse.
+func refusedBy(t *testing.T, driver, dir string) map[string]refusal {
+	t.Helper()
+	if driver == "krun" {
+		return map[string]refusal{
+			"missing libkrun":        {config(t, dir, `krun.library = "/no/libkrun.so.1"`), "libkrun is not installed (/no/libkrun.so.1: no such file): install your distribution's"},
+			"not libkrun":            {config(t, dir, fmt.Sprintf("krun.library = %q", filepath.Join(host.Output, "lib", "msb", "libkrunfw.so.5"))), "this libkrun has no krun_"},
+			"more than a CPU can do": {[]string{"--annotation", "io.containerd.msb.vm.cpus=300"}, "300"},
+		}
+	}
+	return map[string]refusal{
+		"missing QEMU":      {config(t, dir, `qemu.path = "/no/qemu"`), "apt-get install qemu-system-x86"},
+		"missing virtiofsd": {config(t, dir, `qemu.virtiofsd = "/no/virtiofsd"`), "virtiofsd is not there: install it"},
+	}
+}
 
 // What cannot be had is refused with a sentence that says why, and leaves
 // nothing behind.
@@ -34,10 +57,7 @@ func TestRefused(t *testing.T) {
 	}
 	file := filepath.Join(dir, "file")
 
-	for name, c := range map[string]struct {
-		options []string
-		want    string
-	}{
+	cases := map[string]refusal{
 		"missing source":        {[]string{harness.Bind(filepath.Join(dir, "missing"), "/f", "rbind")}, "mount /f: source " + dir + "/missing does not exist"},
 		"fifo":                  {[]string{harness.Bind(fifo, "/f", "rbind")}, "is a FIFO; msb can mount regular files and directories"},
 		"socket":                {[]string{harness.Bind(socket, "/f", "rbind")}, "is a socket"},
@@ -58,13 +78,13 @@ func TestRefused(t *testing.T) {
 		"unknown setting":       {config(t, dir, "kernel = 1"), "unknown setting"},
 		"unknown driver":        {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
 		"missing kit":           {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
-		"missing QEMU":          {config(t, dir, `qemu.path = "/no/qemu"`), "apt-get install qemu-system-x86"},
-		"missing virtiofsd":     {config(t, dir, `qemu.virtiofsd = "/no/virtiofsd"`), "virtiofsd is not there: install it"},
 		"no kernel":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
-		"damaged kernel":        {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), "qemu-system-x86_64 ended"},
+		"damaged kernel":        {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
 		"kernel panic":          {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
 		"no answer in time":     {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
-	} {
+	}
+	maps.Copy(cases, refusedBy(t, host.Driver, dir))
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			id := strings.ReplaceAll(name, " ", "-")
 			_, stderr, code := host.Run(id, c.options, "true")
@@ -92,7 +112,10 @@ func config(t *testing.T, dir, content string) []string {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if _, err := file.WriteString(content + "\n"); err != nil {
+	if !strings.Contains(content, "driver") {
+		content = fmt.Sprintf("driver = %q\n%s\n", host.Driver, content)
+	}
+	if _, err := file.WriteString(content); err != nil {
 		t.Fatal(err)
 	}
 	return []string{"--runtime-config-path", file.Name()}
@@ -102,7 +125,7 @@ func config(t *testing.T, dir, content string) []string {
 func kit(t *testing.T, broken, content string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "guest.erofs"} {
+	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "libkrun.so.1"} {
 		path := filepath.Join(dir, name)
 		if name == broken {
 			write(t, path, content)

@@ -4,6 +4,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 )
@@ -35,6 +37,11 @@ type Host struct {
 	Dir string
 	// Output is the build's output directory.
 	Output string
+	// Driver is the driver under test: MSB_DRIVER, or else qemu, which runs
+	// everywhere.
+	Driver string
+	// Config is a configuration file of the runtime that names the driver.
+	Config string
 	// Client is connected to it.
 	Client *client.Client
 
@@ -52,12 +59,18 @@ func Start() (_ *Host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Dir: dir, Output: output, log: filepath.Join(dir, "log")}
+	h := &Host{
+		Dir: dir, Output: output, log: filepath.Join(dir, "log"),
+		Driver: cmp.Or(os.Getenv("MSB_DRIVER"), "qemu"), Config: filepath.Join(dir, "msb.toml"),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Stop())
 		}
 	}()
+	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n", h.Driver), 0o600); err != nil {
+		return nil, err
+	}
 	if err := h.launch(); err != nil {
 		return nil, err
 	}
@@ -196,8 +209,18 @@ func withoutNotices(stderr string) string {
 // Run runs a command in a new container under the runtime, as a user would.
 // Options are ctr's; the last arguments are the command.
 func (h *Host) Run(id string, options []string, command ...string) (stdout, stderr string, code int) {
-	args := append([]string{"run", "--rm", "--runtime", Runtime}, options...)
-	return h.Ctr(append(append(args, Image, id), command...)...)
+	return h.Ctr(append(append(append(h.CtrRun(), options...), Image, id), command...)...)
+}
+
+// CtrRun is the beginning of ctr's command line for a container under the
+// runtime. A later --runtime-config-path overrides the one that is in it.
+func (h *Host) CtrRun() []string {
+	return []string{"run", "--rm", "--runtime", Runtime, "--runtime-config-path", h.Config}
+}
+
+// WithRuntime is the same for a client.
+func (h *Host) WithRuntime() client.NewContainerOpts {
+	return client.WithRuntime(Runtime, &runtimeoptions.Options{ConfigPath: h.Config})
 }
 
 // Bind is ctr's option that mounts source at destination.

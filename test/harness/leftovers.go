@@ -14,7 +14,7 @@ type Leftovers map[string]bool
 
 // processNames are the names, cut at 15 bytes as the kernel does, of what runs
 // for a container.
-var processNames = []string{"containerd-shim", "qemu-system-x86", "virtiofsd"}
+var processNames = []string{"containerd-shim", "qemu-system-x86", "virtiofsd", "msb-krun", "libkrun VM"}
 
 // Leftovers lists the processes, mounts, directories and sockets that are there
 // now, and the number of containerd's open descriptors.
@@ -32,6 +32,8 @@ func (h *Host) Leftovers() Leftovers {
 	for _, pattern := range []string{
 		h.Bundle("*"), "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
 		"/run/containerd/fifo/*",
+		// Control groups of containers, in version 2 and in each hierarchy of 1.
+		filepath.Join("/sys/fs/cgroup", Namespace, "*/"), filepath.Join("/sys/fs/cgroup/*", Namespace, "*/"),
 	} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {

@@ -1,6 +1,6 @@
-// Package mux is what both ends of a multiplexed byte stream agree on: yamux
-// carries many streams over the one port that a driver without vsock has. It is
-// the only part of vm that the guest shares.
+// Package mux is what both ends of the machine's byte stream agree on: yamux
+// carries all streams over one connection, which is a virtio-serial port or a
+// vsock connection. It is the only part of vm that the guest shares.
 package mux
 
 import (
@@ -13,6 +13,10 @@ import (
 // Port is the name of the virtio-serial port that carries the streams; the
 // guest finds it in /sys/class/virtio-ports/*/name.
 const Port = "msb.agent"
+
+// VsockPort is the port of the host (CID 2) that the agent connects to where the
+// machine has a vsock device (vsock(7)).
+const VsockPort = 1024
 
 // Config is the configuration of both sessions. The host is the yamux client: it
 // opens every stream, and accepts none.

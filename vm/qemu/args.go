@@ -2,10 +2,14 @@ package qemu
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -27,6 +31,20 @@ type plan struct {
 	tscKHz  int64 // frequency of the host's time stamp counter, 0 if unknown
 	agentFD int   // socket of the virtio-serial port
 	shareFD []int // vhost-user sockets, one for each of config.Shares
+}
+
+// jail is what QEMU's process is confined to. Its devices need nothing of the
+// host but what it gets as descriptors.
+func (p plan) jail(qemu string, files []*os.File) jail.Spec {
+	return jail.Spec{
+		Program:         qemu,
+		Args:            p.args(),
+		Files:           files,
+		Output:          p.config.Console,
+		Namespaces:      jail.Isolated,
+		NoNewPrivileges: true,
+		Limits:          []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}},
+	}
 }
 
 // args is QEMU's command line, without the program.

@@ -97,12 +97,7 @@ func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error)
 	if err := checkKernel(config.Kernel); err != nil {
 		return nil, err
 	}
-	m := newMachine(config.Console)
-	if err := m.start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()}); err != nil {
-		_ = m.Stop(context.WithoutCancel(ctx))
-		return nil, err
-	}
-	return m, nil
+	return start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()})
 }
 
 // checkKernel refuses what QEMU would take for a kernel of another kind, enter

@@ -1,0 +1,56 @@
+// msb-krun is the VMM of the krun driver: a process that becomes a libkrun
+// microVM. The shim starts it; it is not run by hand.
+//
+// It is a program of its own, and not the shim once more, because libkrun makes
+// it dynamically linked and because it is the part that a guest may come to own:
+// the less there is in it, the better.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun/libkrun"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "msb-krun:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	// The guest's work is done by libkrun's own threads.
+	debug.SetGCPercent(-1)
+	signal.Ignore(unix.SIGPIPE)
+	var machine api.Machine
+	if err := json.NewDecoder(os.Stdin).Decode(&machine); err != nil {
+		return fmt.Errorf("reading the machine's description: %w", err)
+	}
+	library, err := load(machine)
+	if err != nil {
+		jail.Fail(err)
+		return err
+	}
+	if err := jail.Enter(); err != nil {
+		return err
+	}
+	return library.Boot(machine)
+}
+
+// load does what needs the host's files.
+func load(machine api.Machine) (*libkrun.Library, error) {
+	library, err := libkrun.Load(machine.Libraries...)
+	if err != nil {
+		return nil, err
+	}
+	return library, library.Check(machine)
+}

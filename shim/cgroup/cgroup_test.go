@@ -1,0 +1,149 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestPath(t *testing.T) {
+	for given, want := range map[string]string{
+		"":                   "",
+		"/default/a":         "/default/a",
+		"default/a":          "/default/a",
+		"/../../default":     "/default",
+		"system.slice:msb:a": "/system.slice/msb-a.scope",
+		":msb:a":             "/system.slice/msb-a.scope",
+		"-.slice::a":         "/a.scope",
+		"kubepods-burstable-pod1.slice:cri-containerd:a": "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-a.scope",
+		"a.slice:x:y.slice": "/a.slice/y.slice",
+	} {
+		if got, err := Path(given); got != want || err != nil {
+			t.Errorf("%q: %q, %v, want %q", given, got, err, want)
+		}
+	}
+	for _, given := range []string{"/", "..", "a:b", "a:b:c:d", "a:b:c", "../a.slice:b:c", "a--b.slice:b:c", "a.slice:b:../c"} {
+		if got, err := Path(given); err == nil {
+			t.Errorf("%q was taken: %q", given, got)
+		}
+	}
+}
+
+func TestResources(t *testing.T) {
+	const guest = 512 << 20
+	limit, quota, runtime, pids := int64(1<<20), int64(50_000), int64(1), int64(10)
+	host := Resources(&specs.LinuxResources{
+		CPU:     &specs.LinuxCPU{Quota: &quota, Cpus: "0", RealtimeRuntime: &runtime},
+		Memory:  &specs.LinuxMemory{Limit: &limit},
+		Pids:    &specs.LinuxPids{Limit: &pids},
+		Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}},
+	}, guest)
+	if *host.CPU.Quota != quota || host.CPU.Cpus != "0" || host.CPU.RealtimeRuntime != nil {
+		t.Errorf("CPU %+v", host.CPU)
+	}
+	if *host.Memory.Limit != guest+vmmAllowance {
+		t.Errorf("memory limit %d", *host.Memory.Limit)
+	}
+	if host.Pids != nil || host.Devices != nil {
+		t.Errorf("the container's own limits bind the VMM: %+v", host)
+	}
+	if host := Resources(&specs.LinuxResources{}, guest); host.Memory != nil || host.CPU != nil {
+		t.Errorf("limits out of nothing: %+v", host)
+	}
+}
+
+// A process that enters a group has its children in it, leaves it, and takes it
+// away; what it leaves when it is killed, Remove takes away.
+func TestGroup(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("needs root")
+	}
+	path := fmt.Sprintf("/msb-test/%d", os.Getpid())
+	quota, period := int64(50_000), uint64(100_000)
+	before := membership(t)
+	group, err := Enter(path, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("cat", "/proc/self/cgroup")
+	output, err := child.Output()
+	if err != nil || !strings.Contains(string(output), path) {
+		t.Errorf("a child is in %s, %v", output, err)
+	}
+	if value := quotaOf(t, path); value != "50000" {
+		t.Errorf("quota %s", value)
+	}
+	quota = 70_000
+	if err := group.Update(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}}, 0); err != nil {
+		t.Error(err)
+	}
+	if value := quotaOf(t, path); value != "70000" {
+		t.Errorf("quota after the update %s", value)
+	}
+	if err := group.Close(); err != nil {
+		t.Error(err)
+	}
+	if after := membership(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if left := groups(path); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+
+	sleeper := exec.Command("sleep", "100")
+	group, err = Enter(path, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := group.leave(os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
+	_ = sleeper.Process.Kill()
+	_ = sleeper.Wait()
+	if err := Remove(path); err != nil {
+		t.Error(err)
+	}
+	if err := Remove(path); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+	if left := groups(path); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	for _, dir := range groups("/msb-test") {
+		_ = os.Remove(dir)
+	}
+}
+
+func membership(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func groups(path string) []string {
+	found, _ := filepath.Glob(unifiedRoot + path)
+	more, _ := filepath.Glob(unifiedRoot + "/*" + path)
+	return append(found, more...)
+}
+
+func quotaOf(t *testing.T, path string) string {
+	t.Helper()
+	for _, file := range []string{unifiedRoot + path + "/cpu.max", unifiedRoot + "/cpu" + path + "/cpu.cfs_quota_us"} {
+		if data, err := os.ReadFile(file); err == nil {
+			return strings.Fields(string(data))[0]
+		}
+	}
+	t.Fatal("no quota")
+	return ""
+}

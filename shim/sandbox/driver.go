@@ -1,0 +1,67 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
+	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
+)
+
+// vmmFile is the krun driver's VMM in the kit.
+const vmmFile = "msb-krun"
+
+// drivers are the configured driver, or those that are tried in turn. Which of
+// them it is, is decided at every start: a kernel module may come and go.
+func drivers(config config.Config) []vm.Driver {
+	libraries := []string{config.Krun.Library}
+	if config.Krun.Library == "" {
+		libraries = []string{krun.Library, filepath.Join(config.Kit, krun.Library)}
+	}
+	all := []vm.Driver{
+		krun.Driver{Program: filepath.Join(config.Kit, vmmFile), Libraries: libraries},
+		qemu.Driver{QEMU: config.QEMU.Path, Virtiofsd: config.QEMU.Virtiofsd},
+	}
+	for _, driver := range all {
+		if driver.Name() == config.Driver {
+			return []vm.Driver{driver}
+		}
+	}
+	return all // auto
+}
+
+// startFirst starts the machine with the first driver that can run it here.
+// What a driver cannot do because of the host is passed over, with a warning;
+// any other failure would be the same with the next.
+func startFirst(ctx context.Context, drivers []vm.Driver, config vm.Config) (vm.Driver, vm.Machine, error) {
+	var errs []error
+	for i, driver := range drivers {
+		machine, err := start(ctx, driver, config)
+		if err == nil {
+			return driver, machine, nil
+		}
+		err = fmt.Errorf("driver %s: %w", driver.Name(), err)
+		if !errdefs.IsFailedPrecondition(err) {
+			return nil, nil, err
+		}
+		errs = append(errs, err)
+		if i+1 < len(drivers) {
+			log.G(ctx).WithError(err).Warnf("using driver %s instead", drivers[i+1].Name())
+		}
+	}
+	return nil, nil, errors.Join(errs...)
+}
+
+func start(ctx context.Context, driver vm.Driver, config vm.Config) (vm.Machine, error) {
+	if err := driver.Check(ctx); err != nil {
+		return nil, err
+	}
+	return driver.Start(ctx, config)
+}

@@ -1,0 +1,226 @@
+package jail
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// entry is how long a cooperating process may take to load its libraries.
+const entry = 20 * time.Second
+
+// Start starts a process in its jail and returns when it is confined. After an
+// error nothing of it is left.
+func Start(spec Spec) (*Process, error) {
+	p := &Process{output: spec.Output, exited: make(chan struct{})}
+	started := make(chan error)
+	onOwnThread(func() { p.keep(spec, started) })
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// onOwnThread runs f in a goroutine on a thread that ends with it, so that f may
+// change what belongs to a thread: its mount namespace, its capabilities, its
+// children's death signal. The main thread would not end.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread() // for good
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		running := make(chan struct{})
+		onOwnThread(func() { close(running); f() })
+		<-running // while this one keeps the main thread
+		runtime.UnlockOSThread()
+	}()
+}
+
+// keep is the life of a process, on a thread of its own. The death signal comes
+// when the *thread* that forked ends (prctl(2), PR_SET_PDEATHSIG), so the thread
+// stays until the process is gone; then the mount namespace goes with it.
+func (p *Process) keep(spec Spec, started chan<- error) {
+	if err := p.start(spec); err != nil {
+		started <- err
+		return
+	}
+	started <- nil
+	p.wait()
+}
+
+func (p *Process) wait() {
+	_ = p.cmd.Wait()
+	close(p.exited)
+}
+
+func (p *Process) start(spec Spec) (err error) {
+	// Whatever this process was started with is not for its children.
+	if err := unix.CloseRange(FirstFile, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return os.NewSyscallError("close_range", err)
+	}
+	var root *builtRoot
+	if spec.Root != nil {
+		if root, err = build(*spec.Root); err != nil {
+			return fmt.Errorf("building the jail: %w", err)
+		}
+		defer root.close()
+		if !spec.Cooperates {
+			if err := root.enter(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := dropCapabilities(spec.Capabilities); err != nil {
+		return err
+	}
+	if spec.NoNewPrivileges {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
+		}
+	}
+	control, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	err = p.launch(spec, theirs)
+	theirs.Close()
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", spec.Program, err)
+	}
+	if err := p.confine(spec, root, control); err != nil {
+		p.Kill()
+		p.wait()
+		return err
+	}
+	return nil
+}
+
+// launch forks and executes.
+func (p *Process) launch(spec Spec, control *os.File) error {
+	p.cmd = exec.Command(spec.Program, spec.Args...)
+	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	p.cmd.Dir = "/"
+	p.cmd.Stdin = bytes.NewReader(spec.Input)
+	p.cmd.Stdout, p.cmd.Stderr = spec.Output, spec.Output
+	p.cmd.ExtraFiles = spec.Files
+	if spec.Cooperates {
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles[:len(spec.Files):len(spec.Files)], control)
+		p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("%s=%d", controlEnv, FirstFile+len(spec.Files)))
+	}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Cloneflags: spec.Namespaces}
+	// Who keeps a pipe of the child open after its end does not keep us.
+	p.cmd.WaitDelay = time.Second
+	return p.cmd.Start()
+}
+
+// confine does what can only be done to a process that exists, and lets a
+// cooperating one go on.
+func (p *Process) confine(spec Spec, root *builtRoot, control *os.File) error {
+	for _, limit := range spec.Limits {
+		value := unix.Rlimit{Cur: limit.Value, Max: limit.Value}
+		if err := unix.Prlimit(p.Pid(), limit.Resource, &value, nil); err != nil {
+			return fmt.Errorf("limiting resource %d of the VMM to %d: %w", limit.Resource, limit.Value, err)
+		}
+	}
+	if !spec.Cooperates {
+		return nil
+	}
+	if err := awaitLoaded(control); err != nil {
+		return err
+	}
+	if root != nil {
+		if err := root.descriptors(p.Pid()); err != nil {
+			return err
+		}
+		if err := root.enter(); err != nil {
+			return err
+		}
+	}
+	return release(control, spec.Filter)
+}
+
+// dropCapabilities takes from the bounding set of this thread, which its children
+// inherit, all that is not to be kept.
+func dropCapabilities(keep []uintptr) error {
+	if keep == nil {
+		return nil
+	}
+	kept := make(map[uintptr]bool)
+	for _, capability := range keep {
+		kept[capability] = true
+	}
+	for capability := uintptr(0); ; capability++ {
+		_, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, capability, 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return nil // the kernel knows no more of them
+		}
+		if err != nil {
+			return os.NewSyscallError("prctl(PR_CAPBSET_READ)", err)
+		}
+		if kept[capability] {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
+			return os.NewSyscallError("prctl(PR_CAPBSET_DROP)", err)
+		}
+	}
+}
+
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	// The other side waits without a poller of its own.
+	if err := unix.SetNonblock(fds[1], false); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
+}
+
+// awaitLoaded reads what the process says: that it has loaded what it needs, or
+// why it cannot.
+func awaitLoaded(control *os.File) error {
+	if err := control.SetReadDeadline(time.Now().Add(entry)); err != nil {
+		return err
+	}
+	word := make([]byte, 1)
+	if _, err := io.ReadFull(control, word); err != nil {
+		return fmt.Errorf("the VMM did not get as far as its jail: %w (%w)", err, errdefs.ErrUnavailable)
+	}
+	if word[0] == wordLoaded {
+		return nil
+	}
+	reason, err := io.ReadAll(io.LimitReader(control, 4096))
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", reason, errdefs.ErrFailedPrecondition)
+}
+
+// release tells the process that it is in its jail.
+func release(control *os.File, filter bool) error {
+	word := []byte{wordGo}
+	if filter {
+		word[0] = wordGoFiltered
+	}
+	if _, err := control.Write(word); err != nil {
+		return fmt.Errorf("the VMM ended before it was in its jail: %w (%w)", err, errdefs.ErrUnavailable)
+	}
+	return nil
+}

@@ -1,0 +1,29 @@
+// Package api is what the krun driver tells msb-krun, as JSON on its standard
+// input. It imports nothing, so that neither side gets what the other needs.
+package api
+
+// A Machine is what the VMM's process is told to run. Paths are those in its
+// jail.
+type Machine struct {
+	// Libraries are the places where libkrun may be, on the host.
+	Libraries []string
+	// CPUs is the number of virtual CPUs.
+	CPUs int
+	// MemoryMiB is the guest's RAM.
+	MemoryMiB int64
+	// Kernel is an ELF image, CommandLine all of its command line.
+	Kernel, CommandLine string
+	// Disk is the raw, read-only image that becomes /dev/vda.
+	Disk string
+	// Shares become virtio-fs devices.
+	Shares []Share
+	// Console is what the guest's console is written to.
+	Console string
+	// Socket is the unix socket to which a guest's connection to vsock port Port
+	// of the host is joined.
+	Socket string
+	Port   uint32
+}
+
+// A Share is a directory for the guest.
+type Share struct{ Tag, Dir string }

@@ -1,0 +1,130 @@
+// Package krun runs machines with libkrun, a VMM in a library, on KVM. The
+// library is loaded by a process of its own, msb-krun, in a jail.
+package krun
+
+import (
+	"context"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/machine"
+)
+
+// Name is the driver's name.
+const Name = "krun"
+
+// Library is the name under which the loader finds libkrun (ld.so(8)).
+const Library = "libkrun.so.1"
+
+// Driver implements vm.Driver.
+type Driver struct {
+	// Program is the path of msb-krun.
+	Program string
+	// Libraries are the places where libkrun may be, the first that has it counts:
+	// paths, or names for the loader.
+	Libraries []string
+}
+
+var _ vm.Driver = Driver{}
+
+// Name implements vm.Driver.
+func (Driver) Name() string { return Name }
+
+// Check implements vm.Driver. That libkrun is there is known when msb-krun has
+// loaded it: Start tells.
+func (d Driver) Check(context.Context) error {
+	if _, err := os.Stat(d.Program); err != nil {
+		return fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
+	}
+	return kvm.Check()
+}
+
+// Start implements vm.Driver.
+func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
+	if err := checkFiles(config); err != nil {
+		return nil, err
+	}
+	p := plan{driver: d, config: config, descriptors: descriptorLimit()}
+	input, err := json.Marshal(p.machine())
+	if err != nil {
+		return nil, err
+	}
+	agent, err := listen(p.socket())
+	if err != nil {
+		return nil, fmt.Errorf("making the agent's socket: %w", err)
+	}
+	spec := p.jail()
+	spec.Input, spec.Output = input, config.Console
+	process, err := jail.Start(spec)
+	if err != nil {
+		agent.Close()
+		return nil, err
+	}
+	return machine.Run(machine.Parts{
+		VMM:     machine.Process{Process: process, Console: config.Console, Name: d.Program},
+		Connect: agent.accept,
+	}), nil
+}
+
+// checkFiles refuses a kit that libkrun would fail on, or never come back from.
+func checkFiles(config vm.Config) error {
+	for _, file := range []string{config.Kernel, config.Disk} {
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
+		}
+	}
+	file, err := elf.Open(config.Kernel)
+	if err != nil {
+		return fmt.Errorf("the guest's kernel %s is no ELF image, reinstall the guest kit: %w (%w)", config.Kernel, err, errdefs.ErrFailedPrecondition)
+	}
+	return file.Close()
+}
+
+// descriptorLimit is how many descriptors this process could give itself.
+func descriptorLimit() uint64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return limit.Max
+}
+
+// listener takes the one connection that the VMM makes for the guest.
+type listener struct{ *net.UnixListener }
+
+func listen(path string) (listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return listener{}, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	return listener{l}, err
+}
+
+// accept waits for the agent and takes nobody after it.
+func (l listener) accept(done <-chan struct{}) (net.Conn, error) {
+	accepted := make(chan struct{})
+	defer close(accepted)
+	go func() {
+		select {
+		case <-done:
+		case <-accepted:
+		}
+		l.Close()
+	}()
+	conn, err := l.Accept()
+	if errors.Is(err, net.ErrClosed) {
+		return nil, errors.New("the machine ended before the agent called")
+	}
+	return conn, err
+}

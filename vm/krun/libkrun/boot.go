@@ -1,0 +1,77 @@
+package libkrun
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun/api"
+)
+
+// Values of libkrun.h.
+const (
+	logWarn     = 2 // KRUN_LOG_LEVEL_WARN
+	logNever    = 2 // KRUN_LOG_STYLE_NEVER: no colours
+	logNoEnv    = 1 // KRUN_LOG_OPTION_NO_ENV
+	logStderr   = 2 // a descriptor
+	formatELF   = 1 // KRUN_KERNEL_FORMAT_ELF
+	diskRaw     = 0 // KRUN_DISK_FORMAT_RAW
+	noTSI       = 0 // no socket of the guest becomes one of the host
+	noInitramfs = 0
+	noDAXWindow = 0
+)
+
+// Check refuses what the library would refuse later and less clearly.
+func (l *Library) Check(m api.Machine) error {
+	most := l.GetMaxVCPUs()
+	if err := errno(most); err != nil {
+		return fmt.Errorf("asking KVM for the number of virtual CPUs: %w", err)
+	}
+	if limit := min(int(most), math.MaxUint8); m.CPUs > limit {
+		return fmt.Errorf("%d virtual CPUs are more than libkrun and KVM allow here, which is %d", m.CPUs, limit)
+	}
+	if m.MemoryMiB > math.MaxUint32 {
+		return fmt.Errorf("%d MiB of memory are more than libkrun allows", m.MemoryMiB)
+	}
+	return nil
+}
+
+// Boot runs the machine. It returns only with an error: when the guest ends, the
+// process does.
+func (l *Library) Boot(m api.Machine) error {
+	if err := errno(l.InitLog(logStderr, logWarn, logNever, logNoEnv)); err != nil {
+		return fmt.Errorf("libkrun's log: %w", err)
+	}
+	created := l.CreateContext()
+	if err := errno(created); err != nil {
+		return fmt.Errorf("creating libkrun's context: %w", err)
+	}
+	ctx := uint32(created)
+	type step struct {
+		what string
+		do   func() int32
+	}
+	steps := []step{
+		{"size", func() int32 { return l.SetVMConfig(ctx, uint8(m.CPUs), uint32(m.MemoryMiB)) }},
+		{"kernel", func() int32 { return l.SetKernel(ctx, m.Kernel, formatELF, noInitramfs, m.CommandLine) }},
+		{"disk", func() int32 { return l.AddDisk(ctx, "root", m.Disk, diskRaw, true) }},
+		{"console", func() int32 { return l.SetConsoleOutput(ctx, m.Console) }},
+		// Instead of the implicit device, which would join the guest's sockets to
+		// the host's network.
+		{"vsock", func() int32 { return l.DisableImplicitVsock(ctx) }},
+		{"vsock", func() int32 { return l.AddVsock(ctx, noTSI) }},
+		{"vsock port", func() int32 { return l.AddVsockPort(ctx, m.Port, m.Socket, false) }},
+	}
+	for _, share := range m.Shares {
+		steps = append(steps, step{"share " + share.Tag, func() int32 {
+			return l.AddVirtioFS(ctx, share.Tag, share.Dir, noDAXWindow, false)
+		}})
+	}
+	// The start comes last, and in the same way.
+	steps = append(steps, step{"machine", func() int32 { return l.StartEnter(ctx) }})
+	for _, step := range steps {
+		if err := errno(step.do()); err != nil {
+			return fmt.Errorf("libkrun refused the %s: %w", step.what, err)
+		}
+	}
+	return nil
+}

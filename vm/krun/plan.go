@@ -1,0 +1,105 @@
+package krun
+
+import (
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
+)
+
+// Names in the jail.
+const (
+	jailKernel  = "/vmlinux"
+	jailDisk    = "/guest.erofs"
+	jailSocket  = "/agent.sock"
+	jailConsole = "/proc/self/fd/1" // a pipe to the shim
+)
+
+// capabilities are what libkrun's file server does as root on behalf of the
+// guest's users (capabilities(7)). It has none that reaches beyond files.
+var capabilities = []uintptr{
+	unix.CAP_CHOWN,        // chown in the guest
+	unix.CAP_DAC_OVERRIDE, // the guest's root reads and writes what others own
+	unix.CAP_FOWNER,       // and changes its mode, times and attributes
+	unix.CAP_FSETID,       // and keeps set-id bits; dropped for the writes that clear them
+	unix.CAP_SETUID,       // a file is made by the user that makes it in the guest
+	unix.CAP_SETGID,       // and by its group
+	unix.CAP_SETFCAP,      // file capabilities, which packages install
+	unix.CAP_MKNOD,        // device nodes in a root file system; shares are nodev
+}
+
+// plan is a machine with everything decided.
+type plan struct {
+	driver      Driver
+	config      vm.Config
+	descriptors uint64 // most that the VMM can have
+}
+
+// rootDir is where the jail's root is mounted before it is the root.
+func (p plan) rootDir() string { return p.config.Dir }
+
+// socket is where the agent's connection arrives.
+func (p plan) socket() string { return filepath.Join(p.config.Dir, "agent.sock") }
+
+// machine is the description for msb-krun.
+func (p plan) machine() api.Machine {
+	m := api.Machine{
+		Libraries: p.driver.Libraries,
+		CPUs:      p.config.CPUs, MemoryMiB: p.config.Memory >> 20,
+		Kernel: jailKernel, CommandLine: p.commandLine(),
+		Disk:    jailDisk,
+		Console: jailConsole,
+		Socket:  jailSocket, Port: mux.VsockPort,
+	}
+	for _, share := range p.config.Shares {
+		m.Shares = append(m.Shares, api.Share{Tag: share.Tag, Dir: shareDir(share)})
+	}
+	return m
+}
+
+// commandLine is the guest kernel's. The kernel resets through the keyboard
+// controller, which libkrun takes for the machine's end.
+func (p plan) commandLine() string {
+	return strings.Join([]string{
+		"console=hvc0", "quiet", "reboot=k", "panic=-1", "mitigations=off", "nomodule", "no-kvmapf",
+		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
+	}, " ")
+}
+
+// jail is what the VMM's process is confined to.
+func (p plan) jail() jail.Spec {
+	binds := []jail.Bind{
+		{Source: p.config.Kernel, Target: jailKernel, ReadOnly: true},
+		{Source: p.config.Disk, Target: jailDisk, ReadOnly: true},
+		{Source: p.socket(), Target: jailSocket},
+		{Source: kvm.Device, Target: kvm.Device, Device: true},
+	}
+	for _, share := range p.config.Shares {
+		binds = append(binds, jail.Bind{Source: share.Dir, Target: shareDir(share), Tree: true})
+	}
+	limits := []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}}
+	if p.descriptors > 0 {
+		// One for every file that the guest has in its cache.
+		limits = append(limits, jail.Limit{Resource: unix.RLIMIT_NOFILE, Value: p.descriptors})
+	}
+	return jail.Spec{
+		Program:         p.driver.Program,
+		Root:            &jail.Root{Dir: p.rootDir(), Binds: binds, Descriptors: true},
+		Namespaces:      jail.Isolated,
+		Capabilities:    capabilities,
+		NoNewPrivileges: true,
+		Limits:          limits,
+		Cooperates:      true,
+		Filter:          true,
+	}
+}
+
+// shareDir is a share's directory in the jail.
+func shareDir(share vm.Share) string { return path.Join("/shares", share.Tag) }
