@@ -106,7 +106,8 @@ func TestClientKilled(t *testing.T) {
 				_, err := os.Stat(host.Bundle(id))
 				return err != nil
 			})
-			if _, stderr, code := host.Ctr("container", "rm", id); code != 0 {
+			// On a slow machine the client had not even made the container.
+			if _, stderr, code := host.Ctr("container", "rm", id); code != 0 && !strings.Contains(stderr, "not found") {
 				t.Errorf("removing the container: %s", stderr)
 			}
 		})

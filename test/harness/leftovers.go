@@ -33,7 +33,7 @@ func (h *Host) Leftovers() Leftovers {
 		h.Bundle("*"), "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
 		"/run/containerd/fifo/*",
 		// Control groups of containers, in version 2 and in each hierarchy of 1.
-		filepath.Join("/sys/fs/cgroup", Namespace, "*/"), filepath.Join("/sys/fs/cgroup/*", Namespace, "*/"),
+		filepath.Join("/sys/fs/cgroup", Namespace, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", Namespace, "*/cgroup.procs"),
 	} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {

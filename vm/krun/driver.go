@@ -55,7 +55,7 @@ func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
 	if err := checkFiles(config); err != nil {
 		return nil, err
 	}
-	p := plan{driver: d, config: config, descriptors: descriptorLimit()}
+	p := d.plan(config)
 	input, err := json.Marshal(p.machine())
 	if err != nil {
 		return nil, err
@@ -75,6 +75,14 @@ func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
 		VMM:     machine.Process{Process: process, Console: config.Console, Name: d.Program},
 		Connect: agent.accept,
 	}), nil
+}
+
+// Jail is what the VMM's process of a machine is confined to: a test puts another
+// program in its place.
+func (d Driver) Jail(config vm.Config) jail.Spec { return d.plan(config).jail() }
+
+func (d Driver) plan(config vm.Config) plan {
+	return plan{driver: d, config: config, descriptors: descriptorLimit()}
 }
 
 // checkFiles refuses a kit that libkrun would fail on, or never come back from.
@@ -103,12 +111,22 @@ func descriptorLimit() uint64 {
 // listener takes the one connection that the VMM makes for the guest.
 type listener struct{ *net.UnixListener }
 
+// listen goes by a descriptor: the path of a socket has room for 107 bytes, and a
+// bundle's is longer (unix(7)).
 func listen(path string) (listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
 		return listener{}, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	return listener{l}, err
+	defer dir.Close()
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+	if err != nil {
+		return listener{}, err
+	}
+	// The name goes with the directory's file system.
+	l.SetUnlinkOnClose(false)
+	return listener{l}, nil
 }
 
 // accept waits for the agent and takes nobody after it.

@@ -42,9 +42,6 @@ type plan struct {
 	descriptors uint64 // most that the VMM can have
 }
 
-// rootDir is where the jail's root is mounted before it is the root.
-func (p plan) rootDir() string { return p.config.Dir }
-
 // socket is where the agent's connection arrives.
 func (p plan) socket() string { return filepath.Join(p.config.Dir, "agent.sock") }
 
@@ -91,7 +88,7 @@ func (p plan) jail() jail.Spec {
 	}
 	return jail.Spec{
 		Program:         p.driver.Program,
-		Root:            &jail.Root{Dir: p.rootDir(), Binds: binds, Descriptors: true},
+		Root:            &jail.Root{Dir: p.config.Dir, Binds: binds, Descriptors: true},
 		Namespaces:      jail.Isolated,
 		Capabilities:    capabilities,
 		NoNewPrivileges: true,

@@ -1,0 +1,294 @@
+// Package hostile runs an intruder's program in the place of the VMM: who owns
+// the guest owns the VMM, so the jail must hold against the VMM itself. Every
+// measure is switched off once, to see that it is the one that holds.
+package hostile
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
+)
+
+// payloadArgument makes this test's program the payload.
+const payloadArgument = "hostile-payload"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == payloadArgument {
+		if err := payload(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// A measure is one part of the confinement.
+type measure string
+
+const (
+	ownRoot         measure = "own root"
+	ownNamespaces   measure = "own namespaces"
+	fewCapabilities measure = "few capabilities"
+	filter          measure = "system call filter"
+	noDescriptors   measure = "no inherited descriptors"
+	lowLimits       measure = "resource limits"
+	readOnlyTree    measure = "read-only trees"
+	readOnlyShare   measure = "read-only share"
+	readOnlyImage   measure = "read-only disk"
+	noDevices       measure = "nodev"
+)
+
+func TestJail(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test mounts: run it as root")
+	}
+	t.Run("all measures on", func(t *testing.T) {
+		outcomes := attack(t, nil)
+		table := new(strings.Builder)
+		w := tabwriter.NewWriter(table, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "ATTEMPT\tSTOPPED BY\tANSWER")
+		for i, outcome := range outcomes {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", outcome.Attempt, join(attempts[i].measures), cmp.Or(outcome.Refused, "SUCCEEDED"))
+			if outcome.Refused == "" {
+				t.Errorf("%s: succeeded", outcome.Attempt)
+			}
+		}
+		w.Flush()
+		t.Log("\n" + table.String())
+	})
+	tried := make(map[string]bool)
+	for _, each := range attempts {
+		off := each.measures
+		if tried[join(off)] {
+			continue
+		}
+		tried[join(off)] = true
+		t.Run("without "+join(off), func(t *testing.T) {
+			outcomes := attack(t, off)
+			for i, attempt := range attempts {
+				if slices.Equal(attempt.measures, off) && outcomes[i].Refused != "" {
+					t.Errorf("%s: still refused, so something else stops it, or the attack is none: %s", attempt.name, outcomes[i].Refused)
+				}
+			}
+		})
+	}
+}
+
+func join(measures []measure) string {
+	words := make([]string, len(measures))
+	for i, m := range measures {
+		words[i] = string(m)
+	}
+	return strings.Join(words, ", ")
+}
+
+// attack runs the payload in the VMM's jail, some measures switched off.
+func attack(t *testing.T, off []measure) []Outcome {
+	t.Helper()
+	without := make(map[measure]bool)
+	for _, m := range off {
+		without[m] = true
+	}
+	s := stage(t, without)
+	var output bytes.Buffer
+	spec := s.spec
+	spec.Output = &output
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Program, spec.Args = self, []string{payloadArgument}
+	if spec.Input, err = json.Marshal(s.targets); err != nil {
+		t.Fatal(err)
+	}
+	process, err := jail.Start(spec)
+	if err != nil {
+		t.Fatalf("starting the payload: %v\n%s", err, output.String())
+	}
+	select {
+	case <-process.Exited():
+	case <-time.After(time.Minute):
+		process.Kill()
+		t.Fatal("the payload does not end")
+	}
+	var outcomes []Outcome
+	if err := json.Unmarshal(output.Bytes(), &outcomes); err != nil {
+		t.Fatalf("the payload said %q (%v): %v", output.String(), process.State(), err)
+	}
+	return outcomes
+}
+
+// scene is a sandbox as the shim makes one, and a host to attack.
+type scene struct {
+	spec    jail.Spec
+	targets Targets
+}
+
+func stage(t *testing.T, without map[measure]bool) scene {
+	t.Helper()
+	dir := t.TempDir()
+	made := func(path, content string, mode os.FileMode) string {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	secret := made("host/secret", "secret", 0o600)
+	made("share/program", string(exitProgram), 0o755)
+	trees, other := open(t, filepath.Join(dir, "mine")), open(t, filepath.Join(dir, "other"))
+	directory := add(t, trees, filepath.Join(dir, "share"), share.Attributes{})
+	readOnly := add(t, trees, made("conf/ro", "ro", 0o600), share.Attributes{ReadOnly: !without[readOnlyShare]})
+	foreign := add(t, other, made("conf/foreign", "x", 0o600), share.Attributes{})
+
+	files := trees.Files()
+	if without[readOnlyTree] {
+		files = filepath.Join(dir, "mine", "files")
+	}
+	config := vm.Config{
+		Kernel: made("kit/vmlinux", "kernel", 0o644), Disk: made("kit/guest.erofs", "disk", 0o644),
+		Shares: []vm.Share{{Tag: "pool", Dir: trees.Pool()}, {Tag: "files", Dir: files}},
+		Dir:    filepath.Join(dir, "vm"),
+	}
+	if err := os.Mkdir(config.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	agent, err := net.Listen("unix", filepath.Join(config.Dir, "agent.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { agent.Close() })
+	s := scene{spec: krun.Driver{}.Jail(config), targets: attackable(t, dir, secret)}
+	s.targets.Other = filepath.Join(dir, "other", "files", foreign.Tag, "foreign")
+	s.targets.Writable = filepath.Join("/shares/pool", directory.Tag)
+	s.targets.Node = s.targets.Writable
+	s.targets.Executable = filepath.Join(s.targets.Writable, "program")
+	s.targets.Staging = filepath.Join("/shares/files", readOnly.Tag)
+	s.targets.ReadOnly = filepath.Join(s.targets.Staging, "ro")
+	s.targets.Image = "/guest.erofs"
+	s.switchOff(t, dir, without)
+	return s
+}
+
+// switchOff takes measures away.
+func (s *scene) switchOff(t *testing.T, dir string, without map[measure]bool) {
+	t.Helper()
+	for m := range without {
+		switch m {
+		case ownRoot:
+			s.spec.Root = nil
+			s.targets.Writable = filepath.Join(dir, "share")
+		case ownNamespaces:
+			s.spec.Namespaces = 0
+		case fewCapabilities:
+			s.spec.Capabilities = nil
+		case filter:
+			s.spec.Filter = false
+		case lowLimits:
+			s.spec.Limits = nil
+		case noDescriptors:
+			host, err := os.Open(filepath.Dir(s.targets.Secret))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { host.Close() })
+			s.spec.Files = append(s.spec.Files, host)
+		case readOnlyImage:
+			for i := range s.spec.Root.Binds {
+				s.spec.Root.Binds[i].ReadOnly = false
+			}
+		case noDevices:
+			s.spec.Root.Binds = append(s.spec.Root.Binds, jail.Bind{Source: filepath.Join(dir, "share"), Target: "/nodes", Device: true})
+			s.targets.Node = "/nodes"
+		}
+	}
+}
+
+// attackable puts on the host what there is to attack beside files.
+func attackable(t *testing.T, dir, secret string) Targets {
+	t.Helper()
+	targets := Targets{Secret: secret, Abstract: fmt.Sprintf("@msb-hostile-%d", os.Getpid()), Socket: filepath.Join(dir, "host", "socket")}
+	victim := exec.Command("sleep", "300")
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = victim.Process.Kill(); _ = victim.Wait() })
+	targets.Victim = victim.Process.Pid
+	// In a container, process 1 may be somebody else's.
+	targets.Init = 1
+	if _, err := os.Stat("/proc/1/root/"); err != nil {
+		targets.Init = targets.Victim
+	}
+	for _, address := range []string{targets.Abstract, targets.Socket} {
+		listener, err := net.Listen("unix", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { listener.Close() })
+	}
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	targets.Port = listener.Addr().(*net.TCPAddr).Port
+	targets.SharedKey = 0x6d7362 + os.Getpid()
+	segment, err := unix.SysvShmGet(targets.SharedKey, 4096, unix.IPC_CREAT|0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = unix.SysvShmCtl(segment, unix.IPC_RMID, nil) })
+	return targets
+}
+
+func open(t *testing.T, dir string) *share.Trees {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	trees, err := share.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := trees.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return trees
+}
+
+func add(t *testing.T, trees *share.Trees, path string, attributes share.Attributes) share.Share {
+	t.Helper()
+	source, err := share.OpenSource(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	added, err := trees.Add(source, attributes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return added
+}

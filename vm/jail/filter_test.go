@@ -1,0 +1,75 @@
+package jail
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"github.com/elastic/go-seccomp-bpf"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// The filter, run as the kernel would, for one call.
+func TestFilter(t *testing.T) {
+	p := policy()
+	instructions, err := p.Assemble()
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, err := bpf.NewVM(append(foreign(), instructions...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const (
+		allow  = uint32(seccomp.ActionAllow)
+		kill   = uint32(seccomp.ActionKillProcess)
+		eperm  = uint32(seccomp.ActionErrno) | uint32(unix.EPERM)
+		enosys = uint32(seccomp.ActionErrno) | uint32(unix.ENOSYS)
+	)
+	for name, c := range map[string]struct {
+		arch, number uint32
+		arguments    [6]uint64
+		want         uint32
+	}{
+		"read":                  {nativeArch, unix.SYS_READ, [6]uint64{}, allow},
+		"ioctl of KVM":          {nativeArch, unix.SYS_IOCTL, [6]uint64{3, 0xae80}, allow},
+		"ioctl TIOCSTI":         {nativeArch, unix.SYS_IOCTL, [6]uint64{3, unix.TIOCSTI}, eperm},
+		"a thread":              {nativeArch, unix.SYS_CLONE, [6]uint64{unix.CLONE_THREAD | unix.CLONE_VM}, allow},
+		"a process":             {nativeArch, unix.SYS_CLONE, [6]uint64{uint64(unix.SIGCHLD)}, eperm},
+		"a process, flags high": {nativeArch, unix.SYS_CLONE, [6]uint64{1 << 40}, eperm},
+		"clone3":                {nativeArch, unix.SYS_CLONE3, [6]uint64{}, enosys},
+		"a unix socket":         {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_UNIX}, allow},
+		"an inet socket":        {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_INET}, eperm},
+		"a packet socket":       {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_PACKET}, eperm},
+		"mount":                 {nativeArch, unix.SYS_MOUNT, [6]uint64{}, eperm},
+		"execve":                {nativeArch, unix.SYS_EXECVE, [6]uint64{}, eperm},
+		"ptrace":                {nativeArch, unix.SYS_PTRACE, [6]uint64{}, eperm},
+		"bpf":                   {nativeArch, unix.SYS_BPF, [6]uint64{}, eperm},
+		"kexec_load":            {nativeArch, unix.SYS_KEXEC_LOAD, [6]uint64{}, eperm},
+		"init_module":           {nativeArch, unix.SYS_INIT_MODULE, [6]uint64{}, eperm},
+		"keyctl":                {nativeArch, unix.SYS_KEYCTL, [6]uint64{}, eperm},
+		"userfaultfd":           {nativeArch, unix.SYS_USERFAULTFD, [6]uint64{}, eperm},
+		"io_uring_setup":        {nativeArch, unix.SYS_IO_URING_SETUP, [6]uint64{}, eperm},
+		"setns":                 {nativeArch, unix.SYS_SETNS, [6]uint64{}, eperm},
+		"another architecture":  {unix.AUDIT_ARCH_I386, unix.SYS_READ, [6]uint64{}, kill},
+		"x32":                   {nativeArch, 0x40000000 | unix.SYS_READ, [6]uint64{}, enosys},
+	} {
+		if got, err := machine.Run(call(c.arch, c.number, c.arguments)); uint32(got) != c.want || err != nil {
+			t.Errorf("%s: %#x, %v, want %#x", name, got, err, c.want)
+		}
+	}
+}
+
+// call is struct seccomp_data (seccomp(2)) as package bpf's machine reads it: a
+// network packet's words are big-endian. Of each argument, which the kernel has
+// in the processor's own order, the low half comes first.
+func call(arch, number uint32, arguments [6]uint64) []byte {
+	data := binary.BigEndian.AppendUint32(nil, number)
+	data = binary.BigEndian.AppendUint32(data, arch)
+	data = binary.BigEndian.AppendUint64(data, 0) // instruction_pointer
+	for _, argument := range arguments {
+		data = binary.BigEndian.AppendUint32(data, uint32(argument))
+		data = binary.BigEndian.AppendUint32(data, uint32(argument>>32))
+	}
+	return data
+}

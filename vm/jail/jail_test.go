@@ -1,0 +1,165 @@
+package jail
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// The test's own program, started again with one of these, is the jailed process.
+var roles = map[string]func(){
+	"enter":   func() { fmt.Println(Enter()); list("/"); list("/" + descriptorsDir) },
+	"fail":    func() { Fail(errors.New("no such library")) },
+	"end":     func() {},
+	"forever": func() { select {} },
+}
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && roles[os.Args[1]] != nil {
+		roles[os.Args[1]]()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func list(dir string) {
+	entries, err := os.ReadDir(dir)
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	fmt.Println(dir, names, err)
+}
+
+func spec(t *testing.T, role string, output io.Writer) Spec {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("this test mounts: run it as root")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Spec{
+		Program: self, Args: []string{role}, Output: output,
+		Root:       &Root{Dir: t.TempDir(), Descriptors: true},
+		Namespaces: Isolated, Capabilities: []uintptr{}, NoNewPrivileges: true, Cooperates: true, Filter: true,
+	}
+}
+
+// ended waits for a process and checks that the host is as before.
+func ended(t *testing.T, p *Process) {
+	t.Helper()
+	select {
+	case <-p.Exited():
+	case <-time.After(30 * time.Second):
+		t.Fatal("the process does not end")
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	if strings.Contains(string(mounts), "jail") {
+		t.Errorf("mounts are left:\n%s", mounts)
+	}
+	if root, err := os.Readlink("/proc/self/root"); root != "/" || err != nil {
+		t.Errorf("the root of this process is %s, %v", root, err)
+	}
+}
+
+// The root holds the binds and nothing else; descriptors are the process's own.
+func TestRoot(t *testing.T) {
+	var output bytes.Buffer
+	s := spec(t, "enter", &output)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Root.Binds = []Bind{{Source: file, Target: "/a/b/file"}, {Source: t.TempDir(), Target: "/dir"}}
+	before := tasks(t)
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err, output.String())
+	}
+	ended(t, p)
+	// 0 to 2, then what the Go runtime opened to list the directory.
+	want := "<nil>\n/ [a dir proc] <nil>\n/proc/self/fd [0 1 2 "
+	if got := output.String(); !strings.HasPrefix(got, want) {
+		t.Errorf("printed %q, want %q…", got, want)
+	}
+	for deadline := time.Now().Add(5 * time.Second); tasks(t) > before+2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d threads, and there were %d: the jail's thread stays", tasks(t), before)
+		}
+	}
+}
+
+// tasks is the number of threads in another mount namespace than the process.
+func tasks(t *testing.T) (n int) {
+	t.Helper()
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, _ := filepath.Glob("/proc/self/task/*/ns/mnt")
+	for _, link := range links {
+		if namespace, err := os.Readlink(link); err == nil && namespace != own {
+			n++
+		}
+	}
+	return n
+}
+
+func TestStartFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Spec)
+		class  error
+		want   string
+	}{
+		"no program":          {func(s *Spec) { s.Program = "/no/program" }, unix.ENOENT, "starting /no/program"},
+		"no source":           {func(s *Spec) { s.Root.Binds = []Bind{{Source: "/no/source", Target: "/x"}} }, unix.ENOENT, "/no/source"},
+		"no directory":        {func(s *Spec) { s.Root.Dir = "/no/dir" }, unix.ENOENT, "/no/dir"},
+		"it cannot load":      {func(s *Spec) { s.Args = []string{"fail"} }, errdefs.ErrFailedPrecondition, "no such library"},
+		"it ends":             {func(s *Spec) { s.Args = []string{"end"} }, errdefs.ErrUnavailable, "did not get as far as its jail"},
+		"a limit is too high": {func(s *Spec) { s.Limits = []Limit{{unix.RLIMIT_NOFILE, 1 << 40}} }, unix.EPERM, "limiting resource"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := spec(t, "enter", io.Discard)
+			c.change(&s)
+			_, err := Start(s)
+			if !errors.Is(err, c.class) || !strings.Contains(fmt.Sprint(err), c.want) {
+				t.Errorf("%v, want %v with %q", err, c.class, c.want)
+			}
+			if children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid())); len(children) > 0 {
+				t.Errorf("processes are left: %s", children)
+			}
+		})
+	}
+}
+
+// A process that does not cooperate is confined from its first instruction.
+func TestUncooperative(t *testing.T) {
+	s := spec(t, "forever", io.Discard)
+	s.Root, s.Cooperates = nil, false
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"CapBnd:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("no %q in\n%s", want, status)
+		}
+	}
+	p.End(0)
+	ended(t, p)
+}
