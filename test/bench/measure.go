@@ -64,6 +64,9 @@ func bareBoot(host *harness.Host) (time.Duration, error) {
 		return 0, err
 	}
 	defer trees.Close()
+	if err := os.Mkdir(filepath.Join(dir, "vm"), 0o700); err != nil {
+		return 0, err
+	}
 	size := config.Default().VM
 	kit := filepath.Join(host.Output, "lib", "msb")
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -77,6 +80,7 @@ func bareBoot(host *harness.Host) (time.Duration, error) {
 			{Tag: api.FilesTag, Dir: trees.Files()},
 		},
 		Console: vm.NewConsole(func(string) {}),
+		Dir:     filepath.Join(dir, "vm"),
 	})
 	if err != nil {
 		return 0, err

@@ -3,6 +3,8 @@ package qemu
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -23,6 +26,12 @@ const (
 	accelTCG = "tcg,thread=single"
 )
 
+// Names in QEMU's jail.
+const (
+	jailKernel = "/kit/vmlinux"
+	jailDisk   = "/kit/guest.erofs"
+)
+
 // plan is a machine with everything decided; its descriptors are numbers in
 // the QEMU process.
 type plan struct {
@@ -33,19 +42,44 @@ type plan struct {
 	shareFD []int // vhost-user sockets, one for each of config.Shares
 }
 
-// jail is what QEMU's process is confined to. Its devices need nothing of the
-// host but what it gets as descriptors.
-func (p plan) jail(qemu string, files []*os.File) jail.Spec {
+// systemDirs are where a distribution keeps programs and libraries, as far as it
+// has them: QEMU loads modules and firmware when it needs them.
+var systemDirs = []string{"/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/nix/store", "/gnu/store"}
+
+// jail is what QEMU's process is confined to: it sees the distribution's programs
+// and libraries and the guest kit, and has no capability at all. What of the host
+// it works on, it gets as descriptors. present tells whether a path is there.
+func (p plan) jail(qemu string, files []*os.File, present func(string) bool) jail.Spec {
+	dirs := systemDirs
+	if prefix := filepath.Dir(filepath.Dir(qemu)); !slices.ContainsFunc(dirs, func(dir string) bool { return within(prefix, dir) }) {
+		dirs = append(dirs[:len(dirs):len(dirs)], prefix)
+	}
+	var binds []jail.Bind
+	for _, dir := range dirs {
+		if present(dir) {
+			binds = append(binds, jail.Bind{Source: dir, Target: dir, ReadOnly: true, Exec: true})
+		}
+	}
+	binds = append(binds,
+		jail.Bind{Source: p.config.Kernel, Target: jailKernel, ReadOnly: true},
+		jail.Bind{Source: p.config.Disk, Target: jailDisk, ReadOnly: true})
+	if p.accel == accelKVM {
+		binds = append(binds, jail.Bind{Source: kvm.Device, Target: kvm.Device, Device: true})
+	}
 	return jail.Spec{
 		Program:         qemu,
 		Args:            p.args(),
 		Files:           files,
 		Output:          p.config.Console,
+		Root:            &jail.Root{Dir: p.config.Dir, Binds: binds},
 		Namespaces:      jail.Isolated,
+		Capabilities:    []uintptr{},
 		NoNewPrivileges: true,
 		Limits:          []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}},
 	}
 }
+
+func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
 // args is QEMU's command line, without the program.
 func (p plan) args() []string {
@@ -61,9 +95,9 @@ func (p plan) args() []string {
 		"-object", "memory-backend-memfd,id=ram,share=on,size=" + memory,
 		// vhost-user needs virtio 1.0, which microvm does not offer by default.
 		"-global", "virtio-mmio.force-legacy=false",
-		"-kernel", p.config.Kernel,
+		"-kernel", jailKernel,
 		"-append", p.commandLine(),
-		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + escape(p.config.Disk),
+		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + jailDisk,
 		"-device", "virtio-blk-device,drive=root",
 		"-device", "virtio-rng-device",
 		"-device", "virtio-serial-device,max_ports=2",
@@ -121,9 +155,6 @@ func (p plan) emulationWords() []string {
 	}
 	return words
 }
-
-// escape protects a value in QEMU's comma-separated options.
-func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 
 // virtiofsdArgs is the command line of the file server for a share: of the one
 // written in Rust, or of the older one in C that came with QEMU before 8.0.

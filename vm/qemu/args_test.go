@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
 func example() plan {
 	return plan{
 		config: vm.Config{
-			Kernel: "/kit/vmlinux", Disk: "/a,b/guest.erofs", Init: "/sbin/agent", CPUs: 2, Memory: 300 << 20,
+			Kernel: "/kit/vmlinux", Disk: "/a,b/guest.erofs", Dir: "/b/msb/vm", Init: "/sbin/agent", CPUs: 2, Memory: 300 << 20,
 			Shares: []vm.Share{{Tag: "pool", Dir: "/pool", Submounts: true}, {Tag: "files", Dir: "/files"}},
 		},
 		accel: accelTCG, tscKHz: 2_600_000, agentFD: 3, shareFD: []int{4, 5},
@@ -32,7 +33,7 @@ func TestArgs(t *testing.T) {
 	args := example().args()
 	for option, want := range map[string]string{
 		"-accel": "tcg,thread=single", "-cpu": "max", "-smp": "2", "-m": "300M", "-kernel": "/kit/vmlinux",
-		"-drive":  "id=root,if=none,format=raw,readonly=on,file=/a,,b/guest.erofs",
+		"-drive":  "id=root,if=none,format=raw,readonly=on,file=/kit/guest.erofs",
 		"-object": "memory-backend-memfd,id=ram,share=on,size=300M",
 	} {
 		if got := after(args, option); !slices.Equal(got, []string{want}) {
@@ -51,6 +52,35 @@ func TestArgs(t *testing.T) {
 	}
 	if sandbox := after(args, "-sandbox"); len(sandbox) != 1 || !strings.HasPrefix(sandbox[0], "on,") {
 		t.Errorf("sandbox %q", sandbox)
+	}
+}
+
+// QEMU sees the distribution, read-only, and the kit, and can do nothing as root.
+func TestJail(t *testing.T) {
+	present := func(path string) bool { return slices.Contains([]string{"/usr", "/lib64", "/opt/qemu"}, path) }
+	for name, c := range map[string]struct {
+		qemu, accel string
+		want        []string
+	}{
+		"the distribution's": {"/usr/bin/qemu-system-x86_64", accelTCG, []string{"/usr", "/lib64", "/kit/vmlinux", "/a,b/guest.erofs"}},
+		"another, with KVM":  {"/opt/qemu/bin/qemu-system-x86_64", accelKVM, []string{"/usr", "/lib64", "/opt/qemu", "/kit/vmlinux", "/a,b/guest.erofs", "/dev/kvm"}},
+	} {
+		p := example()
+		p.accel = c.accel
+		spec := p.jail(c.qemu, nil, present)
+		var sources []string
+		for _, bind := range spec.Root.Binds {
+			sources = append(sources, bind.Source)
+			if !bind.ReadOnly && bind.Source != "/dev/kvm" {
+				t.Errorf("%s: %s is writable", name, bind.Source)
+			}
+		}
+		if !slices.Equal(sources, c.want) {
+			t.Errorf("%s: %q, want %q", name, sources, c.want)
+		}
+		if spec.Capabilities == nil || len(spec.Capabilities) > 0 || !spec.NoNewPrivileges || spec.Namespaces != jail.Isolated || spec.Root.Dir != "/b/msb/vm" {
+			t.Errorf("%s: %+v", name, spec)
+		}
 	}
 }
 

@@ -53,7 +53,7 @@ func start(programs programs, p plan) (_ vm.Machine, err error) {
 		p.shareFD = append(p.shareFD, jail.FirstFile+len(files))
 		files = append(files, socket)
 	}
-	process, err := jail.Start(p.jail(programs.qemu, files))
+	process, err := jail.Start(p.jail(programs.qemu, files, exists))
 	if err != nil {
 		return nil, fmt.Errorf("starting QEMU: %w", err)
 	}
@@ -98,12 +98,20 @@ func serve(config vm.Config, virtiofsd string, share vm.Share, rust bool) (_ mac
 		Args:    virtiofsdArgs(share, jail.FirstFile, rust),
 		Files:   []*os.File{listening},
 		Output:  serverConsole{console},
+		// It makes its own root, namespaces, capabilities and filter.
+		NoNewPrivileges: true,
+		Limits:          []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}},
 	})
 	if err != nil {
 		connected.Close()
 		return machine.Process{}, nil, err
 	}
 	return machine.Process{Process: server, Console: console, Name: virtiofsd}, connected, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // serverConsole is where a file server's output goes. Each says, when QEMU has
