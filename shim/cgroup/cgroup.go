@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup1"
@@ -24,6 +25,9 @@ import (
 // the guest's own, in bytes: VMM, file servers, shim, and the host's cache of what
 // the guest has opened. docs/architecture.md has the measurement.
 const vmmAllowance = 256 << 20
+
+// removal is how long the processes of a group may take to end.
+const removal = 5 * time.Second
 
 // A Group is a control group with this process in it.
 type Group struct {
@@ -79,10 +83,7 @@ func (g *Group) Close() error {
 	if err := g.leave(os.Getpid()); err != nil {
 		return failed(g.path, "leaving it", err)
 	}
-	if err := g.remove(); err != nil {
-		return failed(g.path, "removing it", err)
-	}
-	return nil
+	return removeSoon(g.path, g)
 }
 
 // Remove removes the group that a killed shim left, if it did.
@@ -95,10 +96,21 @@ func Remove(cgroupsPath string) error {
 	if err != nil || group == nil {
 		return err
 	}
-	if err := group.remove(); err != nil {
-		return failed(path, "removing it", err)
+	return removeSoon(path, group)
+}
+
+// removeSoon removes a group when its last process has ended: those of a killed
+// shim are being killed, too.
+func removeSoon(path string, group hierarchy) error {
+	for deadline := time.Now().Add(removal); ; time.Sleep(10 * time.Millisecond) {
+		err := group.remove()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return failed(path, "removing it", err)
+		}
 	}
-	return nil
 }
 
 func failed(path, what string, err error) error {

@@ -137,7 +137,11 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	}
 	bounded, cancel := context.WithTimeout(ctx, guestPatience)
 	defer cancel()
-	return forward(bounded, s, r, taskapi.TTRPCTaskService.Kill)
+	response, err := forward(bounded, s, r, taskapi.TTRPCTaskService.Kill)
+	if errdefs.IsUnavailable(err) && p.exitedWithin(deathNotice) {
+		return nil, fmt.Errorf("process already finished, with its VM: %w", errdefs.ErrNotFound)
+	}
+	return response, err
 }
 
 // enforceKill ends the VM if a container that was killed does not end.

@@ -61,6 +61,16 @@ func (p *process) hasExited() bool {
 	}
 }
 
+// exitedWithin gives the news of a dead VM a moment to arrive.
+func (p *process) exitedWithin(wait time.Duration) bool {
+	select {
+	case <-p.exited:
+		return true
+	case <-time.After(wait):
+		return false
+	}
+}
+
 // setExit records the exit; only the first counts. The caller holds Service.mu.
 func (p *process) setExit(e exit) (first bool) {
 	if p.hasExited() {

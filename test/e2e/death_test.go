@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -77,12 +78,8 @@ func TestShimKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, "x")
 	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/file")})}}, sleeper...)
-	for pid, name := range harness.Processes() {
-		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), c.ID()) {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-		}
+	if err := unix.Kill(shimOf(t, c.ID()), unix.SIGKILL); err != nil {
+		t.Fatal(err)
 	}
 	waitFor(t, "the VMM to be gone", func() bool { return unix.Kill(c.vmm(), 0) != nil })
 	if status := <-c.exit; status.ExitCode() != 137 && status.Error() == nil {
@@ -112,6 +109,113 @@ func TestClientKilled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FM-61, FM-62: the VMM, the shim, or both are killed, in each phase of a
+// container's life. The client learns of it, the container can be removed, and
+// nothing is left.
+func TestKilledInEachPhase(t *testing.T) {
+	nothingLeft(t)
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "x")
+	spec := options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/file")})}}
+	phases := map[string]func(*testing.T, func(id string)){
+		"booting": func(t *testing.T, kill func(string)) {
+			id := fmt.Sprintf("booting-%d", time.Now().UnixNano())
+			ended := make(chan int)
+			go func() {
+				_, _, code := host.Run(id, []string{harness.Bind(file, "/file", "rbind")}, "sleep", "1000")
+				ended <- code
+			}()
+			waitFor(t, "the VMM to start", func() bool { shim := findShim(id); return shim != 0 && findVMM(shim) != 0 })
+			kill(id)
+			if code := <-ended; code == 0 {
+				t.Error("ctr run succeeded")
+			}
+		},
+		"created": func(t *testing.T, kill func(string)) {
+			c := create(t, spec, sleeper...)
+			kill(c.ID())
+			if err := c.Start(c.ctx); err == nil {
+				t.Error("the container started")
+			}
+		},
+		"running": func(t *testing.T, kill func(string)) {
+			c := start(t, spec, sleeper...)
+			_, exec := c.startExec(cio.NullIO, nil, "sleep", "1000")
+			kill(c.ID())
+			for _, exit := range []<-chan client.ExitStatus{c.exit, exec} {
+				select {
+				case <-exit:
+				case <-time.After(30 * time.Second):
+					t.Error("no exit within half a minute")
+				}
+			}
+		},
+		"deleting": func(t *testing.T, kill func(string)) {
+			c := start(t, spec, sleeper...)
+			_ = c.Kill(c.ctx, unix.SIGKILL)
+			await(t, c.exit)
+			deleted := make(chan struct{})
+			go func() { defer close(deleted); _, _ = c.Delete(c.ctx) }()
+			time.Sleep(5 * time.Millisecond)
+			kill(c.ID())
+			<-deleted
+		},
+	}
+	for _, victims := range []string{"VMM", "shim", "VMM and shim"} {
+		for phase, live := range phases {
+			t.Run(victims+" "+phase, func(t *testing.T) {
+				live(t, func(id string) {
+					shim := findShim(id)
+					vmm := findVMM(shim)
+					for pid, victim := range map[int]string{vmm: "VMM", shim: "shim"} {
+						if strings.Contains(victims, victim) && pid != 0 {
+							_ = unix.Kill(pid, unix.SIGKILL) // it may just be ending
+						}
+					}
+				})
+				wantLinks(t, file)
+			})
+		}
+	}
+}
+
+// shimOf is the process id of a container's shim.
+func shimOf(t *testing.T, id string) int {
+	t.Helper()
+	pid := findShim(id)
+	if pid == 0 {
+		t.Fatalf("no shim for %s", id)
+	}
+	return pid
+}
+
+// findShim is 0 when there is none.
+func findShim(id string) int {
+	for pid, name := range harness.Processes() {
+		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-id\x00"+id+"\x00") {
+			return pid
+		}
+	}
+	return 0
+}
+
+// findVMM is the VMM among a shim's children (proc_pid_task(5), children), 0 when
+// there is none.
+func findVMM(shim int) int {
+	processes := harness.Processes()
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", shim))
+	for _, file := range files {
+		children, _ := os.ReadFile(file)
+		for _, word := range strings.Fields(string(children)) {
+			pid, _ := strconv.Atoi(word)
+			if name := processes[pid]; name != "" && name != "virtiofsd" && !strings.HasPrefix(name, "containerd-shim") {
+				return pid
+			}
+		}
+	}
+	return 0
 }
 
 func wantLinks(t *testing.T, file string) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
 )
 
 // A refusal is what ctr is given and what the sentence has in it.
@@ -25,15 +26,20 @@ func refusedBy(t *testing.T, driver, dir string) map[string]refusal {
 	t.Helper()
 	if driver == "krun" {
 		return map[string]refusal{
-			"missing libkrun":        {config(t, dir, `krun.library = "/no/libkrun.so.1"`), "libkrun is not installed (/no/libkrun.so.1: no such file): install your distribution's"},
-			"not libkrun":            {config(t, dir, fmt.Sprintf("krun.library = %q", filepath.Join(host.Output, "lib", "msb", "libkrunfw.so.5"))), "this libkrun has no krun_"},
-			"more than a CPU can do": {[]string{"--annotation", "io.containerd.msb.vm.cpus=300"}, "300"},
+			"missing libkrun": {config(t, dir, `krun.library = "/no/libkrun.so.1"`), "libkrun is not installed (/no/libkrun.so.1: no such file): install your distribution's"},
+			"not libkrun":     {config(t, dir, fmt.Sprintf("krun.library = %q", filepath.Join(host.Output, "lib", "msb", "libkrunfw.so.5"))), "this libkrun has no krun_"},
 		}
 	}
-	return map[string]refusal{
+	// This host may have a KVM that runs guests, one that only pretends, or none.
+	refusals := map[string]refusal{}
+	if kvm.Check() != nil {
+		refusals["no usable KVM"] = refusal{config(t, dir, `driver = "krun"`), "driver krun: "}
+	}
+	maps.Copy(refusals, map[string]refusal{
 		"missing QEMU":      {config(t, dir, `qemu.path = "/no/qemu"`), "apt-get install qemu-system-x86"},
 		"missing virtiofsd": {config(t, dir, `qemu.virtiofsd = "/no/virtiofsd"`), "virtiofsd is not there: install it"},
-	}
+	})
+	return refusals
 }
 
 // What cannot be had is refused with a sentence that says why, and leaves
@@ -58,30 +64,32 @@ func TestRefused(t *testing.T) {
 	file := filepath.Join(dir, "file")
 
 	cases := map[string]refusal{
-		"missing source":        {[]string{harness.Bind(filepath.Join(dir, "missing"), "/f", "rbind")}, "mount /f: source " + dir + "/missing does not exist"},
-		"fifo":                  {[]string{harness.Bind(fifo, "/f", "rbind")}, "is a FIFO; msb can mount regular files and directories"},
-		"socket":                {[]string{harness.Bind(socket, "/f", "rbind")}, "is a socket"},
-		"block device":          {[]string{harness.Bind(device, "/f", "rbind")}, "is a block device"},
-		"escaping destination":  {[]string{harness.Bind(file, "/a/../../f", "rbind")}, "leads out of the container's root"},
-		"relative destination":  {[]string{harness.Bind(file, "f", "rbind")}, "is not an absolute path"},
-		"root as destination":   {[]string{harness.Bind(dir, "/", "rbind")}, "is the container's root itself"},
-		"shared propagation":    {[]string{harness.Bind(dir, "/f", "rbind:rshared")}, "use rslave or rprivate"},
-		"unknown file system":   {[]string{"--mount=type=ext4,src=/dev/x,dst=/f"}, `file system type "ext4" cannot be mounted`},
-		"memory of 1 MiB":       {[]string{"--memory-limit", "1048576"}, "a memory limit of 1MiB is too small"},
-		"memory of 1 TiB":       {[]string{"--memory-limit", "1099511627776"}, "and the host has"},
-		"host network":          {[]string{"--net-host"}, "host's network namespace"},
-		"host device":           {[]string{"--device", "/dev/loop-control"}, "/dev/loop-control is the host's"},
-		"unknown annotation":    {[]string{"--annotation", "io.containerd.msb.kernel=/x"}, "annotation io.containerd.msb.kernel is not one of msb's"},
-		"malformed cpus":        {[]string{"--annotation", "io.containerd.msb.vm.cpus=many"}, `"many" is not a number of CPUs`},
-		"malformed memory":      {[]string{"--annotation", "io.containerd.msb.vm.memory=-1"}, "is not a size such as 512MiB"},
-		"missing configuration": {[]string{"--runtime-config-path", filepath.Join(dir, "none.toml")}, "none.toml: no such file"},
-		"unknown setting":       {config(t, dir, "kernel = 1"), "unknown setting"},
-		"unknown driver":        {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
-		"missing kit":           {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
-		"no kernel":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
-		"damaged kernel":        {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
-		"kernel panic":          {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
-		"no answer in time":     {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
+		"missing source":           {[]string{harness.Bind(filepath.Join(dir, "missing"), "/f", "rbind")}, "mount /f: source " + dir + "/missing does not exist"},
+		"fifo":                     {[]string{harness.Bind(fifo, "/f", "rbind")}, "is a FIFO; msb can mount regular files and directories"},
+		"socket":                   {[]string{harness.Bind(socket, "/f", "rbind")}, "is a socket"},
+		"block device":             {[]string{harness.Bind(device, "/f", "rbind")}, "is a block device"},
+		"escaping destination":     {[]string{harness.Bind(file, "/a/../../f", "rbind")}, "leads out of the container's root"},
+		"relative destination":     {[]string{harness.Bind(file, "f", "rbind")}, "is not an absolute path"},
+		"root as destination":      {[]string{harness.Bind(dir, "/", "rbind")}, "is the container's root itself"},
+		"shared propagation":       {[]string{harness.Bind(dir, "/f", "rbind:rshared")}, "use rslave or rprivate"},
+		"unknown file system":      {[]string{"--mount=type=ext4,src=/dev/x,dst=/f"}, `file system type "ext4" cannot be mounted`},
+		"memory of 1 MiB":          {[]string{"--memory-limit", "1048576"}, "a memory limit of 1MiB is too small"},
+		"memory of 1 TiB":          {[]string{"--memory-limit", "1099511627776"}, "and the host has"},
+		"host network":             {[]string{"--net-host"}, "host's network namespace"},
+		"host device":              {[]string{"--device", "/dev/loop-control"}, "/dev/loop-control is the host's"},
+		"unknown annotation":       {[]string{"--annotation", "io.containerd.msb.kernel=/x"}, "annotation io.containerd.msb.kernel is not one of msb's"},
+		"more CPUs than there are": {[]string{"--annotation", "io.containerd.msb.vm.cpus=300"}, "300 is more than the host's"},
+		"malformed cgroup":         {[]string{"--cgroup", "a:b"}, "is neither a path below the hierarchy's root nor slice:prefix:name"},
+		"malformed cpus":           {[]string{"--annotation", "io.containerd.msb.vm.cpus=many"}, `"many" is not a number of CPUs`},
+		"malformed memory":         {[]string{"--annotation", "io.containerd.msb.vm.memory=-1"}, "is not a size such as 512MiB"},
+		"missing configuration":    {[]string{"--runtime-config-path", filepath.Join(dir, "none.toml")}, "none.toml: no such file"},
+		"unknown setting":          {config(t, dir, "kernel = 1"), "unknown setting"},
+		"unknown driver":           {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
+		"missing kit":              {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
+		"no kernel":                {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
+		"damaged kernel":           {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
+		"kernel panic":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
+		"no answer in time":        {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
 	}
 	maps.Copy(cases, refusedBy(t, host.Driver, dir))
 	for name, c := range cases {

@@ -7,12 +7,14 @@
 package kvm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // Device is the character device of the kernel's KVM API
@@ -32,13 +34,31 @@ func Check() error {
 	}
 	took, err := runLoop()
 	if err != nil {
-		return fmt.Errorf("%s: %w (%w)", Device, err, errdefs.ErrFailedPrecondition)
+		return explain(err)
 	}
 	if took > loopBudget {
 		return fmt.Errorf("%s emulates its guests (a loop of %d took %v): it needs a CPU with hardware virtualisation: %w",
 			Device, loopCount, took.Round(time.Millisecond), errdefs.ErrFailedPrecondition)
 	}
 	return nil
+}
+
+// remedies are what helps against errors of the device.
+var remedies = map[unix.Errno]string{
+	unix.ENOENT: "load the module kvm_intel or kvm_amd, and enable virtualisation in the firmware",
+	unix.EACCES: "give containerd access to the device: run it as root and allow the device to its control group",
+	unix.EPERM:  "give containerd access to the device: run it as root and allow the device to its control group",
+	unix.EBUSY:  "another hypervisor has taken the CPU's virtualisation: end it",
+	unix.ENOTTY: "the file is not KVM's device: remove it and load the module kvm_intel or kvm_amd",
+	unix.ENOMEM: "the host has no memory left for a VM: free some",
+}
+
+func explain(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) && remedies[errno] != "" {
+		return fmt.Errorf("%s cannot be used (%w): %s: %w", Device, err, remedies[errno], errdefs.ErrFailedPrecondition)
+	}
+	return fmt.Errorf("%s cannot be used: %w (%w)", Device, err, errdefs.ErrFailedPrecondition)
 }
 
 // checkCPU is the cheap half: without the CPU's virtualisation flag no guest of

@@ -1,12 +1,16 @@
 package kvm
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 func TestCheckCPU(t *testing.T) {
@@ -33,6 +37,20 @@ func TestCheckCPU(t *testing.T) {
 				t.Fatalf("error is not of class FailedPrecondition: %v", err)
 			}
 		})
+	}
+}
+
+// Each cause has a remedy, and all are of the class by which a driver is passed over.
+func TestExplain(t *testing.T) {
+	for errno, want := range map[error]string{
+		unix.ENOENT: "load the module", unix.EACCES: "give containerd access", unix.EPERM: "give containerd access",
+		unix.EBUSY: "another hypervisor", unix.ENOTTY: "not KVM's device", unix.ENOMEM: "no memory left",
+		errors.New("exit reason 17"): "exit reason 17",
+	} {
+		err := explain(fmt.Errorf("creating a VM: %w", errno))
+		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), Device) {
+			t.Errorf("%v: %v", errno, err)
+		}
 	}
 }
 

@@ -83,8 +83,12 @@ func runLoop() (time.Duration, error) {
 		return 0, err
 	}
 	defer dev.Close()
-	if version, err := ioctl(dev.Fd(), kvmGetAPIVersion, 0); err != nil || version != kvmAPIVersion {
-		return 0, fmt.Errorf("API version is %d, want %d (%v)", version, kvmAPIVersion, err)
+	version, err := ioctl(dev.Fd(), kvmGetAPIVersion, 0)
+	if err != nil {
+		return 0, fmt.Errorf("asking for its API version: %w", err)
+	}
+	if version != kvmAPIVersion {
+		return 0, fmt.Errorf("its API version is %d, want %d", version, kvmAPIVersion)
 	}
 	runSize, err := ioctl(dev.Fd(), kvmGetVCPUMmapSize, 0)
 	if err != nil {

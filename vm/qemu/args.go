@@ -62,7 +62,8 @@ func (p plan) jail(qemu string, files []*os.File, present func(string) bool) jai
 	}
 	binds = append(binds,
 		jail.Bind{Source: p.config.Kernel, Target: jailKernel, ReadOnly: true},
-		jail.Bind{Source: p.config.Disk, Target: jailDisk, ReadOnly: true})
+		jail.Bind{Source: p.config.Disk, Target: jailDisk, ReadOnly: true},
+		jail.Bind{Source: os.DevNull, Target: os.DevNull, Device: true}) // it tries file locks on it
 	if p.accel == accelKVM {
 		binds = append(binds, jail.Bind{Source: kvm.Device, Target: kvm.Device, Device: true})
 	}
