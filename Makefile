@@ -36,7 +36,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm kit deps-krun tools demo shell test test-unit test-e2e test-krun bench lint proto \
+.PHONY: help build shim agent vmm kit deps-krun tools demo shell test test-unit test-e2e test-krun bench bench-krun lint proto \
 	install uninstall clean distclean root always
 
 help: ## list the targets
@@ -70,6 +70,11 @@ test-krun: root build tools deps-krun ## the same under libkrun, in an emulated 
 
 bench: root build tools ## measure, against runc on this machine, and print a table (root)
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
+
+bench-krun: root build tools deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
+	@hack/microsandbox $(OUTPUT)/cache/microsandbox
+	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
+	@hack/kvmhost -t 1800 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun /put/bench /put/microsandbox
 
 lint: ## go vet, staticcheck, gofumpt
 	@$(STEP) "building the linters" bash -c 'cd hack/tools/lint && GOBIN=$(TOOLS) go install -buildvcs=false tool'

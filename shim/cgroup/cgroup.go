@@ -168,11 +168,31 @@ func open2(path string, resources *specs.LinuxResources) (hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
-	group, err := cgroup2.NewManager(unifiedRoot, path, cgroup2.ToResources(resources))
+	group, err := cgroup2.NewManager(unifiedRoot, path, unifiedResources(resources))
 	if err != nil {
 		return nil, err
 	}
 	return unified{group, home}, nil
+}
+
+// defaultPeriod of the CPU quota, in microseconds (cgroup-v2.rst, cpu.max).
+const defaultPeriod = 100_000
+
+// unifiedResources are limits in version 2's terms. The two numbers of cpu.max go
+// together, and no limit is the word max.
+func unifiedResources(resources *specs.LinuxResources) *cgroup2.Resources {
+	if resources.CPU != nil && resources.CPU.Quota != nil {
+		cpu := *resources.CPU
+		if cpu.Period == nil || *cpu.Period == 0 {
+			period := uint64(defaultPeriod)
+			cpu.Period = &period
+		}
+		if *cpu.Quota <= 0 {
+			cpu.Quota = nil
+		}
+		resources = &specs.LinuxResources{CPU: &cpu, Memory: resources.Memory}
+	}
+	return cgroup2.ToResources(resources)
 }
 
 func load2(path string) (hierarchy, error) {
@@ -187,7 +207,7 @@ func (u unified) enter(pid int) error { return u.group.AddProc(uint64(pid)) }
 func (u unified) leave(pid int) error { return u.home.AddProc(uint64(pid)) }
 func (u unified) remove() error       { return u.group.Delete() }
 func (u unified) update(resources *specs.LinuxResources) error {
-	return u.group.Update(cgroup2.ToResources(resources))
+	return u.group.Update(unifiedResources(resources))
 }
 
 // legacy is version 1: a group of the same path in each controller's hierarchy

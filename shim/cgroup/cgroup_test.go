@@ -57,6 +57,24 @@ func TestResources(t *testing.T) {
 	}
 }
 
+func TestUnifiedResources(t *testing.T) {
+	number := func(n int64) *int64 { return &n }
+	period := uint64(50_000)
+	for name, c := range map[string]struct {
+		cpu  specs.LinuxCPU
+		want string
+	}{
+		"both":       {specs.LinuxCPU{Quota: number(20_000), Period: &period}, "20000 50000"},
+		"quota only": {specs.LinuxCPU{Quota: number(20_000)}, "20000 100000"},
+		"no limit":   {specs.LinuxCPU{Quota: number(-1)}, "max 100000"},
+		"neither":    {specs.LinuxCPU{}, ""},
+	} {
+		if got := unifiedResources(&specs.LinuxResources{CPU: &c.cpu}).CPU.Max; string(got) != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 // A process that enters a group has its children in it, leaves it, and takes it
 // away; what it leaves when it is killed, Remove takes away.
 func TestGroup(t *testing.T) {

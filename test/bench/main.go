@@ -1,6 +1,11 @@
 // bench measures the runtime on this machine and prints a table. Every figure
 // that is judged is a ratio of two measurements of this run, taken in turns: the
 // machine's own speed and its other users cancel out.
+//
+//	bench [MICROSANDBOX]
+//
+// With the directory of microsandbox's package, whole runs are compared with its
+// own, and not with a bare boot.
 package main
 
 import (
@@ -47,8 +52,13 @@ func run() error {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 		}
 	}()
+	measures := []func(*harness.Host) ([]result, error){boot, exec, output, memory}
+	if len(os.Args) > 1 {
+		// The peer's directory: under KVM, the machine is compared with its.
+		measures[0] = func(host *harness.Host) ([]result, error) { return peer(host, os.Args[1]) }
+	}
 	var results []result
-	for _, measure := range []func(*harness.Host) ([]result, error){boot, exec, output, memory} {
+	for _, measure := range measures {
 		more, err := measure(host)
 		if err != nil {
 			return err

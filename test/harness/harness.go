@@ -171,6 +171,11 @@ func (h *Host) Ctr(args ...string) (stdout, stderr string, code int) {
 	return h.CtrInput(nil, args...)
 }
 
+// CtrCommand is ctr, to be run.
+func (h *Host) CtrCommand(args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.address()}, args...)...)
+}
+
 // CtrInput runs ctr with an input.
 func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string, code int) {
 	ctx, cancel := h.Context()
@@ -186,7 +191,7 @@ func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string,
 
 // Abandon runs ctr and kills it after a while.
 func (h *Host) Abandon(after time.Duration, args ...string) {
-	cmd := exec.Command(filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.address()}, args...)...)
+	cmd := h.CtrCommand(args...)
 	if err := cmd.Start(); err != nil {
 		return
 	}
