@@ -57,7 +57,7 @@ test: lint test-unit test-e2e test-krun ## lint, unit tests and end-to-end tests
 test-unit: ## the tests that need no VM, with the race detector (root for those that mount)
 	@$(DEPS) gcc
 	@echo "==> unit tests"
-	@CGO_ENABLED=1 go test -race -count=1 $$(go list ./... | grep -v /test/)
+	@CGO_ENABLED=1 go test -race -count=1 $$(go list ./... | grep -vE '/test/(e2e|bench)$$')
 
 test-e2e: root build tools ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -100,11 +100,12 @@ install: build ## install the shim and the kit below PREFIX (default /usr/local)
 	@install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
 	@install -m 0755 $(VMM) $(DESTDIR)$(PREFIX)/lib/msb/
 	@install -m 0644 $(addprefix $(KIT)/,vmlinux guest.erofs VERSIONS libkrunfw.so.5) $(DESTDIR)$(PREFIX)/lib/msb/
+	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
 	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,msb-krun vmlinux guest.erofs VERSIONS libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 msb-krun vmlinux guest.erofs VERSIONS libkrunfw.so.5)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
