@@ -21,7 +21,7 @@ func main() {
 			os.Exit(1)
 		}
 	}
-	task.Register()
+	task.Register(manager.Began())
 	shim.RunShim(context.Background(), manager.Manager{}, func(c *shim.Config) {
 		// The shim waits for its own children, and containers' processes are
 		// the guest's to reap.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -30,7 +31,8 @@ import (
 // Name is the runtime's name for containerd and its clients.
 const Name = "io.containerd.msb.v2"
 
-// daemonEnv marks the environment of the daemon.
+// daemonEnv marks the environment of the daemon. Its value is the time at which
+// containerd started the shim, in nanoseconds since the epoch.
 const daemonEnv = "MSB_SHIM_DAEMON"
 
 // addressFile is the file of a bundle that names the shim's socket; pkg/shim
@@ -51,6 +53,7 @@ func (Manager) Name() string { return Name }
 // Start implements shim.Shim: it starts the shim's daemon, one for each
 // container, in a mount namespace of its own.
 func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *bootapi.BootstrapResult, err error) {
+	began := time.Now()
 	socketDir := params.GetSocketDir()
 	if socketDir == "" {
 		socketDir = filepath.Join(defaults.DefaultStateDir, "s")
@@ -72,7 +75,7 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
 		return nil, fmt.Errorf("noting the shim's address in the bundle: %w", err)
 	}
-	if err := startDaemon(params, listener); err != nil {
+	if err := startDaemon(params, listener, began); err != nil {
 		return nil, err
 	}
 	return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}, nil
@@ -97,7 +100,7 @@ func listen(address string) (*net.UnixListener, error) {
 
 // startDaemon runs this program again as the shim's daemon. Descriptor 3 is its
 // socket, as pkg/shim expects.
-func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener) error {
+func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener, began time.Time) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -112,7 +115,7 @@ func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener) er
 		args = append(args, "-debug")
 	}
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"=1")
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
 	cmd.ExtraFiles = []*os.File{socket}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
@@ -126,6 +129,16 @@ func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener) er
 
 // IsDaemon tells whether the program was started by startDaemon.
 func IsDaemon() bool { return os.Getenv(daemonEnv) != "" }
+
+// Began is when containerd started the shim whose daemon this is, or now if it
+// is none.
+func Began() time.Time {
+	nanoseconds, err := strconv.ParseInt(os.Getenv(daemonEnv), 10, 64)
+	if err != nil {
+		return time.Now()
+	}
+	return time.Unix(0, nanoseconds)
+}
 
 // Isolate keeps the mounts of the daemon's namespace from the host, while those
 // that the host makes later still arrive (mount_namespaces(7)).

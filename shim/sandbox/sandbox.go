@@ -32,6 +32,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -122,6 +123,7 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
+	started := trace.Phase(ctx, "VMM start")
 	driver, machine, err := startFirst(ctx, drivers(config), vm.Config{
 		Kernel: filepath.Join(config.Kit, kernelFile),
 		Disk:   filepath.Join(config.Kit, diskFile),
@@ -138,6 +140,8 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config) error {
 	if err != nil {
 		return err
 	}
+	started()
+	defer trace.Phase(ctx, "guest boot")()
 	s.machine = machine
 	if err := writeRecord(s.bundle, machine.Pid()); err != nil {
 		return err

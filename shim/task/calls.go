@@ -14,6 +14,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // metricsType is what Stats answers: io.containerd.cgroups.v2.Metrics.
@@ -71,7 +72,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	if err != nil {
 		return nil, err
 	}
-	defer phase(ctx, "start")()
+	defer trace.Phase(ctx, "start")()
 	if _, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Start); err != nil {
 		return nil, err
 	}

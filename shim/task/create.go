@@ -20,6 +20,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // undo is what takes back the steps done so far, the last first.
@@ -37,6 +38,7 @@ func (u undo) run() (err error) {
 // Create implements the Task API: plan, share, boot, hand over. After an error
 // everything is as before.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
+	s.traceStart(ctx)
 	if r.Checkpoint != "" || r.ParentCheckpoint != "" {
 		return nil, fmt.Errorf("task %s: msb cannot restore a checkpoint: %w", r.ID, errdefs.ErrNotImplemented)
 	}
@@ -86,6 +88,12 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		return nil, err
 	}
 	return &taskapi.CreateTaskResponse{Pid: uint32(sb.Pid())}, nil
+}
+
+// traceStart tells how long it took from containerd's start of the shim to its
+// first call.
+func (s *Service) traceStart(ctx context.Context) {
+	s.firstCreate.Do(func() { trace.Since(ctx, "shim start", s.began) })
 }
 
 // reserve takes the id, so that a second Create of it fails and disturbs nothing.
@@ -169,7 +177,7 @@ func (s *Service) closeIfIdle() error {
 // where in the guest each of the plan's binds will be. What it shared is in
 // c.shares, also after an error; the root file system is the first.
 func (s *Service) share(ctx context.Context, sb *sandbox.Sandbox, c *container, rootfs []mount.Mount) ([]string, error) {
-	defer phase(ctx, "share")()
+	defer trace.Phase(ctx, "share")()
 	if len(rootfs) == 0 {
 		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
 		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
@@ -223,7 +231,6 @@ func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.C
 	if sb.Running() {
 		return nil
 	}
-	defer phase(ctx, "boot")()
 	if err := sb.Boot(ctx, config); err != nil {
 		return err
 	}
@@ -233,7 +240,7 @@ func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.C
 
 // handOver gives the container to the guest.
 func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *container, r *taskapi.CreateTaskRequest, sources []string, undo *undo) error {
-	defer phase(ctx, "hand over")()
+	defer trace.Phase(ctx, "hand over")()
 	detached := context.WithoutCancel(ctx)
 	init := c.processes[""]
 	streams, err := stdio.Open(detached, sb, c.id, init.config)

@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // Delete implements the Task API. All output has been handed over when it
@@ -29,7 +31,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 		return nil, err
 	}
 	if p.hasExited() && p.streams != nil {
-		drained := phase(ctx, "drain")
+		drained := trace.Phase(ctx, "drain")
 		p.streams.Drain(ctx)
 		drained()
 	}
@@ -49,7 +51,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 
 // deleteInGuest deletes the process there, or does without when the VM is gone.
 func (s *Service) deleteInGuest(ctx context.Context, r *taskapi.DeleteRequest, c *container, p *process) (*taskapi.DeleteResponse, error) {
-	defer phase(ctx, "delete in the guest")()
+	defer trace.Phase(ctx, "delete in the guest")()
 	bounded, cancel := context.WithTimeout(ctx, guestPatience)
 	defer cancel()
 	response, err := forward(bounded, s, r, taskapi.TTRPCTaskService.Delete)
@@ -95,7 +97,7 @@ func (s *Service) awaitDeleted(ctx context.Context, c *container) {
 
 // removeContainer takes away what the container was given.
 func (s *Service) removeContainer(ctx context.Context, c *container) error {
-	defer phase(ctx, "remove")()
+	defer trace.Phase(ctx, "remove")()
 	var errs []error
 	s.mu.Lock()
 	sb := s.sandbox

@@ -1,6 +1,8 @@
 package task
 
 import (
+	"time"
+
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
@@ -9,8 +11,8 @@ import (
 )
 
 // Register makes the service known to pkg/shim, which serves every plugin that
-// is a TTRPCService.
-func Register() {
+// is a TTRPCService. began is when the shim was started.
+func Register(began time.Time) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
@@ -24,7 +26,7 @@ func Register() {
 			if err != nil {
 				return nil, err
 			}
-			return New(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service)), nil
+			return New(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service), began), nil
 		},
 	})
 }

@@ -54,6 +54,9 @@ type Service struct {
 	publisher shim.Publisher
 	shutdown  shutdown.Service
 
+	began       time.Time // when containerd started the shim
+	firstCreate sync.Once
+
 	// lifecycle is held while the sandbox is made or taken down.
 	lifecycle sync.Mutex
 
@@ -62,9 +65,9 @@ type Service struct {
 	containers map[string]*container // guarded by mu
 }
 
-// New returns the service. ctx ends with the shim.
-func New(ctx context.Context, publisher shim.Publisher, sd shutdown.Service) *Service {
-	s := &Service{ctx: ctx, publisher: publisher, shutdown: sd, containers: make(map[string]*container)}
+// New returns the service. ctx ends with the shim, which was started at began.
+func New(ctx context.Context, publisher shim.Publisher, sd shutdown.Service, began time.Time) *Service {
+	s := &Service{ctx: ctx, publisher: publisher, shutdown: sd, began: began, containers: make(map[string]*container)}
 	sd.RegisterCallback(func(context.Context) error { return errors.Join(s.closeSandbox(), publisher.Close()) })
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
@@ -93,7 +94,7 @@ func (p *published) Close() error { return nil }
 func service(t *testing.T) (*Service, *published) {
 	ctx, sd := shutdown.WithShutdown(t.Context())
 	p := &published{}
-	s := New(ctx, p, sd)
+	s := New(ctx, p, sd, time.Now())
 	init := newProcess("", stdio.Config{Stdout: "/fifo/out"})
 	exec := newProcess("e", stdio.Config{})
 	exec.started = true

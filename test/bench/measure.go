@@ -314,7 +314,7 @@ func residentMiB(pid int) float64 {
 	return pages * float64(unix.Getpagesize()) / (1 << 20)
 }
 
-var phaseTrace = regexp.MustCompile(`phase=(?:"([a-z ]+)"|([a-z]+)) .*took="?([0-9.a-zµ]+)"?`)
+var phaseTrace = regexp.MustCompile(`phase=(?:"([A-Za-z ]+)"|([a-z]+)) .*took="?([0-9.a-zµ]+)"?`)
 
 // printPhases tells where the time of a run goes, by the shim's own trace.
 func printPhases(host *harness.Host) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,12 +105,44 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
+	if host.Driver == "krun" {
+		t.Run("memory that cannot be had", refusedMemory)
+	}
 	t.Run("a command that is not there", func(t *testing.T) {
 		_, stderr, code := host.Run("nocommand", nil, "/no/such/command")
 		if code == 0 || !strings.Contains(stderr, "/no/such/command") {
 			t.Errorf("exit code %d: %s", code, stderr)
 		}
 	})
+}
+
+// A host that does not commit the VM's memory says so at once. (QEMU's is a file,
+// which the kernel commits as it is touched.)
+func refusedMemory(t *testing.T) {
+	const overcommit = "/proc/sys/vm/overcommit_memory" // proc_sys_vm(5)
+	before := content(t, overcommit)
+	if err := os.WriteFile(overcommit, []byte("2"), 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := os.WriteFile(overcommit, []byte(before), 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		t.Fatal(err)
+	}
+	most := fmt.Sprintf("io.containerd.msb.vm.memory=%dMiB", uint64(info.Totalram)*uint64(info.Unit)>>20-64)
+	asked := time.Now()
+	_, stderr, code := host.Run("nomemory", []string{"--annotation", most}, "true")
+	if code == 0 || !strings.Contains(stderr, "emory") || strings.Count(strings.TrimSpace(stderr), "\n") > 0 {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if took := time.Since(asked); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	t.Log(stderr)
 }
 
 // config is the option for a configuration file with the given content.
