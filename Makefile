@@ -57,7 +57,9 @@ test: lint test-unit test-e2e test-krun ## lint, unit tests and end-to-end tests
 test-unit: ## the tests that need no VM, with the race detector (root for those that mount)
 	@$(DEPS) gcc
 	@echo "==> unit tests"
-	@CGO_ENABLED=1 go test -race -count=1 $$(go list ./... | grep -vE '/test/(e2e|bench)$$')
+	@CGO_ENABLED=1 go test -race -count=1 $$(go list ./... | grep -vE '/test/')
+	@echo "==> an intruder in the VMM's place"
+	@CGO_ENABLED=1 go test -race -count=1 -v ./test/hostile
 
 test-e2e: root build tools ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -65,8 +67,9 @@ test-e2e: root build tools ## end to end: a real containerd, real microVMs (root
 
 test-krun: root build tools deps-krun ## the same under libkrun, in an emulated host with KVM (root)
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
-	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/e2e.test ./test/e2e
-	@hack/kvmhost -t 2400 -p $(OUTPUT)/test/e2e.test env MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 38m
+	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/hostile
+	@hack/kvmhost -t 2700 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/hostile.test \
+		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m'
 
 bench: root build tools ## measure, against runc on this machine, and print a table (root)
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
