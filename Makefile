@@ -77,7 +77,7 @@ bench: root build tools ## measure, against runc on this machine, and print a ta
 bench-krun: root build tools deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox
 	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
-	@hack/kvmhost -t 1800 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun /put/bench /put/microsandbox
+	@hack/kvmhost -t 1800 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun TMPDIR=/var /put/bench /put/microsandbox
 
 lint: ## go vet, staticcheck, gofumpt
 	@$(STEP) "building the linters" bash -c 'cd hack/tools/lint && GOBIN=$(TOOLS) go install -buildvcs=false tool'

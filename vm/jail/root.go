@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -110,7 +111,7 @@ func (r *builtRoot) enter() error {
 		return os.NewSyscallError("fchdir", err)
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
-		return os.NewSyscallError("pivot_root", err)
+		return fmt.Errorf("pivot_root: %w; the host's root must be a file system that is mounted, not an initramfs (%w)", err, errdefs.ErrFailedPrecondition)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("letting go of the host's root: %w", err)
