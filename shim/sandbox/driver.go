@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -41,7 +40,7 @@ func drivers(config config.Config) []vm.Driver {
 // What a driver cannot do because of the host is passed over, with a warning;
 // any other failure would be the same with the next.
 func startFirst(ctx context.Context, drivers []vm.Driver, config vm.Config) (vm.Driver, vm.Machine, error) {
-	var errs []error
+	var passed error
 	for i, driver := range drivers {
 		machine, err := start(ctx, driver, config)
 		if err == nil {
@@ -51,12 +50,16 @@ func startFirst(ctx context.Context, drivers []vm.Driver, config vm.Config) (vm.
 		if !errdefs.IsFailedPrecondition(err) {
 			return nil, nil, err
 		}
-		errs = append(errs, err)
+		if passed == nil {
+			passed = err
+		} else {
+			passed = fmt.Errorf("%w; %w", passed, err)
+		}
 		if i+1 < len(drivers) {
 			log.G(ctx).WithError(err).Warnf("using driver %s instead", drivers[i+1].Name())
 		}
 	}
-	return nil, nil, errors.Join(errs...)
+	return nil, nil, passed
 }
 
 func start(ctx context.Context, driver vm.Driver, config vm.Config) (vm.Machine, error) {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun/api"
 )
 
@@ -32,7 +34,17 @@ func (l *Library) Check(m api.Machine) error {
 	if m.MemoryMiB > math.MaxUint32 {
 		return fmt.Errorf("%d MiB of memory are more than libkrun allows", m.MemoryMiB)
 	}
-	return nil
+	return checkMemory(m.MemoryMiB)
+}
+
+// checkMemory maps as much as libkrun will, in the same way, to say clearly that it
+// cannot be had; pages are not touched.
+func checkMemory(mib int64) error {
+	memory, err := unix.Mmap(-1, 0, int(mib<<20), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return fmt.Errorf("the host cannot give the VM its %d MiB of memory (%w): lower the limit or the default, or free memory", mib, err)
+	}
+	return unix.Munmap(memory)
 }
 
 // Boot runs the machine. It returns only with an error: when the guest ends, the

@@ -90,6 +90,9 @@ func TestCheck(t *testing.T) {
 	if err := library.Check(machine); err != nil {
 		t.Error(err)
 	}
+	if err := checkMemory(1 << 30); err == nil || !strings.Contains(err.Error(), "the host cannot give the VM its 1073741824 MiB") {
+		t.Errorf("a pebibyte: %v", err)
+	}
 	many, big := machine, machine
 	many.CPUs, big.MemoryMiB = 9, 1<<40
 	for _, m := range []api.Machine{many, big} {
