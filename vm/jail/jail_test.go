@@ -21,6 +21,15 @@ var roles = map[string]func(){
 	"fail":    func() { Fail(errors.New("no such library")) },
 	"end":     func() {},
 	"forever": func() { select {} },
+	"late": func() {
+		fmt.Println(Enter())
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			if _, err := os.Stat("/tree/late/file"); err == nil {
+				fmt.Println("seen")
+				return
+			}
+		}
+	},
 }
 
 func TestMain(m *testing.M) {
@@ -114,6 +123,42 @@ func tasks(t *testing.T) (n int) {
 		}
 	}
 	return n
+}
+
+// What is mounted below a tree later arrives in the jail: a share for a container
+// that joins a running VM.
+func TestTreeReceivesMounts(t *testing.T) {
+	var output bytes.Buffer
+	s := spec(t, "late", &output)
+	tree := t.TempDir()
+	mount := func(target string, flags uintptr) {
+		t.Helper()
+		if err := unix.Mount("late", target, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+		if err := unix.Mount("", target, "", flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount(tree, unix.MS_SHARED)
+	late := filepath.Join(tree, "late")
+	if err := os.Mkdir(late, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.Root.Binds = []Bind{{Source: tree, Target: "/tree", Tree: true}}
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount(late, unix.MS_SHARED)
+	if err := os.WriteFile(filepath.Join(late, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, p)
+	if output.String() != "<nil>\nseen\n" {
+		t.Errorf("printed %q", output.String())
+	}
 }
 
 func TestStartFails(t *testing.T) {
