@@ -59,11 +59,24 @@ func Processes() map[int]string {
 			continue
 		}
 		name, state := string(data[open+1:end]), data[end+2]
-		if state != 'Z' && slices.Contains(processNames, name) {
+		if state != 'Z' && slices.Contains(processNames, name) && !othersQEMU(pid, name) {
 			found[pid] = name
 		}
 	}
 	return found
+}
+
+// othersQEMU tells a QEMU that has nothing to do with a shim: it sees the host.
+func othersQEMU(pid int, name string) bool {
+	if !strings.HasPrefix(name, "qemu") {
+		return false
+	}
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	return err == nil && its == own
 }
 
 // Descriptors is the number of open descriptors of a process.

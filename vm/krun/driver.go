@@ -4,7 +4,6 @@ package krun
 
 import (
 	"context"
-	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,7 +51,7 @@ func (d Driver) Check(context.Context) error {
 
 // Start implements vm.Driver.
 func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
-	if err := checkFiles(config); err != nil {
+	if err := config.CheckFiles(); err != nil {
 		return nil, err
 	}
 	p := d.plan(config)
@@ -83,20 +82,6 @@ func (d Driver) Jail(config vm.Config) jail.Spec { return d.plan(config).jail() 
 
 func (d Driver) plan(config vm.Config) plan {
 	return plan{driver: d, config: config, descriptors: descriptorLimit()}
-}
-
-// checkFiles refuses a kit that libkrun would fail on, or never come back from.
-func checkFiles(config vm.Config) error {
-	for _, file := range []string{config.Kernel, config.Disk} {
-		if _, err := os.Stat(file); err != nil {
-			return fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
-		}
-	}
-	file, err := elf.Open(config.Kernel)
-	if err != nil {
-		return fmt.Errorf("the guest's kernel %s is no ELF image, reinstall the guest kit: %w (%w)", config.Kernel, err, errdefs.ErrFailedPrecondition)
-	}
-	return file.Close()
 }
 
 // descriptorLimit is how many descriptors this process could give itself.

@@ -10,9 +10,7 @@ package qemu
 
 import (
 	"context"
-	"debug/elf"
 	"fmt"
-	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -89,25 +87,10 @@ func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error)
 	if err != nil {
 		return nil, err
 	}
-	for _, file := range []string{config.Kernel, config.Disk} {
-		if _, err := os.Stat(file); err != nil {
-			return nil, fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
-		}
-	}
-	if err := checkKernel(config.Kernel); err != nil {
+	if err := config.CheckFiles(); err != nil {
 		return nil, err
 	}
 	return start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()})
-}
-
-// checkKernel refuses what QEMU would take for a kernel of another kind, enter
-// somewhere, and never come back from.
-func checkKernel(path string) error {
-	file, err := elf.Open(path)
-	if err != nil {
-		return fmt.Errorf("the guest's kernel %s is no ELF image, reinstall the guest kit: %w (%w)", path, err, errdefs.ErrFailedPrecondition)
-	}
-	return file.Close()
 }
 
 // accelerator chooses once per machine.
