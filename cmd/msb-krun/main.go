@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,10 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun/api"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun/libkrun"
 )
+
+// libkrun names the thread that it is started on, and the process has the name of
+// its first thread.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if err := run(); err != nil {

@@ -39,9 +39,6 @@ const daemonEnv = "MSB_SHIM_DAEMON"
 // removes the socket it names when the shim ends, and Stop when it was killed.
 const addressFile = "address"
 
-// exitKilled is the exit status of a task whose shim was killed: 128 + SIGKILL.
-const exitKilled = 128 + int(unix.SIGKILL)
-
 // Manager implements containerd's shim.Shim.
 type Manager struct{}
 
@@ -170,7 +167,7 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 			log.G(ctx).WithError(err).WithField("id", id).Warn("removing the socket of a dead shim")
 		}
 	}
-	return shim.StopStatus{Pid: pid, ExitStatus: exitKilled, ExitedAt: time.Now()}, nil
+	return shim.StopStatus{Pid: pid, ExitStatus: sandbox.ExitKilled, ExitedAt: time.Now()}, nil
 }
 
 // removeGroup removes the control group that a bundle's shim was in.

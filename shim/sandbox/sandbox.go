@@ -49,6 +49,9 @@ const treesDir = "msb"
 // driverDir is the driver's own directory, beside the trees.
 const driverDir = "vm"
 
+// ExitKilled is the exit status of a process whose VM is gone: 128 + SIGKILL.
+const ExitKilled = 128 + 9
+
 // deathNotice is how long to wait, after a stream broke, for the machine to be
 // known dead, so that the error says why.
 const deathNotice = time.Second

@@ -51,12 +51,14 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (_ *e
 	if err != nil {
 		return nil, err
 	}
-	if p.streams, err = stdio.Open(detached, sb, r.ExecID, p.config); err != nil {
+	streams, err := stdio.Open(detached, sb, r.ExecID, p.config)
+	if err != nil {
 		return nil, err
 	}
+	p.streams.Store(streams)
 	return forward(ctx, s, &taskapi.ExecProcessRequest{
 		ID: r.ID, ExecID: r.ExecID, Terminal: r.Terminal, Spec: process,
-		Stdin: p.streams.Stdin, Stdout: p.streams.Stdout, Stderr: p.streams.Stderr,
+		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 	}, taskapi.TTRPCTaskService.Exec)
 }
 
@@ -80,7 +82,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	p.started = true
 	s.mu.Unlock()
 	if r.ExecID != "" {
-		if err := p.streams.StartInput(); err != nil {
+		if err := p.streams.Load().StartInput(); err != nil {
 			return nil, err
 		}
 	}
@@ -211,8 +213,8 @@ func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*empt
 	if err != nil {
 		return nil, err
 	}
-	if r.Stdin && p.streams != nil {
-		p.streams.CloseStdin()
+	if streams := p.streams.Load(); r.Stdin && streams != nil {
+		streams.CloseStdin()
 	}
 	return forward(ctx, s, r, taskapi.TTRPCTaskService.CloseIO)
 }

@@ -247,7 +247,7 @@ func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *containe
 	if err != nil {
 		return err
 	}
-	init.streams = streams
+	init.streams.Store(streams)
 	undo.add(func() error { s.closeStdio(detached, init); return nil })
 
 	guestSpec, err := c.plan.Guest(api.SharePath(c.shares[0].Tag), filepath.Join("/", c.id), sources)

@@ -30,9 +30,9 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if err != nil {
 		return nil, err
 	}
-	if p.hasExited() && p.streams != nil {
+	if streams := p.streams.Load(); p.hasExited() && streams != nil {
 		drained := trace.Phase(ctx, "drain")
-		p.streams.Drain(ctx)
+		streams.Drain(ctx)
 		drained()
 	}
 	response, err := s.deleteInGuest(ctx, r, c, p)

@@ -129,7 +129,7 @@ func (s *Service) markDeleted(id string) {
 // reportDeath records and publishes the exit of everything that had not exited
 // when the VM ended: execs first, each container's init last.
 func (s *Service) reportDeath() {
-	now := exit{killed, time.Now()}
+	now := exit{sandbox.ExitKilled, time.Now()}
 	pid := s.pid()
 	var exits []*eventsapi.TaskExit
 	s.mu.Lock()

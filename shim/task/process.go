@@ -3,6 +3,7 @@ package task
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -13,9 +14,6 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 )
-
-// killed is the exit status of a process whose machine is gone: 128 + SIGKILL.
-const killed = 137
 
 // container is a task of this shim. Its maps are guarded by Service.mu.
 type container struct {
@@ -37,10 +35,10 @@ type container struct {
 type process struct {
 	execID  string
 	config  stdio.Config
-	streams *stdio.Streams
-	started bool          // the guest has started it: guarded by Service.mu
-	exited  chan struct{} // closed when exit is set
-	exit    exit          // readable after exited
+	streams atomic.Pointer[stdio.Streams] // nil until they are open
+	started bool                          // the guest has started it: guarded by Service.mu
+	exited  chan struct{}                 // closed when exit is set
+	exit    exit                          // readable after exited
 }
 
 type exit struct {

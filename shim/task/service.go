@@ -198,13 +198,14 @@ func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*empt
 
 // closeStdio ends a process's streams on both sides.
 func (s *Service) closeStdio(ctx context.Context, p *process) {
-	if p.streams == nil {
+	streams := p.streams.Load()
+	if streams == nil {
 		return
 	}
 	if sb, err := s.guest(); err == nil {
-		if _, err := sb.Guest.CloseStdio(ctx, &api.CloseStdioRequest{Ids: p.streams.IDs()}); err != nil {
+		if _, err := sb.Guest.CloseStdio(ctx, &api.CloseStdioRequest{Ids: streams.IDs()}); err != nil {
 			log.G(ctx).WithError(err).Debug("closing stdio in the guest")
 		}
 	}
-	p.streams.Close()
+	streams.Close()
 }

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 )
 
@@ -181,18 +182,18 @@ func TestDeathIsReported(t *testing.T) {
 	}
 	for i, id := range []string{"e", "c"} {
 		exit := (*out)[i].(*eventsapi.TaskExit)
-		if exit.ID != id || exit.ExitStatus != killed {
+		if exit.ID != id || exit.ExitStatus != sandbox.ExitKilled {
 			t.Errorf("event %d is %v", i, exit)
 		}
 	}
 	state, err := s.State(t.Context(), &taskv3.StateRequest{ID: "c"})
-	if err != nil || state.ExitStatus != killed || state.Bundle != "/bundle" {
+	if err != nil || state.ExitStatus != sandbox.ExitKilled || state.Bundle != "/bundle" {
 		t.Errorf("State = %v, %v", state, err)
 	}
 	if _, err := s.Kill(t.Context(), &taskv3.KillRequest{ID: "c"}); !errdefs.IsNotFound(err) {
 		t.Errorf("Kill = %v", err)
 	}
-	if response, err := s.Delete(t.Context(), &taskv3.DeleteRequest{ID: "c"}); err != nil || response.ExitStatus != killed {
+	if response, err := s.Delete(t.Context(), &taskv3.DeleteRequest{ID: "c"}); err != nil || response.ExitStatus != sandbox.ExitKilled {
 		t.Errorf("Delete = %v, %v", response, err)
 	}
 	if _, err := s.Delete(t.Context(), &taskv3.DeleteRequest{ID: "c"}); !errdefs.IsNotFound(err) {

@@ -12,9 +12,15 @@ import (
 // Leftovers is what containers could leave behind on the host.
 type Leftovers map[string]bool
 
-// processNames are the names, cut at 15 bytes as the kernel does, of what runs
-// for a container.
-var processNames = []string{"containerd-shim", "qemu-system-x86", "virtiofsd", "msb-krun", "libkrun VM"}
+// vmms are the names of the drivers' VMMs, cut at 15 bytes as the kernel does.
+var vmms = map[string]string{"qemu": "qemu-system-x86", "krun": "libkrun VM"}
+
+// processNames are the names of what runs for a container; msb-krun is the VMM
+// before libkrun names it.
+var processNames = []string{"containerd-shim", "virtiofsd", "msb-krun", vmms["qemu"], vmms["krun"]}
+
+// VMM is the name of the process that runs a VM under the driver under test.
+func (h *Host) VMM() string { return vmms[h.Driver] }
 
 // Leftovers lists the processes, mounts, directories and sockets that are there
 // now, and the number of containerd's open descriptors.
