@@ -22,6 +22,11 @@ const (
 	ports = "/sys/class/virtio-ports"
 	// wait bounds how long the port may take to appear after boot.
 	wait = 5 * time.Second
+	// credit is how many bytes the host may have on the way, as many as libkrun
+	// lets the guest have. It gives new credit after half of this.
+	credit = 8 << 20
+	// word is the time between the guest's words to the host.
+	word = time.Second
 )
 
 // Listen returns the listener on which the host's streams arrive. It is the
@@ -30,15 +35,39 @@ func Listen() (net.Listener, error) {
 	conn, err := vsock.Dial(vsock.Host, mux.VsockPort, nil)
 	switch {
 	case err == nil:
-		return serve(conn)
+		return listenVsock(conn)
 	case errors.Is(err, unix.ENODEV):
 		return listenPort()
 	}
 	return nil, fmt.Errorf("connecting to the host's vsock port %d: %w", mux.VsockPort, err)
 }
 
-func serve(conn io.ReadWriteCloser) (net.Listener, error) {
-	session, err := yamux.Server(conn, mux.Config())
+// listenVsock guards against libkrun's losing of a notification: a host that has
+// used up the credit of a connection asks for more, sometimes without an
+// interrupt, and both sides wait (libkrun 1.18, vsock/unix.rs). So there is much
+// credit, and a word from this side every now and then, which makes the guest
+// look at its queues.
+func listenVsock(conn *vsock.Conn) (net.Listener, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	var optionErr error
+	err = raw.Control(func(fd uintptr) {
+		optionErr = errors.Join(
+			unix.SetsockoptUint64(int(fd), unix.AF_VSOCK, unix.SO_VM_SOCKETS_BUFFER_MAX_SIZE, credit),
+			unix.SetsockoptUint64(int(fd), unix.AF_VSOCK, unix.SO_VM_SOCKETS_BUFFER_SIZE, credit))
+	})
+	if err := errors.Join(err, optionErr); err != nil {
+		return nil, errors.Join(fmt.Errorf("setting the vsock's buffer: %w", err), conn.Close())
+	}
+	config := mux.Config()
+	config.EnableKeepAlive, config.KeepAliveInterval = true, word
+	return serve(conn, config)
+}
+
+func serve(conn io.ReadWriteCloser, config *yamux.Config) (net.Listener, error) {
+	session, err := yamux.Server(conn, config)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -54,7 +83,7 @@ func listenPort() (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return serve(port)
+	return serve(port, mux.Config())
 }
 
 // findPort looks for the virtio-serial port by the name that the VMM gave it;

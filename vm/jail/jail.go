@@ -69,6 +69,17 @@ type Limit struct {
 	Value    uint64
 }
 
+// DescriptorLimit is how many descriptors this process can give to another at most
+// (RLIMIT_NOFILE): a file server holds one for every file in use. It is 0 if that
+// cannot be told.
+func DescriptorLimit() uint64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return limit.Max
+}
+
 // A Root is the content of a jail. What it holds cannot be added to: its own
 // directories are read-only.
 type Root struct {

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -81,16 +80,7 @@ func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
 func (d Driver) Jail(config vm.Config) jail.Spec { return d.plan(config).jail() }
 
 func (d Driver) plan(config vm.Config) plan {
-	return plan{driver: d, config: config, descriptors: descriptorLimit()}
-}
-
-// descriptorLimit is how many descriptors this process could give itself.
-func descriptorLimit() uint64 {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 0
-	}
-	return limit.Max
+	return plan{driver: d, config: config, descriptors: jail.DescriptorLimit()}
 }
 
 // listener takes the one connection that the VMM makes for the guest.
