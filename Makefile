@@ -19,6 +19,8 @@ IMAGE   := $(OUTPUT)/images/busybox.tar
 KRUNFW  := $(KIT)/libkrunfw.so.5
 KRUN    := $(KIT)/libkrun.so.1
 VMM     := $(KIT)/msb-krun
+SHIELD  := $(KIT)/msb-shield
+PROBE   := $(TOOLS)/probe
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 
 PREFIX  ?= /usr/local
@@ -36,7 +38,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm kit deps-krun tools demo shell test test-unit test-e2e test-krun bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield probe kit deps-krun tools demo shell test test-unit test-e2e test-krun bench bench-krun lint proto \
 	install uninstall clean distclean root always
 
 help: ## list the targets
@@ -101,14 +103,14 @@ proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 install: build ## install the shim and the kit below PREFIX (default /usr/local)
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
 	@install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
-	@install -m 0755 $(VMM) $(DESTDIR)$(PREFIX)/lib/msb/
+	@install -m 0755 $(VMM) $(SHIELD) $(DESTDIR)$(PREFIX)/lib/msb/
 	@install -m 0644 $(addprefix $(KIT)/,vmlinux guest.erofs VERSIONS libkrunfw.so.5) $(DESTDIR)$(PREFIX)/lib/msb/
 	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
 	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 msb-krun vmlinux guest.erofs VERSIONS libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 msb-krun msb-shield vmlinux guest.erofs VERSIONS libkrunfw.so.5)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
@@ -134,7 +136,10 @@ agent:
 vmm:
 	@$(STEP) "building the VMM of the krun driver" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(VMM) ./cmd/msb-krun
 
-kit: agent vmm
+shield:
+	@$(STEP) "building the shield of mounted files" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(SHIELD) ./cmd/msb-shield
+
+kit: agent vmm shield
 	@$(DEPS) qemu virtiofsd erofs seccomp gcc
 	@$(MAKE) $(KIT)/vmlinux $(KIT)/guest.erofs $(KIT)/VERSIONS
 
@@ -143,7 +148,10 @@ deps-krun: $(KRUN) ## build libkrun into _output, for a system that has none (Ru
 $(KRUN): hack/build-libkrun hack/libkrun/Cargo.lock
 	@hack/build-libkrun $@
 
-tools:
+probe:
+	@$(STEP) "building what the tests run in containers" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(PROBE) ./test/probe
+
+tools: probe
 	@$(DEPS) busybox pgrep
 	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE)
 

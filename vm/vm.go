@@ -41,6 +41,11 @@ type Machine interface {
 	// has booted it waits. The caller closes the stream.
 	Dial(context.Context) (net.Conn, error)
 
+	// Accept returns the next stream that the agent opens. It fails when ctx or
+	// the machine ends. Streams that nobody accepts are refused after a few. The
+	// caller closes the stream.
+	Accept(context.Context) (net.Conn, error)
+
 	// Pid is the process id of the VMM, in the shim's PID namespace.
 	Pid() int
 

@@ -18,12 +18,14 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
 	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
+	"github.com/msb-runtime/containerd-shim-msb/guest/socket"
 	"github.com/msb-runtime/containerd-shim-msb/guest/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/guest/transport"
 )
@@ -42,7 +44,7 @@ func Run(ctx context.Context) error {
 	if err := bundle.MountPool(); err != nil {
 		return err
 	}
-	server, err := newServer(ctx)
+	server, err := newServer(ctx, socket.New(listener))
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,7 @@ type server struct {
 	streams *stdio.Streams
 }
 
-func newServer(ctx context.Context) (*server, error) {
+func newServer(ctx context.Context, sockets *socket.Sockets) (*server, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	events := make(queue, queueSize)
 	tasks, err := task.NewTaskService(namespaces.WithNamespace(ctx, namespaces.Default), events, sd)
@@ -68,7 +70,7 @@ func newServer(ctx context.Context) (*server, error) {
 	}
 	s := &server{rpc: rpc, streams: stdio.New()}
 	taskapi.RegisterTTRPCTaskService(rpc, tasks)
-	api.RegisterGuestService(rpc, &service{events: events, streams: s.streams})
+	api.RegisterGuestService(rpc, &service{events: events, streams: s.streams, sockets: sockets, life: ctx})
 	return s, nil
 }
 
@@ -145,6 +147,8 @@ func (h *handover) Close() error {
 type service struct {
 	events  queue
 	streams *stdio.Streams
+	sockets *socket.Sockets
+	life    context.Context // the agent's
 }
 
 var _ api.GuestService = (*service)(nil)
@@ -161,6 +165,9 @@ func (s *service) CreateBundle(_ context.Context, request *api.CreateBundleReque
 	if err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
+	if err := s.sockets.Listen(s.life, request.Container, request.Sockets); err != nil {
+		return nil, errgrpc.ToGRPC(classify(errors.Join(err, bundle.Remove(request.Container, nil))))
+	}
 	return &api.CreateBundleResponse{Path: path}, nil
 }
 
@@ -172,6 +179,7 @@ func (s *service) ReleaseFiles(_ context.Context, request *api.ReleaseFilesReque
 }
 
 func (s *service) RemoveBundle(_ context.Context, request *api.RemoveBundleRequest) (*api.RemoveBundleResponse, error) {
+	s.sockets.Close(request.Container)
 	if err := bundle.Remove(request.Container, request.Shares); err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
@@ -212,6 +220,8 @@ func classify(err error) error {
 		return fmt.Errorf("%w (%w)", err, errdefs.ErrAlreadyExists)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w (%w)", err, errdefs.ErrPermissionDenied)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
+		return fmt.Errorf("%w (%w)", err, errdefs.ErrResourceExhausted)
 	}
 	return err
 }

@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type StartRequest struct {
@@ -159,8 +159,9 @@ type CreateBundleRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	// The OCI runtime configuration, as it is to stand in config.json.
-	Spec          []byte       `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	Files         []*FileMount `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	Spec          []byte         `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Files         []*FileMount   `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	Sockets       []*SocketMount `protobuf:"bytes,4,rep,name=sockets,proto3" json:"sockets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -212,6 +213,13 @@ func (x *CreateBundleRequest) GetSpec() []byte {
 func (x *CreateBundleRequest) GetFiles() []*FileMount {
 	if x != nil {
 		return x.Files
+	}
+	return nil
+}
+
+func (x *CreateBundleRequest) GetSockets() []*SocketMount {
+	if x != nil {
+		return x.Sockets
 	}
 	return nil
 }
@@ -289,6 +297,87 @@ func (x *FileMount) GetReadOnly() bool {
 	return false
 }
 
+// SocketMount is a socket of the host: the agent listens where the spec takes it
+// from, and opens a SocketStream for each connection.
+type SocketMount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By which a SocketStream names it.
+	Tag string `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	// Where the socket appears in the container; for error messages.
+	Destination string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	// Permission bits and owner of the host's.
+	Mode          uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid           uint32 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32 `protobuf:"varint,5,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SocketMount) Reset() {
+	*x = SocketMount{}
+	mi := &file_guest_api_guest_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SocketMount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SocketMount) ProtoMessage() {}
+
+func (x *SocketMount) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SocketMount.ProtoReflect.Descriptor instead.
+func (*SocketMount) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SocketMount) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *SocketMount) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *SocketMount) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *SocketMount) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *SocketMount) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
 type CreateBundleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The bundle's directory in the guest.
@@ -299,7 +388,7 @@ type CreateBundleResponse struct {
 
 func (x *CreateBundleResponse) Reset() {
 	*x = CreateBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[4]
+	mi := &file_guest_api_guest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -311,7 +400,7 @@ func (x *CreateBundleResponse) String() string {
 func (*CreateBundleResponse) ProtoMessage() {}
 
 func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[4]
+	mi := &file_guest_api_guest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -324,7 +413,7 @@ func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleResponse.ProtoReflect.Descriptor instead.
 func (*CreateBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{4}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateBundleResponse) GetPath() string {
@@ -343,7 +432,7 @@ type ReleaseFilesRequest struct {
 
 func (x *ReleaseFilesRequest) Reset() {
 	*x = ReleaseFilesRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +444,7 @@ func (x *ReleaseFilesRequest) String() string {
 func (*ReleaseFilesRequest) ProtoMessage() {}
 
 func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +457,7 @@ func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReleaseFilesRequest) GetContainer() string {
@@ -386,7 +475,7 @@ type ReleaseFilesResponse struct {
 
 func (x *ReleaseFilesResponse) Reset() {
 	*x = ReleaseFilesResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +487,7 @@ func (x *ReleaseFilesResponse) String() string {
 func (*ReleaseFilesResponse) ProtoMessage() {}
 
 func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +500,7 @@ func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
 }
 
 type RemoveBundleRequest struct {
@@ -425,7 +514,7 @@ type RemoveBundleRequest struct {
 
 func (x *RemoveBundleRequest) Reset() {
 	*x = RemoveBundleRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +526,7 @@ func (x *RemoveBundleRequest) String() string {
 func (*RemoveBundleRequest) ProtoMessage() {}
 
 func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +539,7 @@ func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBundleRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoveBundleRequest) GetContainer() string {
@@ -477,7 +566,7 @@ type RemoveBundleResponse struct {
 
 func (x *RemoveBundleResponse) Reset() {
 	*x = RemoveBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +578,7 @@ func (x *RemoveBundleResponse) String() string {
 func (*RemoveBundleResponse) ProtoMessage() {}
 
 func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +591,7 @@ func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveBundleResponse) GetAgentResident() int64 {
@@ -521,7 +610,7 @@ type CloseStdioRequest struct {
 
 func (x *CloseStdioRequest) Reset() {
 	*x = CloseStdioRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +622,7 @@ func (x *CloseStdioRequest) String() string {
 func (*CloseStdioRequest) ProtoMessage() {}
 
 func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +635,7 @@ func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioRequest.ProtoReflect.Descriptor instead.
 func (*CloseStdioRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CloseStdioRequest) GetIds() []string {
@@ -564,7 +653,7 @@ type CloseStdioResponse struct {
 
 func (x *CloseStdioResponse) Reset() {
 	*x = CloseStdioResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +665,7 @@ func (x *CloseStdioResponse) String() string {
 func (*CloseStdioResponse) ProtoMessage() {}
 
 func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +678,7 @@ func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioResponse.ProtoReflect.Descriptor instead.
 func (*CloseStdioResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
 }
 
 type EventsRequest struct {
@@ -600,7 +689,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +701,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +714,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
 }
 
 type Event struct {
@@ -639,7 +728,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +740,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +753,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Event) GetTopic() string {
@@ -688,14 +777,15 @@ func (x *Event) GetEvent() *anypb.Any {
 	return nil
 }
 
-// StreamHeader is the first message on every stream to the agent, preceded by
-// its length as a varint. The agent answers with a StreamReply of the same form.
+// StreamHeader is the first message on every stream, preceded by its length as a
+// varint. The other side answers with a StreamReply of the same form.
 type StreamHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Purpose:
 	//
 	//	*StreamHeader_Control
 	//	*StreamHeader_Stdio
+	//	*StreamHeader_Socket
 	Purpose       isStreamHeader_Purpose `protobuf_oneof:"purpose"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -703,7 +793,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +805,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +818,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -756,6 +846,15 @@ func (x *StreamHeader) GetStdio() *StdioStream {
 	return nil
 }
 
+func (x *StreamHeader) GetSocket() *SocketStream {
+	if x != nil {
+		if x, ok := x.Purpose.(*StreamHeader_Socket); ok {
+			return x.Socket
+		}
+	}
+	return nil
+}
+
 type isStreamHeader_Purpose interface {
 	isStreamHeader_Purpose()
 }
@@ -770,9 +869,16 @@ type StreamHeader_Stdio struct {
 	Stdio *StdioStream `protobuf:"bytes,2,opt,name=stdio,proto3,oneof"`
 }
 
+type StreamHeader_Socket struct {
+	// A connection to a mounted socket: opened by the agent.
+	Socket *SocketStream `protobuf:"bytes,3,opt,name=socket,proto3,oneof"`
+}
+
 func (*StreamHeader_Control) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
+
+func (*StreamHeader_Socket) isStreamHeader_Purpose() {}
 
 type ControlStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -782,7 +888,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +900,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +913,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
 }
 
 type StdioStream struct {
@@ -821,7 +927,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +939,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +952,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StdioStream) GetId() string {
@@ -863,6 +969,50 @@ func (x *StdioStream) GetDirection() StdioStream_Direction {
 	return StdioStream_INPUT
 }
 
+type SocketStream struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tag           string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SocketStream) Reset() {
+	*x = SocketStream{}
+	mi := &file_guest_api_guest_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SocketStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SocketStream) ProtoMessage() {}
+
+func (x *SocketStream) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
+func (*SocketStream) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SocketStream) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
 type StreamReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the stream is ready.
@@ -873,7 +1023,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1035,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1048,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StreamReply) GetError() string {
@@ -915,16 +1065,23 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n" +
 	"\fStartRequest\x12,\n" +
 	"\x03now\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\x0f\n" +
-	"\rStartResponse\"v\n" +
+	"\rStartResponse\"\xab\x01\n" +
 	"\x13CreateBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12-\n" +
-	"\x05files\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\x05files\"p\n" +
+	"\x05files\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\x05files\x123\n" +
+	"\asockets\x18\x04 \x03(\v2\x19.msb.guest.v1.SocketMountR\asockets\"p\n" +
 	"\tFileMount\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12 \n" +
 	"\vdestination\x18\x03 \x01(\tR\vdestination\x12\x1b\n" +
-	"\tread_only\x18\x04 \x01(\bR\breadOnly\"*\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\"y\n" +
+	"\vSocketMount\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\x12 \n" +
+	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x05 \x01(\rR\x03gid\"*\n" +
 	"\x14CreateBundleResponse\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"3\n" +
 	"\x13ReleaseFilesRequest\x12\x1c\n" +
@@ -942,10 +1099,11 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
-	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\x85\x01\n" +
+	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xbb\x01\n" +
 	"\fStreamHeader\x127\n" +
 	"\acontrol\x18\x01 \x01(\v2\x1b.msb.guest.v1.ControlStreamH\x00R\acontrol\x121\n" +
-	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdioB\t\n" +
+	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdio\x124\n" +
+	"\x06socket\x18\x03 \x01(\v2\x1a.msb.guest.v1.SocketStreamH\x00R\x06socketB\t\n" +
 	"\apurpose\"\x0f\n" +
 	"\rControlStream\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
@@ -954,7 +1112,9 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\tDirection\x12\t\n" +
 	"\x05INPUT\x10\x00\x12\n" +
 	"\n" +
-	"\x06OUTPUT\x10\x01\"#\n" +
+	"\x06OUTPUT\x10\x01\" \n" +
+	"\fSocketStream\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\"#\n" +
 	"\vStreamReply\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error2\xdd\x03\n" +
 	"\x05Guest\x12@\n" +
@@ -979,54 +1139,58 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(*StartRequest)(nil),          // 1: msb.guest.v1.StartRequest
 	(*StartResponse)(nil),         // 2: msb.guest.v1.StartResponse
 	(*CreateBundleRequest)(nil),   // 3: msb.guest.v1.CreateBundleRequest
 	(*FileMount)(nil),             // 4: msb.guest.v1.FileMount
-	(*CreateBundleResponse)(nil),  // 5: msb.guest.v1.CreateBundleResponse
-	(*ReleaseFilesRequest)(nil),   // 6: msb.guest.v1.ReleaseFilesRequest
-	(*ReleaseFilesResponse)(nil),  // 7: msb.guest.v1.ReleaseFilesResponse
-	(*RemoveBundleRequest)(nil),   // 8: msb.guest.v1.RemoveBundleRequest
-	(*RemoveBundleResponse)(nil),  // 9: msb.guest.v1.RemoveBundleResponse
-	(*CloseStdioRequest)(nil),     // 10: msb.guest.v1.CloseStdioRequest
-	(*CloseStdioResponse)(nil),    // 11: msb.guest.v1.CloseStdioResponse
-	(*EventsRequest)(nil),         // 12: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 13: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 14: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 15: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 16: msb.guest.v1.StdioStream
-	(*StreamReply)(nil),           // 17: msb.guest.v1.StreamReply
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 19: google.protobuf.Any
+	(*SocketMount)(nil),           // 5: msb.guest.v1.SocketMount
+	(*CreateBundleResponse)(nil),  // 6: msb.guest.v1.CreateBundleResponse
+	(*ReleaseFilesRequest)(nil),   // 7: msb.guest.v1.ReleaseFilesRequest
+	(*ReleaseFilesResponse)(nil),  // 8: msb.guest.v1.ReleaseFilesResponse
+	(*RemoveBundleRequest)(nil),   // 9: msb.guest.v1.RemoveBundleRequest
+	(*RemoveBundleResponse)(nil),  // 10: msb.guest.v1.RemoveBundleResponse
+	(*CloseStdioRequest)(nil),     // 11: msb.guest.v1.CloseStdioRequest
+	(*CloseStdioResponse)(nil),    // 12: msb.guest.v1.CloseStdioResponse
+	(*EventsRequest)(nil),         // 13: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 14: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 15: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 16: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 17: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 18: msb.guest.v1.SocketStream
+	(*StreamReply)(nil),           // 19: msb.guest.v1.StreamReply
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 21: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	18, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	20, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	4,  // 1: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
-	18, // 2: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	19, // 3: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	15, // 4: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	16, // 5: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	0,  // 6: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 7: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	3,  // 8: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	6,  // 9: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	8,  // 10: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	10, // 11: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	12, // 12: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	2,  // 13: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	5,  // 14: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	7,  // 15: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	9,  // 16: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	11, // 17: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	13, // 18: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	5,  // 2: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
+	20, // 3: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	21, // 4: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	16, // 5: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	17, // 6: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	18, // 7: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	0,  // 8: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 9: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	3,  // 10: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	7,  // 11: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	9,  // 12: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	11, // 13: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	13, // 14: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	2,  // 15: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	6,  // 16: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	8,  // 17: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	10, // 18: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	12, // 19: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	14, // 20: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -1034,9 +1198,10 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[13].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[14].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
+		(*StreamHeader_Socket)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1044,7 +1209,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"sync"
 
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
@@ -46,6 +48,38 @@ func ReplyStream(stream io.Writer, cause error) error {
 	_, err := protodelim.MarshalTo(stream, &reply)
 	return err
 }
+
+// Join copies between a connection and a stream, in both directions, until both
+// have ended. The end of one direction is passed on and leaves the other open
+// (shutdown(2), SHUT_WR). The caller closes both.
+func Join(conn *net.UnixConn, stream net.Conn) {
+	var copies sync.WaitGroup
+	copies.Go(func() {
+		_, err := io.CopyBuffer(onlyWriter{conn}, onlyReader{stream}, make([]byte, joinChunk))
+		if err != nil {
+			conn.Close()
+		}
+		_ = conn.CloseWrite()
+	})
+	copies.Go(func() {
+		_, err := io.CopyBuffer(onlyWriter{stream}, onlyReader{conn}, make([]byte, joinChunk))
+		if err != nil {
+			conn.Close()
+		}
+		stream.Close() // sends the end, and still receives
+	})
+	copies.Wait()
+}
+
+// joinChunk is the most that one step of Join moves, in bytes.
+const joinChunk = 64 << 10
+
+// onlyReader and onlyWriter hide methods by which io.CopyBuffer would do without
+// its buffer.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
 
 func receive(stream io.Reader, message proto.Message) error {
 	return protodelim.UnmarshalOptions{MaxSize: maxHeader}.UnmarshalFrom(byteReader{stream}, message)

@@ -29,9 +29,16 @@ const (
 	word = time.Second
 )
 
-// Listen returns the listener on which the host's streams arrive. It is the
-// only one that a guest makes. A machine has a vsock device or the port.
-func Listen() (net.Listener, error) {
+// A Session is the one connection to the host, over which both sides open streams.
+type Session interface {
+	net.Listener
+	// Open opens a stream to the host.
+	Open() (net.Conn, error)
+}
+
+// Listen returns the session on which the host's streams arrive. It is the only
+// one that a guest makes. A machine has a vsock device or the port.
+func Listen() (Session, error) {
 	conn, err := vsock.Dial(vsock.Host, mux.VsockPort, nil)
 	switch {
 	case err == nil:
@@ -47,7 +54,7 @@ func Listen() (net.Listener, error) {
 // interrupt, and both sides wait (libkrun 1.18, vsock/unix.rs). So there is much
 // credit, and a word from this side every now and then, which makes the guest
 // look at its queues.
-func listenVsock(conn *vsock.Conn) (net.Listener, error) {
+func listenVsock(conn *vsock.Conn) (Session, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -66,7 +73,7 @@ func listenVsock(conn *vsock.Conn) (net.Listener, error) {
 	return serve(conn, config)
 }
 
-func serve(conn io.ReadWriteCloser, config *yamux.Config) (net.Listener, error) {
+func serve(conn io.ReadWriteCloser, config *yamux.Config) (Session, error) {
 	session, err := yamux.Server(conn, config)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -74,7 +81,7 @@ func serve(conn io.ReadWriteCloser, config *yamux.Config) (net.Listener, error) 
 	return session, nil
 }
 
-func listenPort() (net.Listener, error) {
+func listenPort() (Session, error) {
 	device, err := findPort()
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,6 +32,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -40,14 +42,18 @@ import (
 const (
 	kernelFile = "vmlinux"
 	diskFile   = "guest.erofs"
+	shieldFile = "msb-shield"
 )
 
 // treesDir is the directory of a bundle below which the trees are mounted, in
 // the shim's mount namespace only.
 const treesDir = "msb"
 
-// driverDir is the driver's own directory, beside the trees.
-const driverDir = "vm"
+// Directories beside the trees.
+const (
+	driverDir = "vm" // the driver's own
+	shieldDir = "shield"
+)
 
 // ExitKilled is the exit status of a process whose VM is gone: 128 + SIGKILL.
 const ExitKilled = 128 + 9
@@ -60,6 +66,8 @@ const deathNotice = time.Second
 type Sandbox struct {
 	// Trees hold what the guest is given.
 	Trees *share.Trees
+	// Sockets are the host's that the guest may connect to.
+	Sockets socket.Table
 	// Tasks is containerd's task service in the guest.
 	Tasks taskapi.TTRPCTaskService
 	// Guest is the agent's own service.
@@ -67,6 +75,10 @@ type Sandbox struct {
 
 	bundle  string
 	host    Host
+	shield  *shieldOnDemand
+	listen  sync.Once // for the guest's streams
+	life    context.Context
+	end     context.CancelFunc
 	group   *cgroup.Group
 	machine vm.Machine
 	client  *ttrpc.Client
@@ -84,9 +96,9 @@ type Host struct {
 	OOMScoreAdj *int
 }
 
-// New prepares the sandbox of a bundle. This process is in the VM's control group
-// from now on, until Close.
-func New(bundle string, host Host) (_ *Sandbox, err error) {
+// New prepares the sandbox of a bundle, with programs of the kit. This process is
+// in the VM's control group from now on, until Close.
+func New(bundle, kit string, host Host) (_ *Sandbox, err error) {
 	group, err := cgroup.Enter(host.CgroupsPath, host.Resources, host.Size.Memory)
 	if err != nil {
 		return nil, err
@@ -100,11 +112,20 @@ func New(bundle string, host Host) (_ *Sandbox, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	trees, err := share.Open(dir)
-	if err != nil {
+	s := &Sandbox{bundle: bundle, host: host, group: group}
+	s.life, s.end = context.WithCancel(context.Background())
+	s.shield = &shieldOnDemand{
+		program: filepath.Join(kit, shieldFile), dir: filepath.Join(dir, shieldDir),
+		broken: func() {
+			log.L.Error("msb-shield, which serves the mounted files, has ended: so does the VM")
+			s.Kill()
+		},
+	}
+	if s.Trees, err = share.Open(dir, s.shield); err != nil {
+		s.end()
 		return nil, err
 	}
-	return &Sandbox{Trees: trees, bundle: bundle, host: host, group: group}, nil
+	return s, nil
 }
 
 // HostSize is what this host can give to one VM at most.
@@ -232,6 +253,22 @@ func (s *Sandbox) Dial(ctx context.Context, header *api.StreamHeader) (net.Conn,
 	return conn, nil
 }
 
+// ServeSockets lets the guest connect to Sockets from now on.
+func (s *Sandbox) ServeSockets(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	s.listen.Do(func() {
+		go func() {
+			for {
+				stream, err := s.machine.Accept(s.life)
+				if err != nil {
+					return
+				}
+				go s.Sockets.Serve(ctx, stream)
+			}
+		}()
+	})
+}
+
 // Running tells whether Boot has succeeded and the machine has not ended.
 func (s *Sandbox) Running() bool {
 	if s.Tasks == nil {
@@ -256,8 +293,11 @@ func (s *Sandbox) Update(resources *specs.LinuxResources) error {
 	return s.group.Update(resources, s.host.Size.Memory)
 }
 
-// Kill ends the machine without waiting for it.
+// Kill ends the machine, if there is one, without waiting for it.
 func (s *Sandbox) Kill() {
+	if s.machine == nil {
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = s.machine.Stop(ctx)
@@ -270,12 +310,13 @@ func (s *Sandbox) Err() error { return s.machine.Err() }
 // trees away.
 func (s *Sandbox) Close(ctx context.Context) error {
 	var errs []error
+	s.end()
 	if s.client != nil {
 		errs = append(errs, s.client.Close())
 	}
 	if s.machine != nil {
 		errs = append(errs, s.machine.Stop(ctx), removeRecord(s.bundle))
 	}
-	errs = append(errs, s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)), s.group.Close())
+	errs = append(errs, s.shield.close(), s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)), s.group.Close())
 	return errors.Join(errs...)
 }

@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -22,7 +24,7 @@ func trees(t *testing.T) *Trees {
 		t.Fatal("this test mounts: run it as root")
 	}
 	dir := t.TempDir()
-	trees, err := Open(dir)
+	trees, err := Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +220,7 @@ func TestRemove(t *testing.T) {
 }
 
 // A tag that is taken is drawn again; with no other it is an error, not a reuse.
-func TestTagCollision(t *testing.T) {
+func TestFM58TagCollision(t *testing.T) {
 	trees := trees(t)
 	path := file(t, "content")
 	same := bytes.Repeat([]byte{7}, tagBytes)
@@ -242,25 +244,126 @@ func TestTagCollision(t *testing.T) {
 }
 
 // What was opened and checked is what is shared, whatever the path leads to by
-// then.
-func TestSourceSwapped(t *testing.T) {
+// then: somebody swaps it for a symbolic link to a secret, for ten seconds.
+func TestFM49SourceSwapped(t *testing.T) {
 	trees := trees(t)
 	path := file(t, "content")
-	source, err := OpenSource(path)
+	dir := filepath.Dir(path)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			next := filepath.Join(dir, "next")
+			if i%2 == 0 {
+				_ = os.Symlink("sibling", next)
+			} else {
+				_ = os.WriteFile(next, []byte("content"), 0o600)
+			}
+			_ = os.Rename(next, path)
+		}
+	}()
+	attempts := 0
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); attempts++ {
+		source, err := OpenSource(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var checked unix.Stat_t
+		if err := unix.Fstat(int(source.File().Fd()), &checked); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond) // for the other
+		share, err := trees.Add(source, Attributes{ReadOnly: true})
+		source.Close()
+		if err != nil {
+			continue // it has no name any more, and the kernel binds it no more
+		}
+		if got := stat(t, filepath.Join(trees.Files(), share.Tag, share.Name)); got.Ino != checked.Ino {
+			t.Fatalf("inode %d was checked and %d is shared", checked.Ino, got.Ino)
+		}
+		if err := trees.Remove(share); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	<-stopped
+	if attempts < 100 {
+		t.Errorf("only %d attempts", attempts)
+	}
+}
+
+// FM-45: neither space nor descriptors are left.
+func TestFM45Exhausted(t *testing.T) {
+	trees := trees(t)
+	path := file(t, "content")
+	if err := unix.Mount("", trees.files(), "", unix.MS_REMOUNT, "size=16m,nr_inodes=8"); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for range 8 {
+		var source *Source
+		if source, err = OpenSource(path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = trees.Add(source, Attributes{}); err != nil {
+			source.Close()
+			break
+		}
+		source.Close()
+	}
+	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "no space left") {
+		t.Errorf("with a full tree: %v", err)
+	}
+	entries, err := os.ReadDir(trees.files())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer source.Close()
-	if err := errors.Join(os.Remove(path), os.Symlink("sibling", path)); err != nil {
+	for _, entry := range entries {
+		if _, err := os.Stat(filepath.Join(trees.files(), entry.Name(), "app.conf")); err != nil {
+			t.Errorf("half a share is left: %v", err)
+		}
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	share, err := trees.Add(source, Attributes{ReadOnly: true})
-	// The file has no name any more: the kernel may refuse to bind it.
-	if err != nil {
-		return
+	few := limit
+	few.Cur = 3
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
 	}
-	if got, _ := os.ReadFile(filepath.Join(trees.Files(), share.Tag, share.Name)); string(got) != "content" {
-		t.Errorf("the share has %q", got)
+	_, err = OpenSource(path)
+	if restore := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); restore != nil {
+		t.Fatal(restore)
+	}
+	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), path) {
+		t.Errorf("without descriptors: %v", err)
+	}
+}
+
+// FM-42: what the shim may not open is named.
+func TestFM42Unprivileged(t *testing.T) {
+	path := file(t, "content")
+	if err := os.Chmod(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with its rights
+		if err := unix.Setfsuid(65534); err != nil {
+			result <- err
+			return
+		}
+		_, err := OpenSource(path)
+		result <- err
+	}()
+	if err := <-result; !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), path) {
+		t.Errorf("opening it: %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -12,13 +13,14 @@ import (
 // A Source is an object of the host, opened and checked. Everything after works
 // on the descriptor, so a path that is changed meanwhile changes nothing.
 type Source struct {
-	path  string
-	file  *os.File // O_PATH
-	isDir bool
+	path string
+	file *os.File    // O_PATH
+	kind os.FileMode // type bits: a regular file, a directory or a socket
 }
 
 // OpenSource opens the source of a mount, following symbolic links as mount(2)
-// does, and checks on the descriptor that it is a regular file or a directory.
+// does, and checks on the descriptor that it is a regular file, a directory or a
+// socket.
 func OpenSource(path string) (*Source, error) {
 	file, err := os.OpenFile(path, unix.O_PATH, 0)
 	if err != nil {
@@ -34,25 +36,62 @@ func OpenSource(path string) (*Source, error) {
 // Close lets go of the descriptor. Shares of the source live on.
 func (s *Source) Close() error { return s.file.Close() }
 
+// Path is the path that it was opened by.
+func (s *Source) Path() string { return s.path }
+
+// File is the source's descriptor, opened with O_PATH. It is the source's.
+func (s *Source) File() *os.File { return s.file }
+
+// IsDir tells a directory.
+func (s *Source) IsDir() bool { return s.kind == os.ModeDir }
+
+// IsSocket tells a socket.
+func (s *Source) IsSocket() bool { return s.kind == os.ModeSocket }
+
 func (s *Source) check() error {
 	info, err := s.file.Stat()
 	if err != nil {
 		return err
 	}
-	switch kind := info.Mode().Type(); kind {
-	case 0:
+	switch s.kind = info.Mode().Type(); s.kind {
+	case 0, os.ModeDir, os.ModeSocket:
 		return nil
-	case os.ModeDir:
-		s.isDir = true
-		return nil
-	default:
-		return fmt.Errorf("source %s is %s; msb can mount regular files and directories: %w", s.path, kindNames[kind], errdefs.ErrInvalidArgument)
 	}
+	return fmt.Errorf("source %s is %s; msb can mount regular files, directories and sockets: %w", s.path, kindNames[s.kind], errdefs.ErrInvalidArgument)
+}
+
+// Directory opens the directory that the source is in, after all symbolic links,
+// and tells the source's name there. The caller closes it.
+func (s *Source) Directory() (_ *os.File, base string, err error) {
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()))
+	if err != nil {
+		return nil, "", err
+	}
+	dir, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, "", sourceError(s.path, err)
+	}
+	defer func() {
+		if err != nil {
+			dir.Close()
+		}
+	}()
+	base = filepath.Base(path)
+	var there, here unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), base, &there, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, "", sourceError(s.path, &os.PathError{Op: "stat", Path: path, Err: err})
+	}
+	if err := unix.Fstat(int(s.file.Fd()), &here); err != nil {
+		return nil, "", err
+	}
+	if there.Dev != here.Dev || there.Ino != here.Ino {
+		return nil, "", fmt.Errorf("source %s was replaced while it was being mounted; mount it again: %w", s.path, errdefs.ErrUnavailable)
+	}
+	return dir, base, nil
 }
 
 var kindNames = map[os.FileMode]string{
 	os.ModeNamedPipe:                  "a FIFO",
-	os.ModeSocket:                     "a socket",
 	os.ModeDevice:                     "a block device",
 	os.ModeDevice | os.ModeCharDevice: "a character device",
 	os.ModeSymlink:                    "a symbolic link",
@@ -65,6 +104,8 @@ func sourceError(path string, err error) error {
 		return fmt.Errorf("source %s does not exist: %w", path, errdefs.ErrNotFound)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("source %s: permission denied: %w", path, errdefs.ErrPermissionDenied)
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("source %s: the shim has as many files open as it may: raise LimitNOFILE of containerd: %w (%w)", path, errors.Unwrap(err), errdefs.ErrResourceExhausted)
 	}
 	return fmt.Errorf("source %s: %w (%w)", path, errors.Unwrap(err), errdefs.ErrInvalidArgument)
 }

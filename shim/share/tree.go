@@ -47,12 +47,23 @@ const (
 type Trees struct {
 	dir    string
 	random io.Reader
+	shield Shield
+}
+
+// A Shield makes of a file one that has the same data and a metadata of its own.
+type Shield interface {
+	// Add makes the file of a descriptor into one called name, opened with
+	// O_PATH, which the caller closes. With dir, it follows what base is in dir.
+	Add(name string, file, dir *os.File, base string) (*os.File, error)
+	// Remove takes it away again.
+	Remove(name string) error
 }
 
 // Open makes the trees below dir, which must exist and be in a mount namespace
-// of the caller's own. Close takes them away.
-func Open(dir string) (_ *Trees, err error) {
-	t := &Trees{dir: dir, random: rand.Reader}
+// of the caller's own. Files that are to be shielded are given to shield. Close
+// takes the trees away.
+func Open(dir string, shield Shield) (_ *Trees, err error) {
+	t := &Trees{dir: dir, random: rand.Reader, shield: shield}
 	if err := mountTmpfs(dir, unix.MS_PRIVATE); err != nil {
 		return nil, fmt.Errorf("preparing %s for the VM's shares: %w", dir, err)
 	}
@@ -143,6 +154,11 @@ type Attributes struct {
 	Recursive bool
 	// Slave lets later mounts of the host below the source appear.
 	Slave bool
+	// Shield, of a file, keeps the host's metadata of it from the guest's hands.
+	Shield bool
+	// Follow, of a shielded file, lets each open of the guest find what then has
+	// the source's name on the host.
+	Follow bool
 }
 
 // A Share is something of the host in one of the trees.
@@ -154,17 +170,57 @@ type Share struct {
 	// IsFile tells a mounted file from a directory.
 	IsFile bool
 
-	dir    string // the tag's directory
-	target string // what the source is attached to
+	dir        string // the tag's directory
+	target     string // what the source is attached to
+	shieldName string // empty if it is not shielded
 }
 
 // Add shares a source with the guest: a directory in the pool, a regular file
 // staged alone in the files tree. The caller owns the source and closes it.
 func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
-	if source.isDir {
+	switch {
+	case source.IsDir():
 		return t.add(t.pool(), dirPrefix, "", source.file, attributes)
+	case source.IsSocket():
+		return Share{}, fmt.Errorf("source %s is a socket, which is not shared: %w", source.path, errdefs.ErrInvalidArgument)
 	}
-	return t.add(t.files(), filePrefix, filepath.Base(source.path), source.file, attributes)
+	return t.addFile(source, attributes)
+}
+
+// addFile stages a file. A shielded one is staged as any other: what is bound is
+// the shield's file instead of the host's.
+func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err error) {
+	name := filepath.Base(source.path)
+	if !attributes.Shield {
+		return t.add(t.files(), filePrefix, name, source.file, attributes)
+	}
+	shieldName, err := t.newTag(filePrefix)
+	if err != nil {
+		return Share{}, err
+	}
+	shielded, err := t.addToShield(shieldName, source, attributes.Follow)
+	if err != nil {
+		return Share{}, fmt.Errorf("shielding the metadata of %s: %w", source.path, err)
+	}
+	defer shielded.Close()
+	share, err := t.add(t.files(), filePrefix, name, shielded, attributes)
+	if err != nil {
+		return Share{}, errors.Join(err, t.shield.Remove(shieldName))
+	}
+	share.shieldName = shieldName
+	return share, nil
+}
+
+func (t *Trees) addToShield(name string, source *Source, follow bool) (*os.File, error) {
+	if !follow {
+		return t.shield.Add(name, source.file, nil, "")
+	}
+	dir, base, err := source.Directory()
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return t.shield.Add(name, source.file, dir, base)
 }
 
 // AddRootfs mounts what containerd hands over as a container's root file
@@ -199,7 +255,7 @@ func (t *Trees) add(tree, prefix, name string, source *os.File, attributes Attri
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, t.Remove(share))
+			err = errors.Join(classify(err), t.Remove(share))
 		}
 	}()
 	if name != "" {
@@ -226,10 +282,20 @@ func (t *Trees) newDir(tree, prefix string) (Share, error) {
 		case err == nil:
 			return Share{Tag: tag, dir: dir, target: dir}, nil
 		case !errors.Is(err, os.ErrExist):
-			return Share{}, err
+			return Share{}, classify(err)
 		}
 	}
 	return Share{}, fmt.Errorf("no free tag in %s after %d attempts: %w", tree, tagAttempts, errdefs.ErrUnavailable)
+}
+
+// classify gives an error of the kernel the class that a client may act upon.
+func classify(err error) error {
+	for _, exhausted := range []error{unix.ENOSPC, unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
+		if errors.Is(err, exhausted) {
+			return fmt.Errorf("%w (%w)", err, errdefs.ErrResourceExhausted)
+		}
+	}
+	return err
 }
 
 func (t *Trees) newTag(prefix string) (string, error) {
@@ -254,7 +320,13 @@ func (t *Trees) Remove(share Share) error {
 			return err
 		}
 	}
-	return os.Remove(share.dir)
+	if err := os.Remove(share.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if share.shieldName == "" {
+		return nil
+	}
+	return t.shield.Remove(share.shieldName)
 }
 
 func detach(target string) error {

@@ -21,6 +21,8 @@ type Bind struct {
 	Recursive bool
 	// Slave lets mounts that the host makes below the source later appear.
 	Slave bool
+	// Files is how it behaves if it is a file.
+	Files FileOptions
 
 	index   int      // in the spec's mounts
 	options []string // for the mount in the guest
@@ -39,14 +41,14 @@ var guestNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", 
 
 // planMount decides what a mount is: a bind of something of the host, or (bind
 // false) a file system of the guest's own, which runc makes there.
-func planMount(mount specs.Mount, bundle string) (_ Bind, isBind bool, _ error) {
+func planMount(mount specs.Mount, bundle string, files FileOptions) (_ Bind, isBind bool, _ error) {
 	if err := checkDestination(mount.Destination); err != nil {
 		return Bind{}, false, err
 	}
 	if len(mount.UIDMappings)+len(mount.GIDMappings) > 0 {
 		return Bind{}, false, unsupported("mount %s: ID-mapped mounts are not possible yet", mount.Destination)
 	}
-	bind := Bind{Destination: mount.Destination}
+	bind := Bind{Destination: mount.Destination, Files: files}
 	isBind = mount.Type == "bind"
 	for _, option := range mount.Options {
 		isBind = isBind || isAny(option, "bind", "rbind")
@@ -55,17 +57,24 @@ func planMount(mount specs.Mount, bundle string) (_ Bind, isBind bool, _ error) 
 		}
 	}
 	switch {
+	case !isBind && local[mount.Type] && bind.Files != files:
+		return Bind{}, false, invalid("mount %s: options %s… are for files of the host, not for %s", mount.Destination, optionPrefix, mount.Type)
 	case !isBind && local[mount.Type]:
 		return Bind{}, false, nil
 	case !isBind:
 		return Bind{}, false, unsupported("mount %s: file system type %q cannot be mounted in a microVM; msb binds files and directories and mounts %s",
 			mount.Destination, mount.Type, "proc, sysfs, tmpfs, devpts, mqueue and cgroup")
+	case len(mount.Source) > maxPath:
+		return Bind{}, false, invalid("mount %s: the source has %d bytes; a path has %d at most", mount.Destination, len(mount.Source), maxPath)
 	case mount.Source == "":
 		return Bind{}, false, invalid("mount %s: the bind has no source", mount.Destination)
 	case strings.ContainsRune(mount.Source, 0):
 		return Bind{}, false, invalid("mount %s: the source contains a NUL byte", mount.Destination)
 	}
 	bind.Source = absolute(bundle, mount.Source)
+	if err := bind.checkFile(); err != nil {
+		return Bind{}, false, err
+	}
 	return bind, !isGuests(bind.Source), nil
 }
 
@@ -78,8 +87,17 @@ func isGuests(source string) bool {
 	return isAny(source, guestNodes...)
 }
 
+// maxPath is the longest path that the kernel takes, in bytes, without the NUL
+// (limits.h, PATH_MAX); maxOption is the longest mount option: they fill a page.
+const (
+	maxPath   = 4095
+	maxOption = 4095
+)
+
 func checkDestination(destination string) error {
 	switch {
+	case len(destination) > maxPath:
+		return invalid("mount %s…: the destination has %d bytes; a path has %d at most", destination[:64], len(destination), maxPath)
 	case !path.IsAbs(destination):
 		return invalid("mount %q: the destination is not an absolute path", destination)
 	case strings.ContainsRune(destination, 0):
@@ -96,6 +114,14 @@ func checkDestination(destination string) error {
 // options"). Those that are not about sharing pass on to runc, which knows
 // them all and refuses the others.
 func (b *Bind) apply(option string) error {
+	switch {
+	case len(option) > maxOption:
+		return invalid("mount %s: option %s… has %d bytes; the kernel takes %d at most", b.Destination, option[:64], len(option), maxOption)
+	case strings.HasPrefix(option, optionPrefix):
+		return b.Files.applyOwn(b.Destination, option)
+	case forOthers(option):
+		return nil
+	}
 	switch option {
 	case "bind":
 		return nil

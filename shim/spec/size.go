@@ -23,6 +23,8 @@ const (
 	AnnotationMemory = annotationPrefix + "vm.memory"
 )
 
+var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate}
+
 // Annotations by which Kubernetes' CRI plugin tells the size of a pod
 // (containerd, internal/cri/annotations).
 const (
@@ -77,8 +79,8 @@ func (p *Plan) Size(byDefault, host Size) (Size, error) {
 
 func checkAnnotations(annotations map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(annotations)) {
-		if strings.HasPrefix(name, annotationPrefix) && !isAny(name, AnnotationCPUs, AnnotationMemory) {
-			return invalid("annotation %s is not one of msb's: %s, %s", name, AnnotationCPUs, AnnotationMemory)
+		if strings.HasPrefix(name, annotationPrefix) && !isAny(name, ownAnnotations...) {
+			return invalid("annotation %s is not one of msb's: %s", name, strings.Join(ownAnnotations, ", "))
 		}
 	}
 	return nil

@@ -49,8 +49,12 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec}
+	files, err := fileOptions(spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
 	for i, mount := range spec.Mounts {
-		bind, isBind, err := planMount(mount, bundle)
+		bind, isBind, err := planMount(mount, bundle, files)
 		if err != nil {
 			return nil, err
 		}
@@ -165,6 +169,9 @@ func (p *Plan) Guest(rootfs, cgroup string, sources []string) ([]byte, error) {
 	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
 	guest.Root, guest.Linux, guest.Process = &root, &linux, &process
 	guest.Mounts = slices.Clone(guest.Mounts)
+	for i := range guest.Mounts {
+		guest.Mounts[i].Options = slices.DeleteFunc(slices.Clone(guest.Mounts[i].Options), forOthers)
+	}
 	for i, bind := range p.Binds {
 		mount := &guest.Mounts[bind.index]
 		mount.Source, mount.Type = sources[i], "bind"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -17,7 +16,6 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
-	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
@@ -72,19 +70,18 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	sb, err := s.openSandbox(r.Bundle, c.plan, size)
+	sb, err := s.openSandbox(r.Bundle, c.plan, configuration.Kit, size)
 	if err != nil {
 		return nil, err
 	}
 	undo.add(func() error { return s.unshare(sb, c) })
-	sources, err := s.share(ctx, sb, c, mount.FromProto(r.Rootfs))
-	if err != nil {
+	if err := s.share(ctx, sb, c, mount.FromProto(r.Rootfs)); err != nil {
 		return nil, err
 	}
 	if err := s.boot(ctx, sb, configuration); err != nil {
 		return nil, err
 	}
-	if err := s.handOver(ctx, sb, c, r, sources, &undo); err != nil {
+	if err := s.handOver(ctx, sb, c, r, &undo); err != nil {
 		return nil, err
 	}
 	return &taskapi.CreateTaskResponse{Pid: uint32(sb.Pid())}, nil
@@ -142,7 +139,7 @@ func sizeOf(plan *spec.Plan, config config.Config) (spec.Size, error) {
 }
 
 // openSandbox is the shim's sandbox, made for the first container.
-func (s *Service) openSandbox(bundle string, plan *spec.Plan, size spec.Size) (*sandbox.Sandbox, error) {
+func (s *Service) openSandbox(bundle string, plan *spec.Plan, kit string, size spec.Size) (*sandbox.Sandbox, error) {
 	s.lifecycle.Lock()
 	defer s.lifecycle.Unlock()
 	s.mu.Lock()
@@ -150,7 +147,7 @@ func (s *Service) openSandbox(bundle string, plan *spec.Plan, size spec.Size) (*
 	if s.sandbox != nil {
 		return s.sandbox, nil
 	}
-	sb, err := sandbox.New(bundle, sandbox.Host{
+	sb, err := sandbox.New(bundle, kit, sandbox.Host{
 		Size:        size,
 		CgroupsPath: plan.CgroupsPath(), Resources: plan.Resources(),
 		OOMScoreAdj: plan.OOMScoreAdj(),
@@ -173,57 +170,6 @@ func (s *Service) closeIfIdle() error {
 	return s.closeSandbox()
 }
 
-// share gives the VM the container's root file system and mounts, and returns
-// where in the guest each of the plan's binds will be. What it shared is in
-// c.shares, also after an error; the root file system is the first.
-func (s *Service) share(ctx context.Context, sb *sandbox.Sandbox, c *container, rootfs []mount.Mount) ([]string, error) {
-	defer trace.Phase(ctx, "share")()
-	if len(rootfs) == 0 {
-		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
-		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
-	}
-	root, err := sb.Trees.AddRootfs(rootfs)
-	if err != nil {
-		return nil, err
-	}
-	c.shares = append(c.shares, root)
-	var sources []string
-	for _, bind := range c.plan.Binds {
-		shared, err := shareBind(sb.Trees, bind)
-		if err != nil {
-			return nil, fmt.Errorf("mount %s: %w", bind.Destination, err)
-		}
-		c.shares = append(c.shares, shared)
-		if shared.IsFile {
-			sources = append(sources, api.FilePath(c.id, shared.Tag))
-		} else {
-			sources = append(sources, api.SharePath(shared.Tag))
-		}
-	}
-	return sources, nil
-}
-
-func shareBind(trees *share.Trees, bind spec.Bind) (share.Share, error) {
-	source, err := share.OpenSource(bind.Source)
-	if err != nil {
-		return share.Share{}, err
-	}
-	defer source.Close()
-	return trees.Add(source, share.Attributes{
-		ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
-		Recursive: bind.Recursive, Slave: bind.Slave,
-	})
-}
-
-// unshare takes a container's shares back; the guest has let go of them.
-func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
-	for i := len(c.shares) - 1; i >= 0; i-- {
-		err = errors.Join(err, sb.Trees.Remove(c.shares[i]))
-	}
-	c.shares = nil
-	return err
-}
-
 // boot starts the VM for its first container; the others join it.
 func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.Config) error {
 	s.lifecycle.Lock()
@@ -239,7 +185,7 @@ func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.C
 }
 
 // handOver gives the container to the guest.
-func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *container, r *taskapi.CreateTaskRequest, sources []string, undo *undo) error {
+func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *container, r *taskapi.CreateTaskRequest, undo *undo) error {
 	defer trace.Phase(ctx, "hand over")()
 	detached := context.WithoutCancel(ctx)
 	init := c.processes[""]
@@ -250,11 +196,14 @@ func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *containe
 	init.streams.Store(streams)
 	undo.add(func() error { s.closeStdio(detached, init); return nil })
 
-	guestSpec, err := c.plan.Guest(api.SharePath(c.shares[0].Tag), filepath.Join("/", c.id), sources)
+	request, err := c.bundleRequest()
 	if err != nil {
 		return err
 	}
-	bundle, err := sb.Guest.CreateBundle(ctx, &api.CreateBundleRequest{Container: c.id, Spec: guestSpec, Files: fileMounts(c)})
+	if len(request.Sockets) > 0 {
+		sb.ServeSockets(ctx)
+	}
+	bundle, err := sb.Guest.CreateBundle(ctx, request)
 	if err != nil {
 		return s.native(sb, err)
 	}
@@ -283,32 +232,4 @@ func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *containe
 	c.guestPid, c.created = response.Pid, true
 	s.mu.Unlock()
 	return streams.StartInput()
-}
-
-// fileMounts are the container's staged files, for the agent to bind.
-func fileMounts(c *container) (files []*api.FileMount) {
-	for i, shared := range c.shares[1:] {
-		if bind := c.plan.Binds[i]; shared.IsFile {
-			files = append(files, &api.FileMount{
-				Tag: shared.Tag, Name: []byte(shared.Name), Destination: bind.Destination, ReadOnly: bind.ReadOnly,
-			})
-		}
-	}
-	return files
-}
-
-// removeBundle lets the guest write everything back and let go of the shares.
-func (s *Service) removeBundle(ctx context.Context, sb *sandbox.Sandbox, c *container) error {
-	request := &api.RemoveBundleRequest{Container: c.id}
-	for _, shared := range c.shares {
-		if !shared.IsFile {
-			request.Shares = append(request.Shares, shared.Tag)
-		}
-	}
-	response, err := sb.Guest.RemoveBundle(ctx, request)
-	if err != nil {
-		return s.native(sb, err)
-	}
-	log.G(ctx).WithField("bytes", response.AgentResident).Debug("trace: the agent's resident memory")
-	return nil
 }

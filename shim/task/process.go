@@ -21,7 +21,8 @@ type container struct {
 	bundle string
 	rootfs []*types.Mount
 	plan   *spec.Plan
-	shares []share.Share
+	root   *share.Share // nil when it has none
+	given  []given      // for each of the plan's binds
 
 	deletion  sync.Mutex          // held while it is being deleted
 	guestPid  uint32              // of init, in the guest

@@ -59,7 +59,7 @@ func bareBoot(host *harness.Host) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	trees, err := share.Open(dir)
+	trees, err := share.Open(dir, nil)
 	if err != nil {
 		return 0, err
 	}

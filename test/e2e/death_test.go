@@ -247,3 +247,52 @@ func TestManyRuns(t *testing.T) {
 	all.Wait()
 	waitFor(t, "containerd's descriptors to be closed", func() bool { return harness.Descriptors(host.Pid()) <= before })
 }
+
+// The shield of the mounted files is killed: the VM ends too, with an exit of its
+// task, and nothing is left.
+func TestShieldKilled(t *testing.T) {
+	nothingLeft(t)
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "content")
+	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/f")})}}, sleeper...)
+	killed := 0
+	for pid, name := range harness.Processes() {
+		if name == "msb-shield" {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			killed++
+		}
+	}
+	if killed != 1 {
+		t.Errorf("%d shields were running", killed)
+	}
+	if code := await(t, c.exit); code != 137 {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := c.Delete(c.ctx); err != nil {
+		t.Error(err)
+	}
+	wantContent(t, file, "content")
+}
+
+// FM-59: a thousand files in one container.
+func TestFM59ThousandFiles(t *testing.T) {
+	nothingLeft(t)
+	const files = 1000
+	dir := t.TempDir()
+	var mounts []specs.Mount
+	for i := range files {
+		source := filepath.Join(dir, fmt.Sprint(i))
+		write(t, source, fmt.Sprint(i))
+		mounts = append(mounts, bind(source, fmt.Sprintf("/f/%d", i)))
+	}
+	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts(mounts)}}, sleeper...)
+	if got := c.must("cat /f/0 /f/500 /f/999; ls /f | wc -l; ls -d /sys/fs/virtiofs/* 2>/dev/null | wc -l"); !strings.HasPrefix(got, "05009991000") {
+		t.Errorf("the container has %q", got)
+	}
+	c.must("for i in 0 500 999; do echo -n changed >/f/$i; done")
+	for _, i := range []int{0, 500, 999} {
+		wantContent(t, filepath.Join(dir, fmt.Sprint(i)), "changed")
+	}
+}

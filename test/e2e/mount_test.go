@@ -147,6 +147,25 @@ func TestMounts(t *testing.T) {
 	})
 }
 
+// rootDir is a root file system with a shell in a directory.
+func rootDir(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, dir := range []string{"bin", "proc", "sys", "dev", "etc", "tmp", "run"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "bin/sh"), busybox, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
 func TestRootfs(t *testing.T) {
 	nothingLeft(t)
 	t.Run("native snapshotter", func(t *testing.T) {
@@ -165,24 +184,51 @@ func TestRootfs(t *testing.T) {
 		}
 	})
 	t.Run("a directory of the host", func(t *testing.T) {
-		root := t.TempDir()
-		for _, dir := range []string{"bin", "proc", "sys", "dev", "etc", "tmp", "run"} {
-			if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-		busybox, err := os.ReadFile("/bin/busybox")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(root, "bin/sh"), busybox, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		root := rootDir(t)
 		_, stderr, code := host.Ctr("run", "--rm", "--runtime", "io.containerd.msb.v2", "--rootfs", root, "rootfs", "/bin/sh", "-c", "echo made >/made; exit 7")
 		if code != 7 {
 			t.Errorf("code %d: %s", code, stderr)
 		}
 		wantContent(t, filepath.Join(root, "made"), "made\n")
+	})
+	t.Run("FM28 targets that are symbolic links", func(t *testing.T) {
+		root, outside, source := rootDir(t), t.TempDir(), filepath.Join(t.TempDir(), "source")
+		write(t, source, "mounted")
+		write(t, filepath.Join(outside, "victim"), "victim")
+		for name, target := range map[string]string{
+			"absolute": filepath.Join(outside, "victim"), "relative": "../../../../../../../.." + filepath.Join(outside, "victim"), "dangling": "../../../etc/msb-made",
+		} {
+			if err := os.Symlink(target, filepath.Join(root, "etc", name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, stderr, code := host.Ctr(append(host.CtrRun(),
+			harness.Bind(source, "/etc/absolute", "rbind:rw"), harness.Bind(source, "/etc/relative", "rbind:rw"), harness.Bind(source, "/etc/dangling", "rbind:rw"),
+			"--rootfs", root, "links", "/bin/sh", "-c", "read a </etc/absolute; read b </etc/relative; read c </etc/dangling; echo $a $b $c; echo written >/etc/absolute")...)
+		if code != 0 || out != "mounted mounted mounted\n" {
+			t.Errorf("code %d: %q %s", code, out, stderr)
+		}
+		wantContent(t, filepath.Join(outside, "victim"), "victim")
+		wantContent(t, source, "written\n")
+		if _, err := os.Lstat("/etc/msb-made"); err == nil {
+			t.Error("/etc/msb-made was made on the host")
+		}
+	})
+	t.Run("FM36 a missing target in a read-only root", func(t *testing.T) {
+		root := rootDir(t)
+		source := filepath.Join(t.TempDir(), "source")
+		write(t, source, "x")
+		if err := unix.Mount(root, root, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Unmount(root, unix.MNT_DETACH)
+		if err := unix.Mount("", root, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := host.Ctr(append(host.CtrRun(), harness.Bind(source, "/etc/missing", "rbind:ro"), "--rootfs", root, "missing", "/bin/sh")...)
+		if code == 0 || !strings.Contains(stderr, "/etc/missing") || !strings.Contains(stderr, "read-only file system") {
+			t.Errorf("code %d: %s", code, stderr)
+		}
 	})
 	t.Run("read-only", func(t *testing.T) {
 		_, stderr, code := host.Run("ro", []string{"--read-only"}, "sh", "-c", "echo x >/file")

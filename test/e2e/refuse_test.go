@@ -53,7 +53,7 @@ func TestRefused(t *testing.T) {
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("unix", socket)
+	listener, err := net.ListenPacket("unixgram", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,33 +64,39 @@ func TestRefused(t *testing.T) {
 	}
 	file := filepath.Join(dir, "file")
 
+	target := filepath.Join(dir, "target")
+	write(t, filepath.Join(target, "x"), "x")
 	cases := map[string]refusal{
-		"missing source":           {[]string{harness.Bind(filepath.Join(dir, "missing"), "/f", "rbind")}, "mount /f: source " + dir + "/missing does not exist"},
-		"fifo":                     {[]string{harness.Bind(fifo, "/f", "rbind")}, "is a FIFO; msb can mount regular files and directories"},
-		"socket":                   {[]string{harness.Bind(socket, "/f", "rbind")}, "is a socket"},
-		"block device":             {[]string{harness.Bind(device, "/f", "rbind")}, "is a block device"},
-		"escaping destination":     {[]string{harness.Bind(file, "/a/../../f", "rbind")}, "leads out of the container's root"},
-		"relative destination":     {[]string{harness.Bind(file, "f", "rbind")}, "is not an absolute path"},
-		"root as destination":      {[]string{harness.Bind(dir, "/", "rbind")}, "is the container's root itself"},
-		"shared propagation":       {[]string{harness.Bind(dir, "/f", "rbind:rshared")}, "use rslave or rprivate"},
-		"unknown file system":      {[]string{"--mount=type=ext4,src=/dev/x,dst=/f"}, `file system type "ext4" cannot be mounted`},
-		"memory of 1 MiB":          {[]string{"--memory-limit", "1048576"}, "a memory limit of 1MiB is too small"},
-		"memory of 1 TiB":          {[]string{"--memory-limit", "1099511627776"}, "and the host has"},
-		"host network":             {[]string{"--net-host"}, "host's network namespace"},
-		"host device":              {[]string{"--device", "/dev/loop-control"}, "/dev/loop-control is the host's"},
-		"unknown annotation":       {[]string{"--annotation", "io.containerd.msb.kernel=/x"}, "annotation io.containerd.msb.kernel is not one of msb's"},
-		"more CPUs than there are": {[]string{"--annotation", "io.containerd.msb.vm.cpus=300"}, "300 is more than the host's"},
-		"malformed cgroup":         {[]string{"--cgroup", "a:b"}, "is neither a path below the hierarchy's root nor slice:prefix:name"},
-		"malformed cpus":           {[]string{"--annotation", "io.containerd.msb.vm.cpus=many"}, `"many" is not a number of CPUs`},
-		"malformed memory":         {[]string{"--annotation", "io.containerd.msb.vm.memory=-1"}, "is not a size such as 512MiB"},
-		"missing configuration":    {[]string{"--runtime-config-path", filepath.Join(dir, "none.toml")}, "none.toml: no such file"},
-		"unknown setting":          {config(t, dir, "kernel = 1"), "unknown setting"},
-		"unknown driver":           {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
-		"missing kit":              {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
-		"no kernel":                {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
-		"damaged kernel":           {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
-		"kernel panic":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
-		"no answer in time":        {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
+		"FM27 a directory as target": {[]string{harness.Bind(file, "/etc", "rbind:ro")}, "/etc"},
+		"metadata of a directory":    {[]string{harness.Bind(target, "/f", "rbind:x-msb.metadata=guest")}, "is for files and " + target + " is a directory"},
+		"following a directory":      {[]string{harness.Bind(target, "/f", "rbind:x-msb.update=follow")}, "is for files and " + target + " is a directory"},
+		"unknown own option":         {[]string{harness.Bind(file, "/f", "rbind:x-msb.copy=yes")}, `unknown option "x-msb.copy"`},
+		"missing source":             {[]string{harness.Bind(filepath.Join(dir, "missing"), "/f", "rbind")}, "mount /f: source " + dir + "/missing does not exist"},
+		"fifo":                       {[]string{harness.Bind(fifo, "/f", "rbind")}, "is a FIFO; msb can mount regular files, directories and sockets"},
+		"datagram socket":            {[]string{harness.Bind(socket, "/f", "rbind")}, "is a socket for datagrams"},
+		"block device":               {[]string{harness.Bind(device, "/f", "rbind")}, "is a block device"},
+		"escaping destination":       {[]string{harness.Bind(file, "/a/../../f", "rbind")}, "leads out of the container's root"},
+		"relative destination":       {[]string{harness.Bind(file, "f", "rbind")}, "is not an absolute path"},
+		"root as destination":        {[]string{harness.Bind(dir, "/", "rbind")}, "is the container's root itself"},
+		"shared propagation":         {[]string{harness.Bind(dir, "/f", "rbind:rshared")}, "use rslave or rprivate"},
+		"unknown file system":        {[]string{"--mount=type=ext4,src=/dev/x,dst=/f"}, `file system type "ext4" cannot be mounted`},
+		"memory of 1 MiB":            {[]string{"--memory-limit", "1048576"}, "a memory limit of 1MiB is too small"},
+		"memory of 1 TiB":            {[]string{"--memory-limit", "1099511627776"}, "and the host has"},
+		"host network":               {[]string{"--net-host"}, "host's network namespace"},
+		"host device":                {[]string{"--device", "/dev/loop-control"}, "/dev/loop-control is the host's"},
+		"unknown annotation":         {[]string{"--annotation", "io.containerd.msb.kernel=/x"}, "annotation io.containerd.msb.kernel is not one of msb's"},
+		"more CPUs than there are":   {[]string{"--annotation", "io.containerd.msb.vm.cpus=300"}, "300 is more than the host's"},
+		"malformed cgroup":           {[]string{"--cgroup", "a:b"}, "is neither a path below the hierarchy's root nor slice:prefix:name"},
+		"malformed cpus":             {[]string{"--annotation", "io.containerd.msb.vm.cpus=many"}, `"many" is not a number of CPUs`},
+		"malformed memory":           {[]string{"--annotation", "io.containerd.msb.vm.memory=-1"}, "is not a size such as 512MiB"},
+		"missing configuration":      {[]string{"--runtime-config-path", filepath.Join(dir, "none.toml")}, "none.toml: no such file"},
+		"unknown setting":            {config(t, dir, "kernel = 1"), "unknown setting"},
+		"unknown driver":             {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
+		"missing kit":                {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
+		"no kernel":                  {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
+		"damaged kernel":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
+		"kernel panic":               {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
+		"no answer in time":          {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
 	}
 	maps.Copy(cases, refusedBy(t, host.Driver, dir))
 	for name, c := range cases {
@@ -165,7 +171,7 @@ func config(t *testing.T, dir, content string) []string {
 func kit(t *testing.T, broken, content string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "libkrun.so.1"} {
+	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "msb-shield", "libkrun.so.1"} {
 		path := filepath.Join(dir, name)
 		if name == broken {
 			write(t, path, content)

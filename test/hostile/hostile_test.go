@@ -267,7 +267,7 @@ func open(t *testing.T, dir string) *share.Trees {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	trees, err := share.Open(dir)
+	trees, err := share.Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

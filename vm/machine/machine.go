@@ -155,6 +155,23 @@ func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
 	return stream, nil
 }
 
+// Accept implements vm.Machine.
+func (m *Machine) Accept(ctx context.Context) (net.Conn, error) {
+	select {
+	case <-m.linked:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if m.linkErr != nil {
+		return nil, m.explain(m.linkErr)
+	}
+	stream, err := m.session.AcceptStreamWithContext(ctx)
+	if err != nil {
+		return nil, m.explain(err)
+	}
+	return stream, nil
+}
+
 // explain replaces the error of a machine that is known dead by the reason.
 func (m *Machine) explain(err error) error {
 	select {

@@ -18,8 +18,7 @@ const Port = "msb.agent"
 // machine has a vsock device (vsock(7)).
 const VsockPort = 1024
 
-// Config is the configuration of both sessions. The host is the yamux client: it
-// opens every stream, and accepts none.
+// Config is the configuration of both sessions. The host is the yamux client.
 func Config() *yamux.Config {
 	config := yamux.DefaultConfig()
 	config.LogOutput = io.Discard
@@ -31,6 +30,7 @@ func Config() *yamux.Config {
 	config.EnableKeepAlive = false
 	config.ConnectionWriteTimeout = 10 * time.Minute
 	config.StreamOpenTimeout = 0
-	config.StreamCloseTimeout = time.Minute
+	// A connection may stay half closed as long as its ends like.
+	config.StreamCloseTimeout = 0
 	return config
 }

@@ -1,0 +1,124 @@
+// Package socket listens in the guest for sockets of the host that were mounted
+// into containers, and opens a stream to the host for each connection.
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// A Dialer opens streams to the host.
+type Dialer interface {
+	Open() (net.Conn, error)
+}
+
+// Sockets are the sockets that the agent listens on. Its methods may be called
+// concurrently.
+type Sockets struct {
+	host Dialer
+
+	mu         sync.Mutex
+	containers map[string][]net.Listener // guarded by mu
+}
+
+// New returns none yet.
+func New(host Dialer) *Sockets {
+	return &Sockets{host: host, containers: make(map[string][]net.Listener)}
+}
+
+// Listen makes a container's sockets where runc takes them from, and serves them
+// until Close. After an error none is left.
+func (s *Sockets) Listen(ctx context.Context, container string, sockets []*api.SocketMount) (err error) {
+	defer func() {
+		if err != nil {
+			s.Close(container)
+		}
+	}()
+	for _, socket := range sockets {
+		listener, err := listen(container, socket)
+		if err != nil {
+			return fmt.Errorf("mount %s: listening in the guest: %w", socket.Destination, err)
+		}
+		s.mu.Lock()
+		s.containers[container] = append(s.containers[container], listener)
+		s.mu.Unlock()
+		go s.serve(ctx, listener, socket.Tag)
+	}
+	return nil
+}
+
+// listen makes the socket with the mode and owner of the host's.
+func listen(container string, socket *api.SocketMount) (_ net.Listener, err error) {
+	if err := errors.Join(api.CheckName("container id", container), api.CheckName("tag", socket.Tag)); err != nil {
+		return nil, err
+	}
+	path := api.FilePath(container, socket.Tag)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	// The path of a socket has room for 107 bytes (unix(7)).
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socket.Tag)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false) // the name goes when the container has its bind
+	if err := errors.Join(os.Chown(path, int(socket.Uid), int(socket.Gid)), os.Chmod(path, os.FileMode(socket.Mode&0o777))); err != nil {
+		return nil, errors.Join(err, listener.Close(), unix.Unlink(path))
+	}
+	return listener, nil
+}
+
+func (s *Sockets) serve(ctx context.Context, listener net.Listener, tag string) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			if err := s.forward(conn.(*net.UnixConn), tag); err != nil {
+				log.G(ctx).WithError(err).Debug("forwarding a connection")
+			}
+		}()
+	}
+}
+
+func (s *Sockets) forward(conn *net.UnixConn, tag string) error {
+	stream, err := s.host.Open()
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
+	if err := api.OpenStream(stream, header); err != nil {
+		return err
+	}
+	api.Join(conn, stream)
+	return nil
+}
+
+// Close ends a container's sockets. Connections live on until one side ends them.
+func (s *Sockets) Close(container string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, listener := range s.containers[container] {
+		listener.Close()
+	}
+	delete(s.containers, container)
+}

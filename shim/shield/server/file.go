@@ -1,0 +1,280 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// file is one shielded file: its data is the host's, its metadata is its own.
+type file struct {
+	fs.Inode
+	current     target
+	passthrough bool // opened files are read and written by the kernel itself
+	kept        metadata
+}
+
+// target is the file of the host behind a shielded one.
+type target struct {
+	dir  *os.File // where base is looked up at each open; nil without follow
+	base string
+
+	mu  sync.Mutex
+	pin *os.File // O_PATH; the last one found; guarded by mu
+}
+
+// path leads to the file of a descriptor, whatever kind of descriptor.
+func path(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
+
+// open opens the file as it is now. A symbolic link is not followed, and what is
+// not a regular file is not opened.
+func (t *target) open(flags int) (*os.File, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.resolve(); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path(t.pin), flags, 0)
+}
+
+// stat looks at the file as it is now, or at the last one while there is none.
+func (t *target) stat(stat *unix.Stat_t) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.resolve()
+	return unix.Fstat(int(t.pin.Fd()), stat)
+}
+
+// with calls f with the path of the file.
+func (t *target) with(f func(path string) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return f(path(t.pin))
+}
+
+// resolve looks base up again.
+func (t *target) resolve() error {
+	if t.dir == nil {
+		return nil
+	}
+	fd, err := unix.Openat(int(t.dir.Fd()), t.base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	found := os.NewFile(uintptr(fd), t.base)
+	var now, before unix.Stat_t
+	if err := errors.Join(unix.Fstat(fd, &now), unix.Fstat(int(t.pin.Fd()), &before)); err != nil {
+		return errors.Join(err, found.Close())
+	}
+	switch {
+	case now.Dev == before.Dev && now.Ino == before.Ino:
+		return found.Close()
+	case now.Mode&unix.S_IFMT != unix.S_IFREG:
+		found.Close()
+		return unix.ELOOP
+	}
+	t.pin.Close()
+	t.pin = found
+	return nil
+}
+
+func (t *target) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pin.Close()
+	if t.dir != nil {
+		t.dir.Close()
+	}
+}
+
+var (
+	_ fs.NodeGetattrer     = (*file)(nil)
+	_ fs.NodeSetattrer     = (*file)(nil)
+	_ fs.NodeOpener        = (*file)(nil)
+	_ fs.NodeGetxattrer    = (*file)(nil)
+	_ fs.NodeSetxattrer    = (*file)(nil)
+	_ fs.NodeRemovexattrer = (*file)(nil)
+	_ fs.NodeListxattrer   = (*file)(nil)
+	_ fs.NodeOnForgetter   = (*file)(nil)
+	_ fs.NodeStatfser      = (*file)(nil)
+)
+
+// OnForget is called when the entry was removed and nothing uses the file.
+func (f *file) OnForget() { f.current.close() }
+
+// Getattr implements fs.NodeGetattrer. It passes over the handle: the library gives
+// any that is open, and with follow that may be of another file than the current.
+func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
+		return fs.ToErrno(err)
+	}
+	f.kept.apply(&stat)
+	attrOf(&stat, &out.Attr)
+	return 0
+}
+
+// Setattr implements fs.NodeSetattrer: the size is the host's, the rest is kept.
+func (f *file) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if size, ok := in.GetSize(); ok {
+		if _, own := in.GetFh(); !own {
+			h = nil // any that is open
+		}
+		if err := f.truncate(h, int64(size)); err != nil {
+			return fs.ToErrno(err)
+		}
+	}
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
+		return fs.ToErrno(err)
+	}
+	f.kept.set(in, &stat)
+	return f.Getattr(ctx, h, out)
+}
+
+func (f *file) truncate(h fs.FileHandle, size int64) error {
+	if h, ok := h.(*handle); ok && h.writable {
+		return h.file.Truncate(size)
+	}
+	opened, err := f.current.open(unix.O_WRONLY | unix.O_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	return errors.Join(opened.Truncate(size), opened.Close())
+}
+
+// Statfs implements fs.NodeStatfser: the space is that of the host's file system.
+func (f *file) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	var stat syscall.Statfs_t
+	err := f.current.with(func(path string) error { return syscall.Statfs(path, &stat) })
+	if err == nil {
+		out.FromStatfsT(&stat)
+	}
+	return fs.ToErrno(err)
+}
+
+// openFlags are those that are for the host's file. O_APPEND is: the place where
+// an append goes is known only there. O_DIRECT is not: it is about buffers of the
+// caller.
+const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME
+
+// directMmap lets a file that is read past the page cache be mapped (fuse.h,
+// FUSE_DIRECT_IO_ALLOW_MMAP).
+const directMmap = fuse.CAP_DIRECT_IO_ALLOW_MMAP
+
+// Open implements fs.NodeOpener.
+func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	opened, err := f.current.open(int(flags)&openFlags | unix.O_CLOEXEC)
+	if err != nil {
+		return nil, 0, fs.ToErrno(err)
+	}
+	h := &handle{
+		file: opened, data: fs.NewLoopbackFileFromOS(opened),
+		writable: flags&unix.O_ACCMODE != unix.O_RDONLY, passthrough: f.passthrough,
+	}
+	if f.current.dir != nil {
+		// The page cache is one for all that were ever opened here.
+		return h, fuse.FOPEN_DIRECT_IO, 0
+	}
+	return h, 0, 0
+}
+
+// Getxattr implements fs.NodeGetxattrer.
+func (f *file) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
+	value, err := f.attribute(name)
+	if err != nil {
+		return 0, fs.ToErrno(err)
+	}
+	return reply(dest, value)
+}
+
+// attribute is an extended attribute as the guest sees it.
+func (f *file) attribute(name string) (value []byte, err error) {
+	if value, known := f.kept.attribute(name); known {
+		if value == nil {
+			return nil, unix.ENODATA
+		}
+		return value, nil
+	}
+	err = f.current.with(func(path string) error {
+		value, err = readAttribute(func(dest []byte) (int, error) { return unix.Getxattr(path, name, dest) })
+		return err
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = unix.ENODATA // the host's file system has none; this one has
+	}
+	return value, err
+}
+
+// Setxattr implements fs.NodeSetxattrer.
+func (f *file) Setxattr(_ context.Context, name string, value []byte, flags uint32) syscall.Errno {
+	if !keepable(name) {
+		return syscall.EOPNOTSUPP
+	}
+	_, err := f.attribute(name)
+	switch {
+	case err == nil && flags&unix.XATTR_CREATE != 0:
+		return syscall.EEXIST
+	case errors.Is(err, unix.ENODATA) && flags&unix.XATTR_REPLACE != 0:
+		return syscall.ENODATA
+	}
+	return fs.ToErrno(f.kept.setAttribute(name, value))
+}
+
+// Removexattr implements fs.NodeRemovexattrer.
+func (f *file) Removexattr(_ context.Context, name string) syscall.Errno {
+	if !keepable(name) {
+		return syscall.EOPNOTSUPP
+	}
+	if _, err := f.attribute(name); err != nil {
+		return fs.ToErrno(err)
+	}
+	return fs.ToErrno(f.kept.setAttribute(name, nil))
+}
+
+// Listxattr implements fs.NodeListxattrer.
+func (f *file) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
+	var names []byte
+	err := f.current.with(func(path string) (err error) {
+		names, err = readAttribute(func(dest []byte) (int, error) { return unix.Listxattr(path, dest) })
+		return err
+	})
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return 0, fs.ToErrno(err)
+	}
+	return reply(dest, f.kept.list(names))
+}
+
+// reply answers as getxattr(2) does: with room for nothing it tells the size.
+func reply(dest, value []byte) (uint32, syscall.Errno) {
+	if len(dest) == 0 {
+		return uint32(len(value)), 0
+	}
+	if len(dest) < len(value) {
+		return uint32(len(value)), syscall.ERANGE
+	}
+	return uint32(copy(dest, value)), 0
+}
+
+// readAttribute reads what may grow meanwhile.
+func readAttribute(read func([]byte) (int, error)) ([]byte, error) {
+	for {
+		size, err := read(nil)
+		if err != nil || size == 0 {
+			return []byte{}, err
+		}
+		dest := make([]byte, size)
+		n, err := read(dest)
+		if errors.Is(err, unix.ERANGE) {
+			continue
+		}
+		return dest[:max(n, 0)], err
+	}
+}

@@ -1,0 +1,150 @@
+package server
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// maxAttributes bounds the extended attributes that are kept for one file, names
+// and values, in bytes: about what the file systems of hosts take.
+const maxAttributes = 64 << 10
+
+// metadata is what a guest has set of a file and its host's inode has not. Its
+// zero value has set nothing.
+type metadata struct {
+	mu         sync.Mutex
+	mode       *uint32 // permission bits
+	uid, gid   *uint32
+	atime      *stamp
+	mtime      *stamp
+	changed    time.Time         // when any of it was set: the least ctime
+	attributes map[string][]byte // nil: removed
+}
+
+// stamp is a time set by hand. It holds until the host's own moves on.
+type stamp struct {
+	set  unix.Timespec
+	host unix.Timespec // the host's when it was set
+}
+
+func (s *stamp) apply(host *unix.Timespec) {
+	if s != nil && *host == s.host {
+		*host = s.set
+	}
+}
+
+// permissions are the bits that chmod(2) sets.
+const permissions = 0o7777
+
+// apply changes what the host's inode says into what the guest sees.
+func (m *metadata) apply(stat *unix.Stat_t) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mode != nil {
+		stat.Mode = stat.Mode&^permissions | *m.mode
+	}
+	if m.uid != nil {
+		stat.Uid = *m.uid
+	}
+	if m.gid != nil {
+		stat.Gid = *m.gid
+	}
+	m.atime.apply(&stat.Atim)
+	m.mtime.apply(&stat.Mtim)
+	if host := time.Unix(stat.Ctim.Unix()); m.changed.After(host) {
+		stat.Ctim = unix.NsecToTimespec(m.changed.UnixNano())
+	}
+}
+
+// set takes in what the guest sets. host is what the host's inode says.
+func (m *metadata) set(in *fuse.SetAttrIn, host *unix.Stat_t) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mode, ok := in.GetMode(); ok {
+		mode &= permissions
+		m.mode = &mode
+	}
+	if uid, ok := in.GetUID(); ok {
+		m.uid = &uid
+	}
+	if gid, ok := in.GetGID(); ok {
+		m.gid = &gid
+	}
+	if atime, ok := in.GetATime(); ok {
+		m.atime = &stamp{unix.NsecToTimespec(atime.UnixNano()), host.Atim}
+	}
+	if mtime, ok := in.GetMTime(); ok {
+		m.mtime = &stamp{unix.NsecToTimespec(mtime.UnixNano()), host.Mtim}
+	}
+	m.changed = time.Now()
+}
+
+// attribute is an extended attribute that was set, or removed (nil).
+func (m *metadata) attribute(name string) (value []byte, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	value, known = m.attributes[name]
+	return value, known
+}
+
+// setAttribute keeps an extended attribute; nil removes it.
+func (m *metadata) setAttribute(name string, value []byte) error {
+	if value != nil {
+		value = append([]byte{}, value...)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	size := len(name) + len(value)
+	for other, content := range m.attributes {
+		if other != name {
+			size += len(other) + len(content)
+		}
+	}
+	if size > maxAttributes {
+		return unix.ENOSPC
+	}
+	if m.attributes == nil {
+		m.attributes = make(map[string][]byte)
+	}
+	m.attributes[name] = value
+	m.changed = time.Now()
+	return nil
+}
+
+// list changes the names that the host's inode has, each ended by a NUL, into
+// those that the guest sees (listxattr(2)).
+func (m *metadata) list(host []byte) (names []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name := range bytes.SplitSeq(host, []byte{0}) {
+		if _, known := m.attributes[string(name)]; len(name) > 0 && !known {
+			names = append(append(names, name...), 0)
+		}
+	}
+	for name, value := range m.attributes {
+		if value != nil {
+			names = append(append(names, name...), 0)
+		}
+	}
+	return names
+}
+
+// keepable tells whether an attribute is data to a file system. Those of system.*
+// are not: access control lists bind what the kernel keeps elsewhere (xattr(7)).
+func keepable(name string) bool { return !strings.HasPrefix(name, "system.") }
+
+// attrOf is what FUSE calls a stat. The inode number is the entry's own.
+func attrOf(stat *unix.Stat_t, out *fuse.Attr) {
+	out.Size, out.Blocks = uint64(stat.Size), uint64(stat.Blocks)
+	out.Atime, out.Atimensec = uint64(stat.Atim.Sec), uint32(stat.Atim.Nsec)
+	out.Mtime, out.Mtimensec = uint64(stat.Mtim.Sec), uint32(stat.Mtim.Nsec)
+	out.Ctime, out.Ctimensec = uint64(stat.Ctim.Sec), uint32(stat.Ctim.Nsec)
+	out.Mode, out.Nlink, out.Rdev = stat.Mode, uint32(stat.Nlink), 0
+	out.Uid, out.Gid = stat.Uid, stat.Gid
+	out.Blksize = uint32(stat.Blksize)
+}

@@ -1,0 +1,190 @@
+// Package shield stands between a guest and the files that were mounted for it
+// read-write: what the guest writes reaches the host's file, what it sets of mode,
+// owner, times and extended attributes does not.
+//
+// It is a FUSE file system in the shim's mount namespace, served by a process of
+// its own (msb-shield) in a jail. The shim mounts it and hands over the opened
+// device; the process gets each file as a descriptor, and sees no path of the
+// host.
+package shield
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+)
+
+const (
+	device = "/dev/fuse"
+	// grace is how long the process may take to end when its mount and its shim
+	// are gone.
+	grace = time.Second
+	// patience is how long an answer may take, on a host that is very busy.
+	patience = 30 * time.Second
+	// deathNotice is how long the end of the process may take to be known.
+	deathNotice = time.Second
+)
+
+// capabilities are what the process needs on behalf of the guest's users
+// (capabilities(7)). It has none that changes metadata, and without CAP_FSETID a
+// write clears the set-id bits of the host's file, as a user's would.
+var capabilities = []uintptr{
+	unix.CAP_DAC_OVERRIDE, // what the guest's view of mode and owner allows, it may
+	unix.CAP_SYS_ADMIN,    // the kernel asks for it to take a backing file; its use ends there (jail's filter)
+}
+
+// A Shield is a running one. Its methods may be called concurrently.
+type Shield struct {
+	dir     string
+	process *jail.Process
+
+	mu   sync.Mutex // one request at a time
+	conn *net.UnixConn
+}
+
+// Start mounts a shield on dir, an empty directory in the caller's own mount
+// namespace, and starts program, which is msb-shield. The caller ends it with
+// Close. An error of the class errdefs.ErrFailedPrecondition says what the host
+// lacks.
+func Start(program, dir string, output *vm.Console) (_ *Shield, err error) {
+	fuse, err := mount(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer fuse.Close()
+	s := &Shield{dir: dir}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "shield"), os.NewFile(uintptr(fds[1]), "shield")
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn.(*net.UnixConn)
+	empty := filepath.Join(filepath.Dir(dir), filepath.Base(dir)+".jail")
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		return nil, err
+	}
+	s.process, err = jail.Start(jail.Spec{
+		Program:         program,
+		Files:           []*os.File{theirs, fuse},
+		Output:          output,
+		Root:            &jail.Root{Dir: empty, Descriptors: true},
+		Namespaces:      jail.Isolated,
+		Capabilities:    capabilities,
+		NoNewPrivileges: true,
+		Limits:          limits(),
+		Cooperates:      true,
+		Filter:          true,
+	})
+	return s, err
+}
+
+// mount makes the file system. Its device is opened here, so that the process
+// needs neither the node nor the right to mount (fuse(4)).
+func mount(dir string) (*os.File, error) {
+	fuse, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w; load the kernel module fuse, or let the mount have the option x-msb.metadata=host, which gives the guest the file's mode and owner too (%w)",
+			err, errdefs.ErrFailedPrecondition)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0,allow_other", fuse.Fd(), unix.S_IFDIR)
+	if err := unix.Mount("msb", dir, "fuse.msb", unix.MS_NODEV, options); err != nil {
+		fuse.Close()
+		return nil, fmt.Errorf("mounting FUSE on %s: %w (%w)", dir, err, errdefs.ErrFailedPrecondition)
+	}
+	return fuse, nil
+}
+
+// limits are the process's: no core, and a descriptor or two for every file.
+func limits() []jail.Limit {
+	limits := []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}}
+	if n := jail.DescriptorLimit(); n > 0 {
+		limits = append(limits, jail.Limit{Resource: unix.RLIMIT_NOFILE, Value: n})
+	}
+	return limits
+}
+
+// Add gives the file of a descriptor an entry and returns it, opened with O_PATH,
+// to be bound where the guest finds it. With dir, an open in the guest opens what
+// base then is in it (update=follow). All descriptors are the caller's.
+func (s *Shield) Add(name string, file, dir *os.File, base string) (*os.File, error) {
+	request, files := api.Request{Add: name}, []*os.File{file}
+	if dir != nil {
+		request.Follow, request.Base = true, []byte(base)
+		files = append(files, dir)
+	}
+	if err := s.call(request, files...); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(s.dir, name), unix.O_PATH|unix.O_NOFOLLOW, 0)
+}
+
+// Remove takes an entry away. What still uses it may go on. A shield that has ended
+// has no entries.
+func (s *Shield) Remove(name string) error {
+	err := s.call(api.Request{Remove: name})
+	if !errdefs.IsUnavailable(err) {
+		return err
+	}
+	select {
+	case <-s.Done():
+		return nil
+	case <-time.After(deathNotice):
+		return err
+	}
+}
+
+func (s *Shield) call(request api.Request, files ...*os.File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if err := api.Send(s.conn, request, files...); err != nil {
+		return fmt.Errorf("asking msb-shield: %w (%w)", err, errdefs.ErrUnavailable)
+	}
+	var reply api.Reply
+	if _, err := api.Receive(s.conn, &reply); err != nil {
+		return fmt.Errorf("waiting for msb-shield: %w (%w)", err, errdefs.ErrUnavailable)
+	}
+	if reply.Error != "" {
+		return fmt.Errorf("msb-shield: %s", reply.Error)
+	}
+	return nil
+}
+
+// Done is closed when the process has ended.
+func (s *Shield) Done() <-chan struct{} { return s.process.Exited() }
+
+// Close ends the shield. What a VM still has of it answers ENOTCONN.
+func (s *Shield) Close() error {
+	var errs []error
+	if s.conn != nil {
+		errs = append(errs, s.conn.Close())
+	}
+	if s.process != nil {
+		s.process.End(grace)
+	}
+	return errors.Join(append(errs, unix.Unmount(s.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))...)
+}

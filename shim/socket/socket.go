@@ -1,0 +1,197 @@
+// Package socket forwards sockets of the host that were mounted into a container.
+// A socket is of one kernel, so the guest has one of its own at the mount's
+// destination; each connection to it becomes a stream to the shim, which connects
+// to the host's socket. The guest names a socket by its tag, and can name none but
+// those that it was given.
+package socket
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+)
+
+// maxConnections bounds what a guest can have open on the host at one time.
+const maxConnections = 1024
+
+// A Socket is one of the host's that a guest may connect to.
+type Socket struct {
+	// Tag is its random name.
+	Tag string
+	// Mode is its permission bits, UID and GID its owner, for the guest's.
+	Mode     uint32
+	UID, GID uint32
+
+	file *os.File // O_PATH
+	dir  *os.File // where base is looked up at each connection; nil when pinned
+	base string
+	path string // for messages
+}
+
+// Table holds the sockets of one VM. Its zero value is empty.
+type Table struct {
+	mu      sync.Mutex
+	sockets map[string]*Socket           // by tag
+	conns   map[string]map[net.Conn]bool // by tag; the host's ends
+	open    int                          // connections
+}
+
+// Add lets the guest connect to a source, which is a socket, with follow to
+// whatever socket then has its name. The caller closes the source.
+func (t *Table) Add(source *share.Source, follow bool) (_ *Socket, err error) {
+	s := &Socket{Tag: "so_" + rand.Text(), path: source.Path()}
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(source.File().Fd()), &stat); err != nil {
+		return nil, err
+	}
+	s.Mode, s.UID, s.GID = stat.Mode&0o777, stat.Uid, stat.Gid
+	if err := refuseDatagrams(source); err != nil {
+		return nil, err
+	}
+	if follow {
+		if s.dir, s.base, err = source.Directory(); err != nil {
+			return nil, err
+		}
+	}
+	if s.file, err = duplicate(source.File()); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sockets == nil {
+		t.sockets, t.conns = make(map[string]*Socket), make(map[string]map[net.Conn]bool)
+	}
+	t.sockets[s.Tag], t.conns[s.Tag] = s, make(map[net.Conn]bool)
+	return s, nil
+}
+
+// refuseDatagrams tells a socket that takes datagrams: connecting to one disturbs
+// nobody, and connecting so to another is refused (unix(7)).
+func refuseDatagrams(source *share.Source) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	if unix.Connect(fd, &unix.SockaddrUnix{Name: descriptorPath(source.File())}) == nil {
+		return fmt.Errorf("source %s is a socket for datagrams; msb forwards those for streams: %w", source.Path(), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// descriptorPath is short enough for an address, whatever the socket's own is.
+func descriptorPath(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
+
+func duplicate(file *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
+// Remove takes a socket from the guest and ends its connections.
+func (t *Table) Remove(tag string) error {
+	t.mu.Lock()
+	socket, conns := t.sockets[tag], t.conns[tag]
+	delete(t.sockets, tag)
+	delete(t.conns, tag)
+	for conn := range conns {
+		conn.Close()
+	}
+	t.mu.Unlock()
+	if socket == nil {
+		return nil
+	}
+	return socket.close()
+}
+
+func (s *Socket) close() (err error) {
+	for _, file := range []*os.File{s.file, s.dir} {
+		if file != nil {
+			err = errors.Join(err, file.Close())
+		}
+	}
+	return err
+}
+
+// Serve answers a stream that the guest has opened, and owns it. It returns when
+// both directions have ended.
+func (t *Table) Serve(ctx context.Context, stream net.Conn) {
+	defer stream.Close()
+	header, err := api.AcceptStream(stream)
+	if err != nil {
+		log.G(ctx).WithError(err).Debug("a stream of the guest")
+		return
+	}
+	tag := header.GetSocket().GetTag()
+	conn, err := t.connect(tag)
+	if replyErr := api.ReplyStream(stream, err); err != nil || replyErr != nil {
+		log.G(ctx).WithError(errors.Join(err, replyErr)).Debug("forwarding a socket")
+		if conn != nil {
+			t.disconnect(tag, conn)
+		}
+		return
+	}
+	defer t.disconnect(tag, conn)
+	api.Join(conn, stream)
+}
+
+// connect opens a connection to the host's socket of a tag.
+func (t *Table) connect(tag string) (*net.UnixConn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	socket := t.sockets[tag]
+	switch {
+	case socket == nil:
+		return nil, fmt.Errorf("there is no such socket: %w", errdefs.ErrNotFound)
+	case t.open >= maxConnections:
+		return nil, fmt.Errorf("%d connections are open: %w", t.open, errdefs.ErrResourceExhausted)
+	}
+	conn, err := socket.dial()
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", socket.path, err)
+	}
+	t.conns[tag][conn] = true
+	t.open++
+	return conn, nil
+}
+
+func (t *Table) disconnect(tag string, conn net.Conn) {
+	conn.Close()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.open--
+	delete(t.conns[tag], conn)
+}
+
+func (s *Socket) dial() (*net.UnixConn, error) {
+	file := s.file
+	if s.dir != nil {
+		fd, err := unix.Openat(int(s.dir.Fd()), s.base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		file = os.NewFile(uintptr(fd), s.base)
+		defer file.Close()
+		var stat unix.Stat_t
+		if err := unix.Fstat(fd, &stat); err != nil {
+			return nil, err
+		}
+		if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+			return nil, unix.ECONNREFUSED
+		}
+	}
+	return net.DialUnix("unix", nil, &net.UnixAddr{Name: descriptorPath(file), Net: "unix"})
+}

@@ -1,0 +1,151 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
+)
+
+// given is what a container has of the host for one of its plan's binds: a share,
+// or a socket.
+type given struct {
+	share  share.Share
+	socket *socket.Socket
+}
+
+// place is where runc takes it from in the guest.
+func (g given) place(container string) string {
+	switch {
+	case g.socket != nil:
+		return api.FilePath(container, g.socket.Tag)
+	case g.share.IsFile:
+		return api.FilePath(container, g.share.Tag)
+	}
+	return api.SharePath(g.share.Tag)
+}
+
+func (g given) takeBack(sb *sandbox.Sandbox) error {
+	if g.socket != nil {
+		return sb.Sockets.Remove(g.socket.Tag)
+	}
+	return sb.Trees.Remove(g.share)
+}
+
+// share gives the VM the container's root file system and what it mounts. What it
+// gave is in c, also after an error.
+func (s *Service) share(ctx context.Context, sb *sandbox.Sandbox, c *container, rootfs []mount.Mount) error {
+	defer trace.Phase(ctx, "share")()
+	if len(rootfs) == 0 {
+		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
+		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
+	}
+	root, err := sb.Trees.AddRootfs(rootfs)
+	if err != nil {
+		return err
+	}
+	c.root = &root
+	for _, bind := range c.plan.Binds {
+		g, err := give(sb, bind)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", bind.Destination, err)
+		}
+		c.given = append(c.given, g)
+	}
+	return nil
+}
+
+func give(sb *sandbox.Sandbox, bind spec.Bind) (g given, err error) {
+	source, err := share.OpenSource(bind.Source)
+	if err != nil {
+		return given{}, err
+	}
+	defer source.Close()
+	switch {
+	case source.IsDir() && bind.Files.Asked != "":
+		return given{}, fmt.Errorf("option %s is for files and %s is a directory: leave it out: %w", bind.Files.Asked, bind.Source, errdefs.ErrInvalidArgument)
+	case source.IsSocket():
+		g.socket, err = sb.Sockets.Add(source, bind.Files.Follow)
+	default:
+		g.share, err = sb.Trees.Add(source, attributesOf(bind))
+	}
+	return g, err
+}
+
+// attributesOf is what holds for a bind. Who can write a file could also set its
+// metadata, so that is what is shielded.
+func attributesOf(bind spec.Bind) share.Attributes {
+	return share.Attributes{
+		ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
+		Recursive: bind.Recursive, Slave: bind.Slave,
+		Shield: bind.Files.Follow || !bind.ReadOnly && !bind.Files.HostMetadata,
+		Follow: bind.Files.Follow,
+	}
+}
+
+// unshare takes back what a container was given; the guest has let go of it.
+func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
+	for i := len(c.given) - 1; i >= 0; i-- {
+		err = errors.Join(err, c.given[i].takeBack(sb))
+	}
+	c.given = nil
+	if c.root != nil {
+		err = errors.Join(err, sb.Trees.Remove(*c.root))
+		c.root = nil
+	}
+	return err
+}
+
+// bundleRequest is the container as the agent is to prepare it.
+func (c *container) bundleRequest() (*api.CreateBundleRequest, error) {
+	request := &api.CreateBundleRequest{Container: c.id}
+	places := make([]string, len(c.given))
+	for i, g := range c.given {
+		bind := c.plan.Binds[i]
+		places[i] = g.place(c.id)
+		switch {
+		case g.socket != nil:
+			request.Sockets = append(request.Sockets, &api.SocketMount{
+				Tag: g.socket.Tag, Destination: bind.Destination,
+				Mode: g.socket.Mode, Uid: g.socket.UID, Gid: g.socket.GID,
+			})
+		case g.share.IsFile:
+			request.Files = append(request.Files, &api.FileMount{
+				Tag: g.share.Tag, Name: []byte(g.share.Name), Destination: bind.Destination, ReadOnly: bind.ReadOnly,
+			})
+		}
+	}
+	var err error
+	request.Spec, err = c.plan.Guest(api.SharePath(c.root.Tag), filepath.Join("/", c.id), places)
+	return request, err
+}
+
+// removeBundle lets the guest write everything back and let go of the shares.
+func (s *Service) removeBundle(ctx context.Context, sb *sandbox.Sandbox, c *container) error {
+	request := &api.RemoveBundleRequest{Container: c.id}
+	if c.root != nil {
+		request.Shares = append(request.Shares, c.root.Tag)
+	}
+	for _, g := range c.given {
+		if g.socket == nil && !g.share.IsFile {
+			request.Shares = append(request.Shares, g.share.Tag)
+		}
+	}
+	response, err := sb.Guest.RemoveBundle(ctx, request)
+	if err != nil {
+		return s.native(sb, err)
+	}
+	log.G(ctx).WithField("bytes", response.AgentResident).Debug("trace: the agent's resident memory")
+	return nil
+}

@@ -1,0 +1,406 @@
+// probe does in a container what a shell cannot: it is mounted into the containers
+// of the tests. It prints what came of it, an errno by its name.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var commands = map[string]func(args []string) error{
+	"mmap": mmap, "direct": direct, "append": appendLines, "lock": lock, "trylock": tryLock,
+	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
+	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
+	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump,
+	"escape": escape, "report": report, "count": count,
+}
+
+func main() {
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Println("probe: unknown command")
+		os.Exit(2)
+	}
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
+		fmt.Println(name(err))
+		os.Exit(1)
+	}
+}
+
+// name is an errno's, such as EROFS, or else the error's text.
+func name(err error) string {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return unix.ErrnoName(errno)
+	}
+	if err == nil {
+		return "ok"
+	}
+	return err.Error()
+}
+
+// mmap FILE TEXT writes through a shared mapping.
+func mmap(args []string) error {
+	file, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	data, err := unix.Mmap(int(file.Fd()), 0, len(args[1]), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	copy(data, args[1])
+	return errors.Join(unix.Msync(data, unix.MS_SYNC), unix.Munmap(data), file.Close())
+}
+
+// direct FILE writes and reads a block past the page cache.
+func direct(args []string) error {
+	file, err := os.OpenFile(args[0], os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	const size = 4096
+	area := make([]byte, 2*size)
+	start := size - int(uintptr(unsafe.Pointer(&area[0]))%size)
+	block := area[start : start+size]
+	for i := range block {
+		block[i] = byte('a' + i%26)
+	}
+	if _, err := file.WriteAt(block, 0); err != nil {
+		return err
+	}
+	written := string(block)
+	clear(block)
+	if _, err := file.ReadAt(block, 0); err != nil {
+		return err
+	}
+	if string(block) != written {
+		return errors.New("read something else")
+	}
+	fmt.Println("ok")
+	return file.Close()
+}
+
+// append FILE WRITERS LINES has processes append at the same time.
+func appendLines(args []string) error {
+	if len(args) == 2 {
+		file, err := os.OpenFile(args[0], os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return err
+		}
+		lines, _ := strconv.Atoi(args[1])
+		for range lines {
+			if _, err := fmt.Fprintf(file, "%08d\n", os.Getpid()); err != nil {
+				return err
+			}
+		}
+		return file.Close()
+	}
+	writers, _ := strconv.Atoi(args[1])
+	var all []*exec.Cmd
+	for range writers {
+		cmd := exec.Command(os.Args[0], "append", args[0], args[2])
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		all = append(all, cmd)
+	}
+	for _, cmd := range all {
+		if err := cmd.Wait(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lock FILE takes both kinds of lock and has another process try.
+func lock(args []string) error {
+	file, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	if err := unix.FcntlFlock(file.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		return err
+	}
+	output, err := exec.Command(os.Args[0], "trylock", args[0]).CombinedOutput()
+	fmt.Print(string(output))
+	return err
+}
+
+func tryLock(args []string) error {
+	file, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Println(name(unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)),
+		name(unix.FcntlFlock(file.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})))
+	return nil
+}
+
+// allocate FILE allocates 1 MiB and punches a hole of half of it.
+func allocate(args []string) error {
+	file, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	const size = 1 << 20
+	if err := unix.Fallocate(int(file.Fd()), 0, 0, size); err != nil {
+		return fmt.Errorf("allocate: %w", err)
+	}
+	if _, err := file.WriteAt(make([]byte, size), 0); err != nil {
+		return err
+	}
+	if err := unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, size/2); err != nil {
+		return fmt.Errorf("punch: %w", err)
+	}
+	return file.Sync()
+}
+
+// stat FILE prints size, inode number, mtime, mode, owner and blocks.
+func stat(args []string) error {
+	var s unix.Stat_t
+	if err := unix.Stat(args[0], &s); err != nil {
+		return err
+	}
+	fmt.Printf("size=%d ino=%d mtime=%d mode=%o uid=%d gid=%d blocks=%d\n", s.Size, s.Ino, s.Mtim.Sec, s.Mode, s.Uid, s.Gid, s.Blocks)
+	return nil
+}
+
+// attack FILE tries every way to change a file and prints what each came to.
+func attack(args []string) error {
+	path := args[0]
+	_, open := os.OpenFile(path, os.O_WRONLY, 0)
+	_, openTrunc := os.OpenFile(path, os.O_RDWR|os.O_TRUNC, 0)
+	for _, a := range []struct {
+		name string
+		err  error
+	}{
+		{"write", open},
+		{"truncate", os.Truncate(path, 0)},
+		{"open-truncate", openTrunc},
+		{"chmod", os.Chmod(path, 0o777)},
+		{"chown", os.Chown(path, 1, 1)},
+		{"utimes", os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))},
+		{"setxattr", unix.Setxattr(path, "user.x", []byte("x"), 0)},
+		{"removexattr", unix.Removexattr(path, "user.x")},
+	} {
+		fmt.Printf("%s=%s\n", a.name, name(a.err))
+	}
+	return nil
+}
+
+func setxattr(args []string) error { return unix.Setxattr(args[0], args[1], []byte(args[2]), 0) }
+
+func getxattr(args []string) error {
+	value := make([]byte, 1024)
+	n, err := unix.Getxattr(args[0], args[1], value)
+	if err == nil {
+		fmt.Println(string(value[:n]))
+	}
+	return err
+}
+
+func removexattr(args []string) error { return unix.Removexattr(args[0], args[1]) }
+
+// times FILE SECONDS sets both times.
+func times(args []string) error {
+	seconds, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	return os.Chtimes(args[0], time.Unix(seconds, 0), time.Unix(seconds, 0))
+}
+
+func rename(args []string) error { return unix.Rename(args[0], args[1]) }
+
+func unlink(args []string) error { return unix.Unlink(args[0]) }
+
+func link(args []string) error { return unix.Link(args[0], args[1]) }
+
+// tmpfile DIR makes a file without a name.
+func tmpfile(args []string) error {
+	fd, err := unix.Open(args[0], unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ok")
+	return unix.Close(fd)
+}
+
+func fsync(args []string) error {
+	file, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
+
+// connect SOCKET TEXT sends a line and prints the answer.
+func connect(args []string) error {
+	conn, err := net.Dial("unix", args[0])
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, args[1]); err != nil {
+		return err
+	}
+	if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(conn)
+	fmt.Print(string(answer))
+	return err
+}
+
+// pump SOCKET CONNECTIONS BYTES sends as much through each connection, reads as
+// much back from a server that echoes, and counts.
+func pump(args []string) error {
+	connections, _ := strconv.Atoi(args[1])
+	size, _ := strconv.ParseInt(args[2], 10, 64)
+	var wait sync.WaitGroup
+	results := make(chan error, connections)
+	gate := make(chan struct{})
+	for range connections {
+		wait.Go(func() {
+			conn, err := net.Dial("unix", args[0])
+			if err != nil {
+				results <- err
+				return
+			}
+			defer conn.Close()
+			<-gate // all are open at once
+			go func() {
+				_, _ = io.CopyN(conn, zeros{}, size)
+				_ = conn.(*net.UnixConn).CloseWrite()
+			}()
+			n, err := io.Copy(io.Discard, conn)
+			if err == nil && n != size {
+				err = fmt.Errorf("%d of %d bytes came back", n, size)
+			}
+			results <- err
+		})
+	}
+	time.Sleep(200 * time.Millisecond)
+	close(gate)
+	wait.Wait()
+	close(results)
+	var errs []error
+	for err := range results {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	fmt.Println("ok")
+	return nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// count DIR counts entries.
+func count(args []string) error {
+	dir, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	names, err := dir.Readdirnames(-1)
+	fmt.Println(len(names))
+	return err
+}
+
+// corePattern is what the kernel runs, as root and in its first namespaces, for a
+// process that dumps core (core(5)).
+const corePattern = "/proc/sys/kernel/core_pattern"
+
+// escape OUTPUT leaves the container as a guest's root can: it has the kernel run
+// "probe report" outside all containers and prints what that wrote.
+func escape(args []string) error {
+	if err := copyFile(os.Args[0], "/escape-probe"); err != nil {
+		return err
+	}
+	before, err := os.ReadFile(corePattern)
+	if err != nil {
+		return err
+	}
+	const outside = "/proc/%P/root" // this container, seen from there
+	pattern := fmt.Sprintf("|%s/escape-probe report %s/escape-report", outside, outside)
+	if err := os.WriteFile(corePattern, []byte(pattern), 0); err != nil {
+		return err
+	}
+	defer os.WriteFile(corePattern, before, 0)
+	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &limit)
+	_ = exec.Command("/bin/sh", "-c", "kill -SEGV $$").Run()
+	for range 100 {
+		if output, err := os.ReadFile("/escape-report"); err == nil && strings.HasSuffix(string(output), "end\n") {
+			fmt.Print(string(output))
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return errors.New("the kernel ran nothing")
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o755)
+}
+
+// report OUTPUT runs outside all containers: it writes every mount point of every
+// process, and every file that it finds below the agent's directories.
+func report(args []string) error {
+	out, err := os.Create(args[0])
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	entries, _ := os.ReadDir("/proc")
+	for _, entry := range entries {
+		mounts, err := os.ReadFile("/proc/" + entry.Name() + "/mountinfo")
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(mounts)) {
+			fmt.Fprintf(out, "mount %s %s", entry.Name(), line)
+		}
+	}
+	for _, dir := range []string{"/run/msb/stages", "/run/msb/files"} {
+		walk(out, dir, 4)
+	}
+	fmt.Fprintln(out, "end")
+	return out.Sync()
+}
+
+func walk(out io.Writer, dir string, depth int) {
+	entries, err := os.ReadDir(dir)
+	if err != nil || depth == 0 {
+		return
+	}
+	for _, entry := range entries {
+		fmt.Fprintf(out, "file %s/%s\n", dir, entry.Name())
+		walk(out, dir+"/"+entry.Name(), depth-1)
+	}
+}
