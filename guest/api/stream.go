@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
@@ -51,21 +52,24 @@ func ReplyStream(stream io.Writer, cause error) error {
 
 // Join copies between a connection and a stream, in both directions, until both
 // have ended. The end of one direction is passed on and leaves the other open
-// (shutdown(2), SHUT_WR). The caller closes both.
+// (shutdown(2), SHUT_WR); an error, such as that the connection was closed, ends
+// both. The caller closes both.
 func Join(conn *net.UnixConn, stream net.Conn) {
+	breakOff := func(err error) {
+		if err != nil {
+			conn.Close()
+			_ = stream.SetDeadline(time.Unix(1, 0))
+		}
+	}
 	var copies sync.WaitGroup
 	copies.Go(func() {
 		_, err := io.CopyBuffer(onlyWriter{conn}, onlyReader{stream}, make([]byte, joinChunk))
-		if err != nil {
-			conn.Close()
-		}
+		breakOff(err)
 		_ = conn.CloseWrite()
 	})
 	copies.Go(func() {
 		_, err := io.CopyBuffer(onlyWriter{stream}, onlyReader{conn}, make([]byte, joinChunk))
-		if err != nil {
-			conn.Close()
-		}
+		breakOff(err)
 		stream.Close() // sends the end, and still receives
 	})
 	copies.Wait()

@@ -420,3 +420,29 @@ func TestKilled(t *testing.T) {
 		t.Errorf("removing from a dead shield: %v", err)
 	}
 }
+
+// Who owns the process has an empty root, two capabilities, and no way to mount.
+func TestConfined(t *testing.T) {
+	s := start(t)
+	proc := fmt.Sprintf("/proc/%d/", s.process.Pid())
+	status, err := os.ReadFile(proc + "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("%016x", 1<<unix.CAP_DAC_OVERRIDE|1<<unix.CAP_SYS_ADMIN)
+	for _, line := range []string{"CapEff:\t" + want, "CapBnd:\t" + want, "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(string(status), line+"\n") {
+			t.Errorf("no %q in\n%s", line, status)
+		}
+	}
+	entries, err := os.ReadDir(proc + "root")
+	if err != nil || len(entries) != 1 || entries[0].Name() != "proc" {
+		t.Errorf("its root has %v, %v", entries, err)
+	}
+	for _, namespace := range []string{"mnt", "pid", "net", "ipc", "uts"} {
+		its, _ := os.Readlink(proc + "ns/" + namespace)
+		if ours, _ := os.Readlink("/proc/self/ns/" + namespace); its == ours || its == "" {
+			t.Errorf("it shares the %s namespace: %s", namespace, its)
+		}
+	}
+}

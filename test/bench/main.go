@@ -52,7 +52,7 @@ func run() error {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 		}
 	}()
-	measures := []func(*harness.Host) ([]result, error){boot, exec, output, memory}
+	measures := []func(*harness.Host) ([]result, error){boot, exec, output, memory, files}
 	if len(os.Args) > 1 {
 		// The peer's directory: under KVM, the machine is compared with its.
 		measures[0] = func(host *harness.Host) ([]result, error) { return peer(host, os.Args[1]) }

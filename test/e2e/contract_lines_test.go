@@ -301,6 +301,20 @@ func fmEscape(t *testing.T, c contract) {
 	c.must("umount /m/f /m/p")
 }
 
+// fmConfigMap swaps ..data as the kubelet does: the directory shows the new content,
+// a file of it (subPath) the old, as with runc.
+func fmConfigMap(t *testing.T, c contract) {
+	c.must("[ $(cat /d/map/key) = old ] && [ $(cat /f/key) = old ]")
+	write(t, c.path("map/..2/key"), "new")
+	if err := errors.Join(os.Symlink("..2", c.path("map/..data_tmp")), os.Rename(c.path("map/..data_tmp"), c.path("map/..data")), os.RemoveAll(c.path("map/..1"))); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("the new content in the directory", "[ \"$(cat /d/map/key)\" = new ]")
+	if got := c.must("cat /f/key"); got != "old" {
+		t.Errorf("the file reads %q", got)
+	}
+}
+
 func dmSubmounts(t *testing.T, c contract) {
 	if got := c.must("cat /d/rbind/sub/submount; ls /d/bind/sub | wc -l"); got != "submount0" {
 		t.Errorf("rbind, bind: %q", got)

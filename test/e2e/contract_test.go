@@ -73,6 +73,7 @@ func TestContract(t *testing.T) {
 		{"FM43 another file system", fmOtherFileSystem},
 		{"FM55 FM56 metadata stays the guest's", fmMetadata},
 		{"FM50 FM51 FM52 FM24 the guest's root outside all containers", fmEscape},
+		{"FM69 a ConfigMap's swap", fmConfigMap},
 		{"DM03 DM04 submounts and propagation", dmSubmounts},
 		{"DM08 DM09 many entries, names", dmEntries},
 		{"DM10 DM11 links and file system calls", dmCalls},
@@ -161,6 +162,12 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	again("late", "/d/rslave", "rslave")
 	again("late", "/d/rprivate", "rprivate")
 	again("many", "/d/many", "rw")
+	write(t, c.path("map/..1/key"), "old")
+	if err := errors.Join(os.Symlink("..1", c.path("map/..data")), os.Symlink("..data/key", c.path("map/key"))); err != nil {
+		t.Fatal(err)
+	}
+	again("map", "/d/map", "ro")
+	again("map/key", "/f/key", "ro")
 	// A file of another file system, and of another mount of the same.
 	if err := errors.Join(os.Mkdir(c.path("tmpfs"), 0o755), os.Mkdir(c.path("other"), 0o755)); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -294,5 +295,49 @@ func TestFM59ThousandFiles(t *testing.T) {
 	c.must("for i in 0 500 999; do echo -n changed >/f/$i; done")
 	for _, i := range []int{0, 500, 999} {
 		wantContent(t, filepath.Join(dir, fmt.Sprint(i)), "changed")
+	}
+}
+
+// FM-63, FM-64: started again after the source was replaced, a container has the
+// new content; deleted twice, the second time is "not found" and harmless.
+func TestFM63FM64StartedAgain(t *testing.T) {
+	nothingLeft(t)
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "old")
+	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/f")})}}, sleeper...)
+	if got := c.must("cat /f"); got != "old" {
+		t.Errorf("first %q", got)
+	}
+	if err := c.Kill(c.ctx, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await(t, c.exit)
+	if _, err := c.Delete(c.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Delete(c.ctx); !errdefs.IsNotFound(err) {
+		t.Errorf("deleting again: %v", err)
+	}
+	write(t, file+".new", "new")
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	again, err := c.container.NewTask(c.ctx, cio.NullIO)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exit, err := again.Wait(c.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Start(c.ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.Task, c.exit = again, exit
+	if got := c.must("cat /f"); got != "new" {
+		t.Errorf("then %q", got)
+	}
+	if _, err := again.Delete(c.ctx, client.WithProcessKill); err != nil {
+		t.Error(err)
 	}
 }

@@ -97,7 +97,7 @@ func TestMounts(t *testing.T) {
 		c.mustFail("mount -o remount,bind,rw /rodir/x; echo x >/rodir/x", "Read-only file system")
 		c.must("echo -n both >/etc/rw.conf && [ \"$(cat /rodir/x)\" = both ]")
 	})
-	t.Run("directories", func(t *testing.T) {
+	t.Run("DM01 DM02 directories", func(t *testing.T) {
 		c.must("echo -n hello >/dir/new && mkdir /dir/d && ln -s /etc/passwd /dir/l && mv /dir/new /dir/d/moved")
 		wantContent(t, filepath.Join(dir, "dir/d/moved"), "hello")
 		if target, _ := os.Readlink(filepath.Join(dir, "dir/l")); target != "/etc/passwd" {
@@ -110,7 +110,7 @@ func TestMounts(t *testing.T) {
 		c.mustFail("touch /rodir/y", "Read-only file system")
 		c.mustFail("mount -o remount,bind,rw /rodir; touch /rodir/y", "Read-only file system")
 	})
-	t.Run("guest-local file systems", func(t *testing.T) {
+	t.Run("DM06 DM07 guest-local file systems", func(t *testing.T) {
 		c.must("mount | grep -q '^tmpfs on /scratch .*size=1024k' && [ -c /etc/hidden ] && [ -d /proc/1 ] && [ -d /sys/kernel ] && [ -c /dev/pts/ptmx ] && touch /dev/shm/x /dev/mqueue")
 	})
 	t.Run("no staging point is left in the guest", func(t *testing.T) {
@@ -124,7 +124,7 @@ func TestMounts(t *testing.T) {
 		}
 		c.must("! find / -xdev -name secret | grep .")
 	})
-	t.Run("guest root mounts the devices again", func(t *testing.T) {
+	t.Run("FM52 FM53 guest root mounts the devices again", func(t *testing.T) {
 		// The pool's device hands out the root of a share that is in use.
 		c.must("mkdir -p /m/f /m/p && mount -t virtiofs msbfiles /m/f && mount -t virtiofs msbpool /m/p")
 		c.must("[ $(ls /m/f | wc -l) = 4 ] && ! find /m -name secret | grep .")

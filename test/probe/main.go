@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -24,7 +25,7 @@ var commands = map[string]func(args []string) error{
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump,
-	"escape": escape, "report": report, "count": count,
+	"pattern": pattern, "escape": escape, "report": report, "count": count,
 }
 
 func main() {
@@ -326,6 +327,46 @@ func count(args []string) error {
 	names, err := dir.Readdirnames(-1)
 	fmt.Println(len(names))
 	return err
+}
+
+// pattern FILE write|read|random-write|random-read uses a file and prints how long it
+// took. The page cache is emptied before.
+func pattern(args []string) error {
+	file, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	do, size, times := file.ReadAt, 1<<20, int(info.Size()>>20)
+	if strings.HasSuffix(args[1], "write") {
+		do = file.WriteAt
+	}
+	random := strings.HasPrefix(args[1], "random-")
+	if random {
+		size, times = 4<<10, 1000
+	}
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		return err
+	}
+	buffer := make([]byte, size)
+	begin := time.Now()
+	for i := range times {
+		at := int64(i)
+		if random {
+			at = rand.Int64N(info.Size() / int64(size))
+		}
+		if _, err := do(buffer, at*int64(size)); err != nil {
+			return err
+		}
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	fmt.Println(time.Since(begin))
+	return file.Close()
 }
 
 // corePattern is what the kernel runs, as root and in its first namespaces, for a

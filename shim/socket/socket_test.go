@@ -1,0 +1,214 @@
+package socket
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/hashicorp/yamux"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
+)
+
+// guest is the guest's end of a session whose streams the table serves.
+func guest(t *testing.T, table *Table) *yamux.Session {
+	t.Helper()
+	here, there := net.Pipe()
+	server, err := yamux.Client(here, mux.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := yamux.Server(there, mux.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close(); server.Close() })
+	go func() {
+		for {
+			stream, err := server.Accept()
+			if err != nil {
+				return
+			}
+			go table.Serve(t.Context(), stream)
+		}
+	}()
+	return client
+}
+
+func open(t *testing.T, session *yamux.Session, tag string) (net.Conn, error) {
+	t.Helper()
+	stream, err := session.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stream.Close() })
+	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
+	return stream, api.OpenStream(stream, header)
+}
+
+// listen serves a socket: each line is answered with a word before it.
+func listen(t *testing.T, path, word string) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				lines := bufio.NewScanner(conn)
+				for lines.Scan() {
+					fmt.Fprintln(conn, word, lines.Text())
+				}
+				fmt.Fprintln(conn, "end") // after the other side's
+			}()
+		}
+	}()
+	return listener
+}
+
+func add(t *testing.T, table *Table, path string, follow bool) (*Socket, error) {
+	t.Helper()
+	source, err := share.OpenSource(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	return table.Add(source, follow)
+}
+
+// A long path is no hindrance, an end is passed on, and what comes after it too.
+func TestForward(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("d", 120))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	listen(t, "socket", "echo")
+	var table Table
+	s, err := add(t, &table, filepath.Join(dir, "socket"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := guest(t, &table)
+	stream, err := open(t, session, s.Tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(stream, "hello")
+	stream.Close() // this direction's end
+	if got, err := io.ReadAll(stream); string(got) != "echo hello\nend\n" {
+		t.Errorf("the answer is %q, %v", got, err)
+	}
+	if _, err := open(t, session, "so_other"); err == nil {
+		t.Error("a socket that was not given was connected to")
+	}
+	// Taken away, it is closed to new connections and to those that are open.
+	stream, err = open(t, session, s.Tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Remove(s.Tag); err != nil {
+		t.Error(err)
+	}
+	_ = stream.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadAll(stream); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("the open connection: %v", err)
+	}
+	if _, err := open(t, session, s.Tag); err == nil {
+		t.Error("a socket that was taken away was connected to")
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		table.mu.Lock()
+		left := table.open
+		table.mu.Unlock()
+		if left == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are counted as open", left)
+		}
+	}
+}
+
+// A daemon that was started again has made another socket.
+func TestFollow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	old := listen(t, path, "old")
+	var table Table
+	pinned, err := add(t, &table, path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	followed, err := add(t, &table, path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Close()
+	listen(t, path, "new")
+	session := guest(t, &table)
+	if _, err := open(t, session, pinned.Tag); err == nil {
+		t.Error("the old socket was connected to")
+	}
+	stream, err := open(t, session, followed.Tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(stream, "hello")
+	stream.Close()
+	if got, _ := io.ReadAll(stream); !strings.HasPrefix(string(got), "new hello\n") {
+		t.Errorf("the answer is %q", got)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, session, followed.Tag); err == nil {
+		t.Error("a file was connected to")
+	}
+}
+
+func TestDatagramsAreRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	conn, err := net.ListenPacket("unixgram", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var table Table
+	if _, err := add(t, &table, path, false); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("Add = %v", err)
+	}
+}
+
+// A guest can have so many connections open and no more.
+func TestLimit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	listen(t, path, "echo")
+	var table Table
+	s, err := add(t, &table, path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.open = maxConnections
+	if _, err := open(t, guest(t, &table), s.Tag); err == nil || !strings.Contains(err.Error(), "connections are open") {
+		t.Errorf("one more: %v", err)
+	}
+}
