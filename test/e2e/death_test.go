@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -339,5 +340,60 @@ func TestFM63FM64StartedAgain(t *testing.T) {
 	}
 	if _, err := again.Delete(c.ctx, client.WithProcessKill); err != nil {
 		t.Error(err)
+	}
+}
+
+// FM-60: sandboxes that mount one file at the same time.
+func TestFM60ManySandboxes(t *testing.T) {
+	nothingLeft(t)
+	sandboxes := 8
+	if host.Driver == "krun" {
+		sandboxes = 4 // what the emulated host has memory and time for
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "")
+	var group sync.WaitGroup
+	for i := range sandboxes {
+		group.Go(func() {
+			_, stderr, code := host.Run(fmt.Sprintf("many%d", i), []string{
+				"--annotation", "io.containerd.msb.vm.memory=192MiB", harness.Bind(file, "/f", "rbind:rw"),
+			}, "sh", "-c", fmt.Sprintf("echo %d >>/f && chmod 777 /f", i))
+			if code != 0 {
+				t.Errorf("sandbox %d: code %d: %s", i, code, stderr)
+			}
+		})
+	}
+	group.Wait()
+	content, err := os.ReadFile(file)
+	if err != nil || len(content) != 2*sandboxes {
+		t.Errorf("the file has %q, %v", content, err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("the host's mode is %v, %v", info.Mode(), err)
+	}
+}
+
+// FM-68: what a crash of the host left in a bundle is no hindrance to its removal,
+// and a process that has got the VMM's number since is left alone.
+func TestFM68LeftoversOfACrash(t *testing.T) {
+	nothingLeft(t)
+	bundle := t.TempDir()
+	write(t, filepath.Join(bundle, "config.json"), "{}")
+	write(t, filepath.Join(bundle, "msb/files/fm_0/file"), "")
+	write(t, filepath.Join(bundle, "address"), "unix:///run/containerd/s/msb-of-a-host-that-is-gone")
+	bystander := exec.Command("sleep", "1000")
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = bystander.Process.Kill(); _ = bystander.Wait() }()
+	write(t, filepath.Join(bundle, "vmm.pid"), fmt.Sprintf("%d 1\n", bystander.Process.Pid))
+	shim := exec.Command(filepath.Join(host.Output, "bin", "containerd-shim-msb-v2"),
+		"-namespace", harness.Namespace, "-id", "crashed", "-bundle", bundle, "delete")
+	shim.Dir = bundle
+	if output, err := shim.CombinedOutput(); err != nil {
+		t.Errorf("shim delete: %v: %s", err, output)
+	}
+	if err := bystander.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("the bystander: %v", err)
 	}
 }
