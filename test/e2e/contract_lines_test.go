@@ -10,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 func fmReadOnlyReads(t *testing.T, c contract) {
@@ -153,6 +157,19 @@ func fmExec(t *testing.T, c contract) {
 		t.Errorf("executed: %q", got)
 	}
 	c.mustFail("/f/noexec", "Permission denied")
+	for path, want := range map[string]string{"/f/suid": "0\n", "/f/nosuid": "1000\n"} {
+		var out harness.Buffer
+		process, exit := c.startExec(cio.NewCreator(cio.WithStreams(nil, &out, &out)), func(p *specs.Process) {
+			p.User.UID, p.NoNewPrivileges = 1000, false
+		}, path, "uid")
+		await(t, exit)
+		if _, err := process.Delete(c.ctx); err != nil {
+			t.Error(err)
+		}
+		if out.String() != want {
+			t.Errorf("%s runs as %q, want %q", path, out.String(), want)
+		}
+	}
 }
 
 func fmReadOnlyHolds(t *testing.T, c contract) {

@@ -121,6 +121,12 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 		t.Fatal(err)
 	}
 	again("tools", "/probe", "ro")
+	write(t, c.path("suid"), string(probe))
+	if err := os.Chmod(c.path("suid"), 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	again("suid", "/f/suid", "ro")
+	again("suid", "/f/nosuid", "ro", "nosuid")
 	file("a/same", "a", "/f/same-a", "rw")
 	file("b/same", "b", "/f/same-b", "rw")
 	write(t, c.path("real"), "real")

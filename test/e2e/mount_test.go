@@ -214,6 +214,18 @@ func TestRootfs(t *testing.T) {
 			t.Error("/etc/msb-made was made on the host")
 		}
 	})
+	t.Run("FM37 a relative source is the bundle's", func(t *testing.T) {
+		source := filepath.Join(t.TempDir(), "source")
+		write(t, source, "relative")
+		relative, err := filepath.Rel(host.Bundle("relative"), source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, stderr, code := host.Run("relative", []string{harness.Bind(relative, "/f", "rbind:ro")}, "cat", "/f")
+		if code != 0 || out != "relative" {
+			t.Errorf("code %d: %q %s", code, out, stderr)
+		}
+	})
 	t.Run("FM36 a missing target in a read-only root", func(t *testing.T) {
 		root := rootDir(t)
 		source := filepath.Join(t.TempDir(), "source")

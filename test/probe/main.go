@@ -25,7 +25,7 @@ var commands = map[string]func(args []string) error{
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump,
-	"pattern": pattern, "escape": escape, "report": report, "count": count,
+	"pattern": pattern, "uid": uid, "escape": escape, "report": report, "count": count,
 }
 
 func main() {
@@ -316,6 +316,12 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// uid prints the effective user.
+func uid([]string) error {
+	_, err := fmt.Println(os.Geteuid())
+	return err
 }
 
 // count DIR counts entries.
