@@ -93,7 +93,7 @@ func Start(program, dir string, output *vm.Console) (_ *Shield, err error) {
 		Namespaces:      jail.Isolated,
 		Capabilities:    capabilities,
 		NoNewPrivileges: true,
-		Limits:          limits(),
+		Limits:          jail.FileServerLimits(jail.DescriptorLimit()),
 		Cooperates:      true,
 		Filter:          true,
 	})
@@ -114,15 +114,6 @@ func mount(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("mounting FUSE on %s: %w (%w)", dir, err, errdefs.ErrFailedPrecondition)
 	}
 	return fuse, nil
-}
-
-// limits are the process's: no core, and a descriptor or two for every file.
-func limits() []jail.Limit {
-	limits := []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}}
-	if n := jail.DescriptorLimit(); n > 0 {
-		limits = append(limits, jail.Limit{Resource: unix.RLIMIT_NOFILE, Value: n})
-	}
-	return limits
 }
 
 // Add gives the file of a descriptor an entry and returns it, opened with O_PATH,

@@ -424,6 +424,7 @@ func TestKilled(t *testing.T) {
 // Who owns the process has an empty root, two capabilities, and no way to mount.
 func TestConfined(t *testing.T) {
 	s := start(t)
+	add(t, s, "a", false) // an answer comes from a process that has entered its jail
 	proc := fmt.Sprintf("/proc/%d/", s.process.Pid())
 	status, err := os.ReadFile(proc + "status")
 	if err != nil {

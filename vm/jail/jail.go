@@ -80,6 +80,17 @@ func DescriptorLimit() uint64 {
 	return limit.Max
 }
 
+// FileServerLimits are the limits of a process that serves files: no core, and a
+// descriptor for every file that the guest has in its cache. With 0 descriptors
+// their number is left as it is.
+func FileServerLimits(descriptors uint64) []Limit {
+	limits := []Limit{{Resource: unix.RLIMIT_CORE, Value: 0}}
+	if descriptors > 0 {
+		limits = append(limits, Limit{Resource: unix.RLIMIT_NOFILE, Value: descriptors})
+	}
+	return limits
+}
+
 // A Root is the content of a jail. What it holds cannot be added to: its own
 // directories are read-only.
 type Root struct {

@@ -81,18 +81,13 @@ func (p plan) jail() jail.Spec {
 	for _, share := range p.config.Shares {
 		binds = append(binds, jail.Bind{Source: share.Dir, Target: shareDir(share), Tree: true})
 	}
-	limits := []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}}
-	if p.descriptors > 0 {
-		// One for every file that the guest has in its cache.
-		limits = append(limits, jail.Limit{Resource: unix.RLIMIT_NOFILE, Value: p.descriptors})
-	}
 	return jail.Spec{
 		Program:         p.driver.Program,
 		Root:            &jail.Root{Dir: p.config.Dir, Binds: binds, Descriptors: true},
 		Namespaces:      jail.Isolated,
 		Capabilities:    capabilities,
 		NoNewPrivileges: true,
-		Limits:          limits,
+		Limits:          jail.FileServerLimits(p.descriptors),
 		Cooperates:      true,
 		Filter:          true,
 	}

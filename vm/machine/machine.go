@@ -138,15 +138,23 @@ func quote(lines []string) string {
 	return strings.Join(lines, " | ")
 }
 
-// Dial implements vm.Machine.
-func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
+// awaitLink waits for the agent to be connected.
+func (m *Machine) awaitLink(ctx context.Context) error {
 	select {
 	case <-m.linked:
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if m.linkErr != nil {
-		return nil, m.explain(m.linkErr)
+		return m.explain(m.linkErr)
+	}
+	return nil
+}
+
+// Dial implements vm.Machine.
+func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
+	if err := m.awaitLink(ctx); err != nil {
+		return nil, err
 	}
 	stream, err := m.session.OpenStream()
 	if err != nil {
@@ -157,13 +165,8 @@ func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
 
 // Accept implements vm.Machine.
 func (m *Machine) Accept(ctx context.Context) (net.Conn, error) {
-	select {
-	case <-m.linked:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	if m.linkErr != nil {
-		return nil, m.explain(m.linkErr)
+	if err := m.awaitLink(ctx); err != nil {
+		return nil, err
 	}
 	stream, err := m.session.AcceptStreamWithContext(ctx)
 	if err != nil {

@@ -122,7 +122,7 @@ func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 }
 
 // Setattr implements fs.NodeSetattrer: the size is the host's, the rest is kept.
-func (f *file) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func (f *file) Setattr(_ context.Context, h fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if size, ok := in.GetSize(); ok {
 		if _, own := in.GetFh(); !own {
 			h = nil // any that is open
@@ -136,7 +136,9 @@ func (f *file) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn,
 		return fs.ToErrno(err)
 	}
 	f.kept.set(in, &stat)
-	return f.Getattr(ctx, h, out)
+	f.kept.apply(&stat)
+	attrOf(&stat, &out.Attr)
+	return 0
 }
 
 func (f *file) truncate(h fs.FileHandle, size int64) error {
