@@ -23,6 +23,8 @@ SHIELD  := $(KIT)/msb-shield
 PROBE   := $(TOOLS)/probe
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 
+RESULTS := $(OUTPUT)/results
+
 PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -38,7 +40,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield probe kit deps-krun tools demo shell test test-unit test-e2e test-krun bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
 	install uninstall clean distclean root always
 
 help: ## list the targets
@@ -54,24 +56,30 @@ demo: root build tools ## run containers in microVMs and show what they can and 
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
 
-test: lint test-unit test-e2e test-krun ## lint, unit tests and end-to-end tests
+test: lint test-unit test-e2e test-krun ## lint, unit and end-to-end tests, and the table of the contract of a mount
+	@echo "==> the contract of a mount"
+	@MSB_RESULTS=$(RESULTS) go test -count=1 -v ./test/contract
+
+contract: ## write the table of the last "make test" into docs/file-mounts.md
+	@MSB_RESULTS=$(RESULTS) go test -count=1 ./test/contract -update
 
 test-unit: ## the tests that need no VM, with the race detector (root for those that mount)
 	@$(DEPS) gcc
-	@echo "==> unit tests"
-	@CGO_ENABLED=1 go test -race -count=1 $$(go list ./... | grep -vE '/test/')
-	@echo "==> an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./test/hostile
+	@mkdir -p $(RESULTS)
+	@echo "==> unit tests, and an intruder in the VMM's place"
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./guest/... ./shim/... ./vm/... ./test/hostile | tee $(RESULTS)/host.log
 
 test-e2e: root build tools ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
-	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 40m ./test/e2e/...
+	@mkdir -p $(RESULTS)
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 40m ./test/e2e/... | tee $(RESULTS)/qemu.log
 
 test-krun: root build tools deps-krun ## the same under libkrun, in an emulated host with KVM (root)
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
+	@mkdir -p $(RESULTS)
 	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/hostile
 	@hack/kvmhost -t 2700 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/hostile.test \
-		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m'
+		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m' | tee $(RESULTS)/krun.log
 
 bench: root build tools ## measure, against runc on this machine, and print a table (root)
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
@@ -115,7 +123,7 @@ uninstall: ## remove what install put there
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
 clean: ## remove what was built, but not what was downloaded
-	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools images log)
+	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools images log results)
 
 distclean: ## remove what was built and what was downloaded
 	@rm -rf $(OUTPUT)

@@ -197,6 +197,54 @@ func TestMetadataIsKept(t *testing.T) {
 
 const permissions = 0o7777
 
+// Set-id bits and file capabilities are of the content for which they were set: a
+// write takes them away, also one through a descriptor opened before, and at once.
+func TestPrivilegeEndsWithTheContent(t *testing.T) {
+	f := add(t, start(t), "a", false)
+	file := open(t, f.path, os.O_RDWR)
+	capability := append([]byte{1, 0, 0, 2}, make([]byte, 16)...) // VFS_CAP_REVISION_2
+	privileged := func() bool {
+		guest, _ := f.stat()
+		n, _ := unix.Getxattr(f.path, "security.capability", nil)
+		return guest.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || n > 0
+	}
+	write := func() error { return os.WriteFile(f.path, []byte("another"), 0) }
+	for name, change := range map[string]func() error{
+		"write": write,
+		"write through an open descriptor": func() error {
+			_, err := file.WriteAt([]byte("another"), 0)
+			return err
+		},
+		"truncate":       func() error { return os.Truncate(f.path, 3) },
+		"chown":          func() error { return os.Chown(f.path, 1, 1) },
+		"a host's write": func() error { return os.WriteFile(f.host, []byte("host"), 0) },
+	} {
+		for range 10 {
+			if err := errors.Join(write(), os.Chmod(f.path, 0o755|os.ModeSetuid|os.ModeSetgid),
+				unix.Setxattr(f.path, "security.capability", capability, 0)); err != nil {
+				t.Fatal(err)
+			}
+			if !privileged() {
+				t.Fatalf("%s: set-id bits do not hold before it", name)
+			}
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			if privileged() {
+				guest, _ := f.stat()
+				t.Errorf("%s: the file is privileged after it: mode %o", name, guest.Mode)
+			}
+		}
+	}
+	// Without execution by the group, set-group-ID gives nobody anything (inode(7)).
+	if err := errors.Join(os.Chmod(f.path, 0o640|os.ModeSetgid), write()); err != nil {
+		t.Fatal(err)
+	}
+	if guest, _ := f.stat(); guest.Mode&permissions != 0o2640 {
+		t.Errorf("a write left mode %o of 2640", guest.Mode&permissions)
+	}
+}
+
 // FM-56: so are extended attributes.
 func TestAttributesAreKept(t *testing.T) {
 	f := add(t, start(t), "a", false)

@@ -2,12 +2,14 @@ package socket
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,6 +197,66 @@ func TestDatagramsAreRefused(t *testing.T) {
 	var table Table
 	if _, err := add(t, &table, path, false); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("Add = %v", err)
+	}
+}
+
+// 1 GiB goes through one connection and comes back whole; while nobody reads at the
+// far end, little of it is taken in.
+func TestOneGiB(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	read := make(chan struct{})
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		<-read
+		_, _ = io.Copy(conn, conn)
+	}()
+	var table Table
+	s, err := add(t, &table, path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := open(t, guest(t, &table), s.Tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size, chunk = 1 << 30, 1 << 20
+	var taken atomic.Int64
+	go func() {
+		block := make([]byte, chunk)
+		for n := range int64(size / chunk) {
+			binary.LittleEndian.PutUint64(block, uint64(n))
+			if _, err := stream.Write(block); err != nil {
+				t.Error(err)
+			}
+			taken.Add(chunk)
+		}
+		stream.Close()
+	}()
+	time.Sleep(300 * time.Millisecond)
+	if got := taken.Load(); got > 16<<20 {
+		t.Errorf("%d bytes were taken in for a server that does not read", got)
+	}
+	close(read)
+	block := make([]byte, chunk)
+	for n := range uint64(size / chunk) {
+		if _, err := io.ReadFull(stream, block); err != nil {
+			t.Fatalf("block %d: %v", n, err)
+		}
+		if got := binary.LittleEndian.Uint64(block); got != n {
+			t.Fatalf("block %d came as %d", got, n)
+		}
+	}
+	if _, err := stream.Read(block); err != io.EOF {
+		t.Errorf("after the last byte: %v", err)
 	}
 }
 

@@ -144,7 +144,10 @@ func (s *Service) removeBundle(ctx context.Context, sb *sandbox.Sandbox, c *cont
 	}
 	response, err := sb.Guest.RemoveBundle(ctx, request)
 	if err != nil {
-		return s.native(sb, err)
+		if err = s.native(sb, err); !sb.Running() {
+			return nil // what the guest had went with its VM
+		}
+		return err
 	}
 	log.G(ctx).WithField("bytes", response.AgentResident).Debug("trace: the agent's resident memory")
 	return nil

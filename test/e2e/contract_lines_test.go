@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -285,6 +286,11 @@ func fmMetadata(t *testing.T, c contract) {
 
 // fmEscape looks at the guest as its root does, outside all containers.
 func fmEscape(t *testing.T, c contract) {
+	neighbours := t.TempDir()
+	write(t, filepath.Join(neighbours, "neighbours-file"), "neighbours-content")
+	start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{
+		bind(filepath.Join(neighbours, "neighbours-file"), "/f"), bind(neighbours, "/d"),
+	})}}, sleeper...)
 	report := c.probe("escape")
 	if !strings.HasSuffix(report, "end") || strings.Count(report, "\n") < 20 {
 		t.Fatalf("the probe did not get out of its container: %s", report)
@@ -307,6 +313,18 @@ func fmEscape(t *testing.T, c contract) {
 	}
 	c.must("mkdir -p /m/f /m/p && mount -t virtiofs msbfiles /m/f && mount -t virtiofs msbpool /m/p")
 	c.must("! find /m -name secret | grep .")
+	// Another sandbox's mounts are in neither device, nor in any mountinfo above.
+	c.must("! find /m -name 'neighbours*' | grep .")
+	if strings.Contains(report, "neighbours") {
+		t.Errorf("another sandbox's mount is seen: %s", report)
+	}
+	// A link made here leads nowhere on the host.
+	c.must("ln -s " + c.path("etc/secret") + " /d/many/absolute && ln -s ../../../../../../.." + c.path("etc/secret") + " /d/many/relative")
+	for _, link := range []string{"absolute", "relative"} {
+		c.mustFail("cat /d/many/"+link, "No such file")
+		c.must("! find /m -name " + link + " -exec cat {} \\; 2>/dev/null | grep .")
+	}
+	c.must("rm /d/many/absolute /d/many/relative")
 	for line := range strings.Lines(c.must("for f in /m/f/*/ro; do /probe/probe attack $f; done")) {
 		if !strings.HasSuffix(strings.TrimSpace(line), "=EROFS") {
 			t.Errorf("by the tag mounted again: %s", line)

@@ -72,7 +72,7 @@ func TestContract(t *testing.T) {
 		{"FM40 a socket", fmSocket},
 		{"FM43 another file system", fmOtherFileSystem},
 		{"FM55 FM56 metadata stays the guest's", fmMetadata},
-		{"FM50 FM51 FM52 FM24 the guest's root outside all containers", fmEscape},
+		{"FM24 FM50 FM51 FM52 FM54 FM66 the guest's root outside all containers", fmEscape},
 		{"FM69 a ConfigMap's swap", fmConfigMap},
 		{"DM03 DM04 submounts and propagation", dmSubmounts},
 		{"DM08 DM09 many entries, names", dmEntries},

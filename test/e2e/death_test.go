@@ -1,11 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -113,10 +114,10 @@ func TestClientKilled(t *testing.T) {
 	}
 }
 
-// FM-61, FM-62: the VMM, the shim, or both are killed, in each phase of a
+// The VMM, the shim, or both are killed, in each phase of a
 // container's life. The client learns of it, the container can be removed, and
 // nothing is left.
-func TestKilledInEachPhase(t *testing.T) {
+func TestFM61FM62Killed(t *testing.T) {
 	nothingLeft(t)
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, "x")
@@ -203,18 +204,12 @@ func findShim(id string) int {
 	return 0
 }
 
-// findVMM is the VMM among a shim's children (proc_pid_task(5), children), 0 when
-// there is none.
+// findVMM is the VMM among a shim's children, 0 when there is none.
 func findVMM(shim int) int {
 	processes := harness.Processes()
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", shim))
-	for _, file := range files {
-		children, _ := os.ReadFile(file)
-		for _, word := range strings.Fields(string(children)) {
-			pid, _ := strconv.Atoi(word)
-			if name := processes[pid]; name != "" && name != "virtiofsd" && !strings.HasPrefix(name, "containerd-shim") {
-				return pid
-			}
+	for _, pid := range children(shim) {
+		if name := processes[pid]; name != "" && name != "virtiofsd" && name != "msb-shield" && !strings.HasPrefix(name, "containerd-shim") {
+			return pid
 		}
 	}
 	return 0
@@ -395,5 +390,70 @@ func TestFM68LeftoversOfACrash(t *testing.T) {
 	}
 	if err := bystander.Process.Signal(unix.Signal(0)); err != nil {
 		t.Errorf("the bystander: %v", err)
+	}
+}
+
+// FM-67: somebody takes the staging directories of a running container away. The
+// container is answered, the host's file is whole, and the end is as ever.
+func TestFM67StagingRemoved(t *testing.T) {
+	nothingLeft(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	write(t, file, "content")
+	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/rw", "rw"), bind(file, "/ro", "ro")})}}, sleeper...)
+	shim := shimOf(t, c.ID())
+	removed := 0
+	inMountNamespace(t, shim, func() error {
+		mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
+		if err != nil {
+			return err
+		}
+		var failed []error
+		for line := range strings.Lines(string(mounts)) {
+			if point := strings.Fields(line)[4]; strings.Contains(point, "/files/fm_") {
+				removed++
+				failed = append(failed, unix.Unmount(point, unix.MNT_DETACH), os.RemoveAll(filepath.Dir(point)))
+			}
+		}
+		return errors.Join(failed...)
+	})
+	if removed != 2 {
+		t.Errorf("%d staged files were found, want 2", removed)
+	}
+	c.must("for f in /rw /ro; do timeout 20 cat $f; echo x >>$f; ls -l $f; done >/dev/null 2>&1; [ $? != 124 ]")
+	if got := c.must("echo goes on"); got != "goes on" {
+		t.Errorf("then %q", got)
+	}
+	if content, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(content), "content") {
+		t.Errorf("the host's file has %q, %v", content, err)
+	}
+	if _, err := c.Delete(c.ctx, client.WithProcessKill); err != nil {
+		t.Error(err)
+	}
+}
+
+// inMountNamespace does something in the mount namespace of a process.
+func inMountNamespace(t *testing.T, pid int, do func() error) {
+	t.Helper()
+	namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer namespace.Close()
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with the goroutine
+		// A thread that shares its root with others cannot go (setns(2)).
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			err = do()
+		}
+		result <- err
+	}()
+	if err := <-result; err != nil {
+		t.Error(err)
 	}
 }

@@ -56,7 +56,7 @@ const (
 	noDevices       measure = "nodev"
 )
 
-func TestJail(t *testing.T) {
+func TestFM50FM54Intruder(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test mounts: run it as root")
 	}

@@ -135,6 +135,9 @@ func (f *file) Setattr(_ context.Context, h fs.FileHandle, in *fuse.SetAttrIn, o
 	if err := f.current.stat(&stat); err != nil {
 		return fs.ToErrno(err)
 	}
+	if mode, ok := in.GetMode(); ok && mode != unprivileged(mode) {
+		ripen(&stat)
+	}
 	f.kept.set(in, &stat)
 	f.kept.apply(&stat)
 	attrOf(&stat, &out.Attr)
@@ -167,10 +170,6 @@ func (f *file) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 // caller.
 const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME
 
-// directMmap lets a file that is read past the page cache be mapped (fuse.h,
-// FUSE_DIRECT_IO_ALLOW_MMAP).
-const directMmap = fuse.CAP_DIRECT_IO_ALLOW_MMAP
-
 // Open implements fs.NodeOpener.
 func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	opened, err := f.current.open(int(flags)&openFlags | unix.O_CLOEXEC)
@@ -190,7 +189,11 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 
 // Getxattr implements fs.NodeGetxattrer.
 func (f *file) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
-	value, err := f.attribute(name)
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
+		return 0, fs.ToErrno(err)
+	}
+	value, err := f.attribute(name, &stat)
 	if err != nil {
 		return 0, fs.ToErrno(err)
 	}
@@ -198,8 +201,8 @@ func (f *file) Getxattr(_ context.Context, name string, dest []byte) (uint32, sy
 }
 
 // attribute is an extended attribute as the guest sees it.
-func (f *file) attribute(name string) (value []byte, err error) {
-	if value, known := f.kept.attribute(name); known {
+func (f *file) attribute(name string, host *unix.Stat_t) (value []byte, err error) {
+	if value, known := f.kept.attribute(name, host); known {
 		if value == nil {
 			return nil, unix.ENODATA
 		}
@@ -220,14 +223,21 @@ func (f *file) Setxattr(_ context.Context, name string, value []byte, flags uint
 	if !keepable(name) {
 		return syscall.EOPNOTSUPP
 	}
-	_, err := f.attribute(name)
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
+		return fs.ToErrno(err)
+	}
+	_, err := f.attribute(name, &stat)
 	switch {
 	case err == nil && flags&unix.XATTR_CREATE != 0:
 		return syscall.EEXIST
 	case errors.Is(err, unix.ENODATA) && flags&unix.XATTR_REPLACE != 0:
 		return syscall.ENODATA
 	}
-	return fs.ToErrno(f.kept.setAttribute(name, value))
+	if name == capabilities {
+		ripen(&stat)
+	}
+	return fs.ToErrno(f.kept.setAttribute(name, value, &stat))
 }
 
 // Removexattr implements fs.NodeRemovexattrer.
@@ -235,14 +245,22 @@ func (f *file) Removexattr(_ context.Context, name string) syscall.Errno {
 	if !keepable(name) {
 		return syscall.EOPNOTSUPP
 	}
-	if _, err := f.attribute(name); err != nil {
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
 		return fs.ToErrno(err)
 	}
-	return fs.ToErrno(f.kept.setAttribute(name, nil))
+	if _, err := f.attribute(name, &stat); err != nil {
+		return fs.ToErrno(err)
+	}
+	return fs.ToErrno(f.kept.setAttribute(name, nil, &stat))
 }
 
 // Listxattr implements fs.NodeListxattrer.
 func (f *file) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
+		return 0, fs.ToErrno(err)
+	}
 	var names []byte
 	err := f.current.with(func(path string) (err error) {
 		names, err = readAttribute(func(dest []byte) (int, error) { return unix.Listxattr(path, dest) })
@@ -251,7 +269,7 @@ func (f *file) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno)
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return 0, fs.ToErrno(err)
 	}
-	return reply(dest, f.kept.list(names))
+	return reply(dest, f.kept.list(names, &stat))
 }
 
 // reply answers as getxattr(2) does: with room for nothing it tells the size.

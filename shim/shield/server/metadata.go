@@ -24,6 +24,9 @@ type metadata struct {
 	mtime      *stamp
 	changed    time.Time         // when any of it was set: the least ctime
 	attributes map[string][]byte // nil: removed
+	// privileged is the host's mtime when the guest set set-id bits or file
+	// capabilities: they are of that content (see outdated). nil: it set none.
+	privileged *unix.Timespec
 }
 
 // stamp is a time set by hand. It holds until the host's own moves on.
@@ -41,10 +44,52 @@ func (s *stamp) apply(host *unix.Timespec) {
 // permissions are the bits that chmod(2) sets.
 const permissions = 0o7777
 
+// capabilities is the attribute that holds a program's (capabilities(7)).
+const capabilities = "security.capability"
+
+// unprivileged is a mode without the set-id bits that a change of owner or content
+// takes away: set-group-ID means something only with execution by the group.
+func unprivileged(mode uint32) uint32 {
+	mode &^= unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode
+}
+
+// outdated takes set-id bits and file capabilities away once the content is another
+// than that for which they were set, whoever wrote it. The kernel leaves this to a
+// file system with FUSE_HANDLE_KILLPRIV_V2, and does not tell it of writes that
+// are passed through; the host's mtime does.
+func (m *metadata) outdated(host *unix.Stat_t) {
+	if m.privileged == nil || *m.privileged == host.Mtim {
+		return
+	}
+	m.privileged = nil
+	if m.mode != nil {
+		*m.mode = unprivileged(*m.mode)
+	}
+	if m.attributes[capabilities] != nil {
+		m.attributes[capabilities] = nil
+	}
+}
+
+// tick is more than what two writes with the same mtime can be apart: the host's
+// kernel takes the time from its timer interrupt, of 100 Hz or more.
+const tick = 20 * time.Millisecond
+
+// ripen waits until a write would give the file another mtime than it has.
+func ripen(host *unix.Stat_t) {
+	if young := time.Since(time.Unix(host.Mtim.Unix())); young < tick {
+		time.Sleep(min(tick, tick-young))
+	}
+}
+
 // apply changes what the host's inode says into what the guest sees.
 func (m *metadata) apply(stat *unix.Stat_t) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.outdated(stat)
 	if m.mode != nil {
 		stat.Mode = stat.Mode&^permissions | *m.mode
 	}
@@ -65,15 +110,24 @@ func (m *metadata) apply(stat *unix.Stat_t) {
 func (m *metadata) set(in *fuse.SetAttrIn, host *unix.Stat_t) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.outdated(host)
+	uid, newOwner := in.GetUID()
+	if newOwner {
+		m.uid = &uid
+	}
+	gid, newGroup := in.GetGID()
+	if newGroup {
+		m.gid = &gid
+	}
+	if newOwner || newGroup {
+		m.give(host)
+	}
 	if mode, ok := in.GetMode(); ok {
 		mode &= permissions
 		m.mode = &mode
-	}
-	if uid, ok := in.GetUID(); ok {
-		m.uid = &uid
-	}
-	if gid, ok := in.GetGID(); ok {
-		m.gid = &gid
+		if mode != unprivileged(mode) {
+			m.privileged = new(host.Mtim)
+		}
 	}
 	if atime, ok := in.GetATime(); ok {
 		m.atime = &stamp{unix.NsecToTimespec(atime.UnixNano()), host.Atim}
@@ -84,16 +138,39 @@ func (m *metadata) set(in *fuse.SetAttrIn, host *unix.Stat_t) {
 	m.changed = time.Now()
 }
 
-// attribute is an extended attribute that was set, or removed (nil).
-func (m *metadata) attribute(name string) (value []byte, known bool) {
+// give takes away what a file has when it gets another owner (chown(2)).
+func (m *metadata) give(host *unix.Stat_t) {
+	mode := host.Mode & permissions
+	if m.mode != nil {
+		mode = *m.mode
+	}
+	if without := unprivileged(mode); without != mode {
+		m.mode = &without
+	}
+	m.keep(capabilities, nil)
+	m.privileged = nil
+}
+
+func (m *metadata) keep(name string, value []byte) {
+	if m.attributes == nil {
+		m.attributes = make(map[string][]byte)
+	}
+	m.attributes[name] = value
+}
+
+// attribute is an extended attribute that was set, or removed (nil). host is what
+// the host's inode says.
+func (m *metadata) attribute(name string, host *unix.Stat_t) (value []byte, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.outdated(host)
 	value, known = m.attributes[name]
 	return value, known
 }
 
-// setAttribute keeps an extended attribute; nil removes it.
-func (m *metadata) setAttribute(name string, value []byte) error {
+// setAttribute keeps an extended attribute; nil removes it. host is what the host's
+// inode says.
+func (m *metadata) setAttribute(name string, value []byte, host *unix.Stat_t) error {
 	if value != nil {
 		value = append([]byte{}, value...)
 	}
@@ -108,19 +185,21 @@ func (m *metadata) setAttribute(name string, value []byte) error {
 	if size > maxAttributes {
 		return unix.ENOSPC
 	}
-	if m.attributes == nil {
-		m.attributes = make(map[string][]byte)
+	m.outdated(host)
+	m.keep(name, value)
+	if name == capabilities && value != nil {
+		m.privileged = new(host.Mtim)
 	}
-	m.attributes[name] = value
 	m.changed = time.Now()
 	return nil
 }
 
 // list changes the names that the host's inode has, each ended by a NUL, into
-// those that the guest sees (listxattr(2)).
-func (m *metadata) list(host []byte) (names []byte) {
+// those that the guest sees (listxattr(2)). stat is what the host's inode says.
+func (m *metadata) list(host []byte, stat *unix.Stat_t) (names []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.outdated(stat)
 	for name := range bytes.SplitSeq(host, []byte{0}) {
 		if _, known := m.attributes[string(name)]; len(name) > 0 && !known {
 			names = append(append(names, name...), 0)

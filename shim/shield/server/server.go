@@ -31,6 +31,12 @@ const nameTimeout = time.Hour
 // maxWrite is the most that one request carries, in bytes.
 const maxWrite = 1 << 20
 
+// extra is what this file system offers beyond what the library does (fuse.h): a
+// file that is read past the page cache can be mapped, and set-id bits and file
+// capabilities are its own affair (metadata.outdated), so that the kernel need not
+// ask for them at every write.
+const extra = fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_HANDLE_KILLPRIV_V2
+
 // Server answers the kernel and the shim.
 type Server struct {
 	fuse *fuse.Server
@@ -51,7 +57,7 @@ func New(device int) (*Server, error) {
 		MaxWrite: maxWrite,
 		// The files may be on an overlay (fuse.h, max_stack_depth).
 		MaxStackDepth:     2,
-		ExtraCapabilities: directMmap,
+		ExtraCapabilities: extra,
 		// This directory is nobody's to list.
 		DisableReadDirPlus: true,
 		// It opens /dev/null, and this process has no devices.
