@@ -148,6 +148,9 @@ func (p plan) emulationWords() []string {
 		// back, so a page of the page cache that once held other code would
 		// run that. With this the processor clears each page before it is used.
 		"init_on_alloc=1",
+		// Else the kernel counts the timer's interrupts, and on a busy host, where
+		// they come too late, panics before it has a console to say so.
+		"no_timer_check",
 	}
 	if p.tscKHz > 0 {
 		// Without it the kernel calibrates against emulated timers, and hangs
