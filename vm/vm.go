@@ -17,6 +17,7 @@ package vm
 import (
 	"context"
 	"net"
+	"os"
 )
 
 // A Driver starts machines with one kind of VMM.
@@ -78,12 +79,44 @@ type Config struct {
 	// Shares are the directories that the guest may mount, one virtio-fs
 	// device each, whatever is mounted below them now or later.
 	Shares []Share
+	// Network is how the machine stands in a network; its zero value is not at all.
+	Network Network
 	// Dir is an empty directory for the driver's own use while the machine runs.
 	// It goes with the caller's mount namespace.
 	Dir string
 	// Console receives what the guest's kernel and the VMM print. The driver
 	// quotes its tail in errors.
 	Console *Console
+}
+
+// MaxInterfaces is how many virtio-net devices a machine can have: as many as the
+// drivers' machines have room for beside the devices that each needs.
+const MaxInterfaces = 3
+
+// A Network is how a machine stands in a network.
+type Network struct {
+	// Namespace is the network namespace that the VMM runs in; nil means an empty
+	// one of its own. It is the caller's.
+	Namespace *os.File
+	// Interfaces become virtio-net devices, MaxInterfaces at most.
+	Interfaces []Interface
+	// Host gives the guest the network of the caller: the VMM runs in the caller's
+	// namespace, and connections of the guest are connections of the VMM. There
+	// are no Interfaces then, and no Namespace.
+	Host bool
+}
+
+// HostHardwareAddress is the address of the virtio-net device by which a guest has
+// the host's network, where it takes a device for that.
+var HostHardwareAddress = net.HardwareAddr{0x02, 0x6d, 0x73, 0x62, 0, 1}
+
+// An Interface is one virtio-net device, joined with a TAP device.
+type Interface struct {
+	// HardwareAddress is the device's own.
+	HardwareAddress net.HardwareAddr
+	// Tap is the name of a TAP device in the Network's Namespace that root may
+	// attach to, with IFF_NO_PI and IFF_VNET_HDR (Documentation/networking/tuntap.rst).
+	Tap string
 }
 
 // A Share is one virtio-fs device.

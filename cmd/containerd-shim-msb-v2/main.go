@@ -10,18 +10,21 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/shim"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/manager"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 )
 
 func main() {
+	var hooks hook.Runner
 	if manager.IsDaemon() {
+		hooks.Mounts = manager.HostMounts()
 		if err := manager.Isolate(); err != nil {
 			fmt.Fprintln(os.Stderr, manager.Name+":", err)
 			os.Exit(1)
 		}
 	}
-	task.Register(manager.Began())
+	task.Register(hooks, manager.Began())
 	shim.RunShim(context.Background(), manager.Manager{}, func(c *shim.Config) {
 		// The shim waits for its own children, and containers' processes are
 		// the guest's to reap.

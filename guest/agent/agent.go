@@ -25,6 +25,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
 	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
+	"github.com/msb-runtime/containerd-shim-msb/guest/network"
 	"github.com/msb-runtime/containerd-shim-msb/guest/socket"
 	"github.com/msb-runtime/containerd-shim-msb/guest/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/guest/transport"
@@ -44,7 +45,11 @@ func Run(ctx context.Context) error {
 	if err := bundle.MountPool(); err != nil {
 		return err
 	}
-	server, err := newServer(ctx, socket.New(listener))
+	network, err := network.New()
+	if err != nil {
+		return err
+	}
+	server, err := newServer(ctx, &service{sockets: socket.New(listener), network: network})
 	if err != nil {
 		return err
 	}
@@ -57,7 +62,8 @@ type server struct {
 	streams *stdio.Streams
 }
 
-func newServer(ctx context.Context, sockets *socket.Sockets) (*server, error) {
+// newServer completes the guest's service and registers it.
+func newServer(ctx context.Context, guest *service) (*server, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	events := make(queue, queueSize)
 	tasks, err := task.NewTaskService(namespaces.WithNamespace(ctx, namespaces.Default), events, sd)
@@ -70,7 +76,8 @@ func newServer(ctx context.Context, sockets *socket.Sockets) (*server, error) {
 	}
 	s := &server{rpc: rpc, streams: stdio.New()}
 	taskapi.RegisterTTRPCTaskService(rpc, tasks)
-	api.RegisterGuestService(rpc, &service{events: events, streams: s.streams, sockets: sockets, life: ctx})
+	guest.events, guest.streams, guest.life = events, s.streams, ctx
+	api.RegisterGuestService(rpc, guest)
 	return s, nil
 }
 
@@ -148,6 +155,7 @@ type service struct {
 	events  queue
 	streams *stdio.Streams
 	sockets *socket.Sockets
+	network *network.Network
 	life    context.Context // the agent's
 }
 
@@ -198,6 +206,13 @@ func resident() int64 {
 		return 0
 	}
 	return pages * int64(os.Getpagesize())
+}
+
+func (s *service) SetNetwork(_ context.Context, request *api.SetNetworkRequest) (*api.SetNetworkResponse, error) {
+	if err := s.network.Set(request); err != nil {
+		return nil, errgrpc.ToGRPC(classify(err))
+	}
+	return &api.SetNetworkResponse{}, nil
 }
 
 func (s *service) CloseStdio(_ context.Context, request *api.CloseStdioRequest) (*api.CloseStdioResponse, error) {

@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type StartRequest struct {
@@ -681,6 +681,451 @@ func (*CloseStdioResponse) Descriptor() ([]byte, []int) {
 	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
 }
 
+// SetNetworkRequest describes interfaces of the host's network namespace whose
+// packets go to and from the guest, with what belongs to them.
+type SetNetworkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Containers use the guest's first network namespace instead of one of their
+	// own: they have the host's network.
+	Host          bool         `protobuf:"varint,1,opt,name=host,proto3" json:"host,omitempty"`
+	Interfaces    []*Interface `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Routes        []*Route     `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
+	Neighbours    []*Neighbour `protobuf:"bytes,4,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNetworkRequest) Reset() {
+	*x = SetNetworkRequest{}
+	mi := &file_guest_api_guest_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNetworkRequest) ProtoMessage() {}
+
+func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
+func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetNetworkRequest) GetHost() bool {
+	if x != nil {
+		return x.Host
+	}
+	return false
+}
+
+func (x *SetNetworkRequest) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetNeighbours() []*Neighbour {
+	if x != nil {
+		return x.Neighbours
+	}
+	return nil
+}
+
+type Interface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The hardware address that the virtio-net device was made with.
+	Device []byte `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// What the host's interface is like.
+	Name            string     `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	HardwareAddress []byte     `protobuf:"bytes,3,opt,name=hardware_address,json=hardwareAddress,proto3" json:"hardware_address,omitempty"`
+	Mtu             uint32     `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Up              bool       `protobuf:"varint,5,opt,name=up,proto3" json:"up,omitempty"`
+	Addresses       []*Address `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_guest_api_guest_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Interface) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *Interface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Interface) GetHardwareAddress() []byte {
+	if x != nil {
+		return x.HardwareAddress
+	}
+	return nil
+}
+
+func (x *Interface) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Interface) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *Interface) GetAddresses() []*Address {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+// Address is one of an interface (rtnetlink(7), ifaddrmsg).
+type Address struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the length of its prefix: "10.1.0.2/24", "fd00::2/64".
+	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// The other end's, of a point-to-point interface; may be empty.
+	Peer          string `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
+	Broadcast     string `protobuf:"bytes,3,opt,name=broadcast,proto3" json:"broadcast,omitempty"`
+	Scope         uint32 `protobuf:"varint,4,opt,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Address) Reset() {
+	*x = Address{}
+	mi := &file_guest_api_guest_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Address) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Address) ProtoMessage() {}
+
+func (x *Address) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Address.ProtoReflect.Descriptor instead.
+func (*Address) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Address) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *Address) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Address) GetBroadcast() string {
+	if x != nil {
+		return x.Broadcast
+	}
+	return ""
+}
+
+func (x *Address) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+// Route is one of the main table (rtnetlink(7), rtmsg).
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the interface; empty for routes without one (blackhole).
+	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// With the length of its prefix; empty means all of the family.
+	Destination   string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	Ipv6          bool   `protobuf:"varint,3,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	Gateway       string `protobuf:"bytes,4,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Source        string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	Priority      uint32 `protobuf:"varint,6,opt,name=priority,proto3" json:"priority,omitempty"`
+	Scope         uint32 `protobuf:"varint,7,opt,name=scope,proto3" json:"scope,omitempty"`
+	Type          uint32 `protobuf:"varint,8,opt,name=type,proto3" json:"type,omitempty"`
+	Mtu           uint32 `protobuf:"varint,9,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	OnLink        bool   `protobuf:"varint,10,opt,name=on_link,json=onLink,proto3" json:"on_link,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_guest_api_guest_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Route) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Route) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *Route) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
+}
+
+func (x *Route) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *Route) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Route) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Route) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *Route) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Route) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Route) GetOnLink() bool {
+	if x != nil {
+		return x.OnLink
+	}
+	return false
+}
+
+// Neighbour is a permanent entry of the ARP or neighbour discovery cache.
+type Neighbour struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Interface       string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	Address         string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	HardwareAddress []byte                 `protobuf:"bytes,3,opt,name=hardware_address,json=hardwareAddress,proto3" json:"hardware_address,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Neighbour) Reset() {
+	*x = Neighbour{}
+	mi := &file_guest_api_guest_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Neighbour) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Neighbour) ProtoMessage() {}
+
+func (x *Neighbour) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
+func (*Neighbour) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Neighbour) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Neighbour) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Neighbour) GetHardwareAddress() []byte {
+	if x != nil {
+		return x.HardwareAddress
+	}
+	return nil
+}
+
+type SetNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNetworkResponse) Reset() {
+	*x = SetNetworkResponse{}
+	mi := &file_guest_api_guest_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNetworkResponse) ProtoMessage() {}
+
+func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
+func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+}
+
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -689,7 +1134,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +1146,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +1159,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
 }
 
 type Event struct {
@@ -728,7 +1173,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +1185,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +1198,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Event) GetTopic() string {
@@ -793,7 +1238,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +1250,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +1263,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -888,7 +1333,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1345,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1358,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
 }
 
 type StdioStream struct {
@@ -927,7 +1372,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1384,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1397,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StdioStream) GetId() string {
@@ -978,7 +1423,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1435,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1448,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -1023,7 +1468,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1480,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1493,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StreamReply) GetError() string {
@@ -1094,7 +1539,45 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x0eagent_resident\x18\x01 \x01(\x03R\ragentResident\"%\n" +
 	"\x11CloseStdioRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\"\x14\n" +
-	"\x12CloseStdioResponse\"\x0f\n" +
+	"\x12CloseStdioResponse\"\xc6\x01\n" +
+	"\x11SetNetworkRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\bR\x04host\x127\n" +
+	"\n" +
+	"interfaces\x18\x02 \x03(\v2\x17.msb.guest.v1.InterfaceR\n" +
+	"interfaces\x12+\n" +
+	"\x06routes\x18\x03 \x03(\v2\x13.msb.guest.v1.RouteR\x06routes\x127\n" +
+	"\n" +
+	"neighbours\x18\x04 \x03(\v2\x17.msb.guest.v1.NeighbourR\n" +
+	"neighbours\"\xb9\x01\n" +
+	"\tInterface\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
+	"\x10hardware_address\x18\x03 \x01(\fR\x0fhardwareAddress\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x0e\n" +
+	"\x02up\x18\x05 \x01(\bR\x02up\x123\n" +
+	"\taddresses\x18\x06 \x03(\v2\x15.msb.guest.v1.AddressR\taddresses\"i\n" +
+	"\aAddress\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
+	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x1c\n" +
+	"\tbroadcast\x18\x03 \x01(\tR\tbroadcast\x12\x14\n" +
+	"\x05scope\x18\x04 \x01(\rR\x05scope\"\xfe\x01\n" +
+	"\x05Route\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12 \n" +
+	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x12\n" +
+	"\x04ipv6\x18\x03 \x01(\bR\x04ipv6\x12\x18\n" +
+	"\agateway\x18\x04 \x01(\tR\agateway\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12\x1a\n" +
+	"\bpriority\x18\x06 \x01(\rR\bpriority\x12\x14\n" +
+	"\x05scope\x18\a \x01(\rR\x05scope\x12\x12\n" +
+	"\x04type\x18\b \x01(\rR\x04type\x12\x10\n" +
+	"\x03mtu\x18\t \x01(\rR\x03mtu\x12\x17\n" +
+	"\aon_link\x18\n" +
+	" \x01(\bR\x06onLink\"n\n" +
+	"\tNeighbour\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
+	"\x10hardware_address\x18\x03 \x01(\fR\x0fhardwareAddress\"\x14\n" +
+	"\x12SetNetworkResponse\"\x0f\n" +
 	"\rEventsRequest\"u\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
@@ -1116,14 +1599,16 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\fSocketStream\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\"#\n" +
 	"\vStreamReply\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error2\xdd\x03\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error2\xae\x04\n" +
 	"\x05Guest\x12@\n" +
 	"\x05Start\x12\x1a.msb.guest.v1.StartRequest\x1a\x1b.msb.guest.v1.StartResponse\x12U\n" +
 	"\fCreateBundle\x12!.msb.guest.v1.CreateBundleRequest\x1a\".msb.guest.v1.CreateBundleResponse\x12U\n" +
 	"\fReleaseFiles\x12!.msb.guest.v1.ReleaseFilesRequest\x1a\".msb.guest.v1.ReleaseFilesResponse\x12U\n" +
 	"\fRemoveBundle\x12!.msb.guest.v1.RemoveBundleRequest\x1a\".msb.guest.v1.RemoveBundleResponse\x12O\n" +
 	"\n" +
-	"CloseStdio\x12\x1f.msb.guest.v1.CloseStdioRequest\x1a .msb.guest.v1.CloseStdioResponse\x12<\n" +
+	"CloseStdio\x12\x1f.msb.guest.v1.CloseStdioRequest\x1a .msb.guest.v1.CloseStdioResponse\x12O\n" +
+	"\n" +
+	"SetNetwork\x12\x1f.msb.guest.v1.SetNetworkRequest\x1a .msb.guest.v1.SetNetworkResponse\x12<\n" +
 	"\x06Events\x12\x1b.msb.guest.v1.EventsRequest\x1a\x13.msb.guest.v1.Event0\x01B:Z8github.com/msb-runtime/containerd-shim-msb/guest/api;apib\x06proto3"
 
 var (
@@ -1139,7 +1624,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(*StartRequest)(nil),          // 1: msb.guest.v1.StartRequest
@@ -1154,43 +1639,55 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*RemoveBundleResponse)(nil),  // 10: msb.guest.v1.RemoveBundleResponse
 	(*CloseStdioRequest)(nil),     // 11: msb.guest.v1.CloseStdioRequest
 	(*CloseStdioResponse)(nil),    // 12: msb.guest.v1.CloseStdioResponse
-	(*EventsRequest)(nil),         // 13: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 14: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 15: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 16: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 17: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 18: msb.guest.v1.SocketStream
-	(*StreamReply)(nil),           // 19: msb.guest.v1.StreamReply
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 21: google.protobuf.Any
+	(*SetNetworkRequest)(nil),     // 13: msb.guest.v1.SetNetworkRequest
+	(*Interface)(nil),             // 14: msb.guest.v1.Interface
+	(*Address)(nil),               // 15: msb.guest.v1.Address
+	(*Route)(nil),                 // 16: msb.guest.v1.Route
+	(*Neighbour)(nil),             // 17: msb.guest.v1.Neighbour
+	(*SetNetworkResponse)(nil),    // 18: msb.guest.v1.SetNetworkResponse
+	(*EventsRequest)(nil),         // 19: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 20: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 21: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 22: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 23: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 24: msb.guest.v1.SocketStream
+	(*StreamReply)(nil),           // 25: msb.guest.v1.StreamReply
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 27: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	20, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	26, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	4,  // 1: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
 	5,  // 2: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
-	20, // 3: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	21, // 4: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	16, // 5: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	17, // 6: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	18, // 7: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	0,  // 8: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 9: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	3,  // 10: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	7,  // 11: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	9,  // 12: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	11, // 13: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	13, // 14: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	2,  // 15: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	6,  // 16: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	8,  // 17: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	10, // 18: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	12, // 19: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	14, // 20: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	14, // 3: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	16, // 4: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	17, // 5: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	15, // 6: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	26, // 7: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	27, // 8: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	22, // 9: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	23, // 10: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	24, // 11: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	0,  // 12: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 13: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	3,  // 14: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	7,  // 15: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	9,  // 16: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	11, // 17: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	13, // 18: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	19, // 19: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	2,  // 20: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	6,  // 21: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	8,  // 22: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	10, // 23: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	12, // 24: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	18, // 25: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	20, // 26: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -1198,7 +1695,7 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[14].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[20].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
@@ -1209,7 +1706,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

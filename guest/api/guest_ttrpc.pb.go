@@ -13,6 +13,7 @@ type GuestService interface {
 	ReleaseFiles(context.Context, *ReleaseFilesRequest) (*ReleaseFilesResponse, error)
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
+	SetNetwork(context.Context, *SetNetworkRequest) (*SetNetworkResponse, error)
 	Events(context.Context, *EventsRequest, Guest_EventsServer) error
 }
 
@@ -67,6 +68,13 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 				}
 				return svc.CloseStdio(ctx, &req)
 			},
+			"SetNetwork": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SetNetworkRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.SetNetwork(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"Events": {
@@ -90,6 +98,7 @@ type GuestClient interface {
 	ReleaseFiles(context.Context, *ReleaseFilesRequest) (*ReleaseFilesResponse, error)
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
+	SetNetwork(context.Context, *SetNetworkRequest) (*SetNetworkResponse, error)
 	Events(context.Context, *EventsRequest) (Guest_EventsClient, error)
 }
 
@@ -138,6 +147,14 @@ func (c *guestClient) RemoveBundle(ctx context.Context, req *RemoveBundleRequest
 func (c *guestClient) CloseStdio(ctx context.Context, req *CloseStdioRequest) (*CloseStdioResponse, error) {
 	var resp CloseStdioResponse
 	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "CloseStdio", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) SetNetwork(ctx context.Context, req *SetNetworkRequest) (*SetNetworkResponse, error) {
+	var resp SetNetworkResponse
+	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "SetNetwork", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -32,7 +32,14 @@ const (
 	files   = run + "/files"
 	stages  = run + "/stages"
 	stdio   = run + "/stdio"
+	network = run + "/network"
 )
+
+// RouteUnicast is the type of an ordinary route (rtnetlink(7), RTN_UNICAST).
+const RouteUnicast = 1
+
+// NetworkPath is the network namespace that containers join.
+func NetworkPath() string { return network }
 
 // PoolPath is where the agent mounts the pool.
 func PoolPath() string { return pool }

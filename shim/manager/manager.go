@@ -24,6 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
+	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
@@ -95,6 +97,12 @@ func listen(address string) (*net.UnixListener, error) {
 	return listener, nil
 }
 
+// mountsFD is the daemon's descriptor of the mount namespace that containerd is in.
+const mountsFD = 4
+
+// HostMounts is that namespace, for the daemon.
+func HostMounts() *os.File { return os.NewFile(mountsFD, "mount namespace") }
+
 // startDaemon runs this program again as the shim's daemon. Descriptor 3 is its
 // socket, as pkg/shim expects.
 func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener, began time.Time) error {
@@ -107,13 +115,18 @@ func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener, be
 		return err
 	}
 	defer socket.Close()
+	mounts, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer mounts.Close()
 	args := []string{"-namespace", params.GetNamespace(), "-id", params.GetInstanceID(), "-address", params.GetContainerdGrpcAddress()}
 	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
 		args = append(args, "-debug")
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
-	cmd.ExtraFiles = []*os.File{socket}
+	cmd.ExtraFiles = []*os.File{socket, mounts}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the shim in a mount namespace of its own: %w", err)
@@ -148,7 +161,7 @@ func Isolate() error {
 
 // Stop implements shim.Shim: it cleans up a bundle whose shim is dead. The
 // shim's mounts went with its namespace; what may be left is the VMM, the control
-// group and the shim's socket.
+// group, TAP devices, and the shim's socket.
 func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
@@ -159,8 +172,8 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", id).Warn("ending the VMM of a dead shim")
 	}
-	if err := removeGroup(bundle); err != nil {
-		log.G(ctx).WithError(err).WithField("id", id).Warn("removing the control group of a dead shim")
+	if err := cleanUp(ctx, id, bundle); err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("cleaning up after a dead shim")
 	}
 	if address, err := shim.ReadAddress(filepath.Join(bundle, addressFile)); err == nil {
 		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -170,13 +183,19 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return shim.StopStatus{Pid: pid, ExitStatus: sandbox.ExitKilled, ExitedAt: time.Now()}, nil
 }
 
-// removeGroup removes the control group that a bundle's shim was in.
-func removeGroup(bundle string) error {
+// cleanUp does for a bundle's container what its shim can do no more: it takes away
+// the control group and what is in a network namespace of others, and runs the
+// poststop hooks.
+func cleanUp(ctx context.Context, id, bundle string) error {
 	plan, err := spec.Load(bundle)
 	if err != nil {
 		return err
 	}
-	return cgroup.Remove(plan.CgroupsPath())
+	errs := []error{cgroup.Remove(plan.CgroupsPath())}
+	if path := plan.Network().Path; path != "" {
+		errs = append(errs, network.Sweep(path))
+	}
+	return errors.Join(append(errs, hook.Runner{}.Stop(ctx, plan, id, bundle))...)
 }
 
 // Info implements shim.Shim. The version is this build's: the linker sets it in

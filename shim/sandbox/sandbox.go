@@ -31,6 +31,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -80,6 +81,7 @@ type Sandbox struct {
 	life    context.Context
 	end     context.CancelFunc
 	group   *cgroup.Group
+	network *network.Network // nil with the host's
 	machine vm.Machine
 	client  *ttrpc.Client
 }
@@ -94,6 +96,8 @@ type Host struct {
 	Resources   *specs.LinuxResources
 	// OOMScoreAdj is the VMM's (proc_pid_oom_score_adj(5)); nil leaves the shim's.
 	OOMScoreAdj *int
+	// Network is the network that the VM has.
+	Network spec.Network
 }
 
 // New prepares the sandbox of a bundle, with programs of the kit. This process is
@@ -137,9 +141,10 @@ func HostSize() (spec.Size, error) {
 	return spec.Size{CPUs: runtime.NumCPU(), Memory: int64(info.Totalram) * int64(info.Unit)}, nil
 }
 
-// Boot starts the machine and returns when its agent has answered. After an
-// error the caller calls Close.
-func (s *Sandbox) Boot(ctx context.Context, config config.Config) error {
+// Boot starts the machine and returns when its agent has answered. While the guest
+// boots, launched is called with the VMM's process id. After an error the caller
+// calls Close.
+func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(pid int) error) error {
 	console := vm.NewConsole(func(line string) {
 		log.G(ctx).WithField("source", "console").Info(line)
 	})
@@ -147,6 +152,12 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
+	opened := trace.Phase(ctx, "network")
+	network, err := s.openNetwork()
+	if err != nil {
+		return err
+	}
+	opened()
 	started := trace.Phase(ctx, "VMM start")
 	driver, machine, err := startFirst(ctx, drivers(config), vm.Config{
 		Kernel: filepath.Join(config.Kit, kernelFile),
@@ -158,6 +169,7 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config) error {
 			{Tag: api.PoolTag, Dir: s.Trees.Pool(), Submounts: true},
 			{Tag: api.FilesTag, Dir: s.Trees.Files()},
 		},
+		Network: network,
 		Console: console,
 		Dir:     dir,
 	})
@@ -173,10 +185,16 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config) error {
 	if err := adjustOOMScore(ctx, machine.Pid(), s.host.OOMScoreAdj); err != nil {
 		return err
 	}
-	if err := s.connect(ctx, time.Duration(config.VM.BootTimeout)); err != nil {
-		return fmt.Errorf("booting the VM (driver %s): %w", driver.Name(), s.explain(err, console))
+	beside := make(chan error, 1)
+	go func() { beside <- launched(machine.Pid()) }()
+	err = s.connect(ctx, time.Duration(config.VM.BootTimeout))
+	if err != nil {
+		err = fmt.Errorf("booting the VM (driver %s): %w", driver.Name(), s.explain(err, console))
 	}
-	return nil
+	if err := errors.Join(err, <-beside); err != nil {
+		return err
+	}
+	return s.connectNetwork(ctx, driver)
 }
 
 // adjustOOMScore gives the VMM the container's place in the kernel's choice of a
@@ -316,6 +334,9 @@ func (s *Sandbox) Close(ctx context.Context) error {
 	}
 	if s.machine != nil {
 		errs = append(errs, s.machine.Stop(ctx), removeRecord(s.bundle))
+	}
+	if s.network != nil {
+		errs = append(errs, s.network.Close())
 	}
 	errs = append(errs, s.shield.close(), s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)), s.group.Close())
 	return errors.Join(errs...)

@@ -82,8 +82,8 @@ func check(spec *specs.Spec) error {
 		return invalid("the configuration has no process")
 	case spec.Linux == nil:
 		return invalid("the configuration has no linux section; msb runs Linux containers")
-	case hasHooks(spec.Hooks):
-		return unsupported("the configuration has OCI hooks, which msb does not run yet")
+	case spec.Hooks != nil && len(spec.Hooks.CreateContainer) > 0:
+		return unsupported("the configuration has createContainer hooks, programs of the host that would have to run in the container: they cannot in a microVM")
 	case spec.Linux.IntelRdt != nil:
 		return unsupported("linux.intelRdt concerns the host's processor and cannot be had in a microVM")
 	}
@@ -97,40 +97,60 @@ func check(spec *specs.Spec) error {
 
 // ownNamespaces must be the container's own: the host's are out of its reach,
 // and the guest's belong to the agent.
-var ownNamespaces = map[specs.LinuxNamespaceType]string{
-	specs.MountNamespace:   "mount",
-	specs.PIDNamespace:     "PID",
-	specs.IPCNamespace:     "IPC",
-	specs.UTSNamespace:     "UTS",
-	specs.NetworkNamespace: "network",
+var ownNamespaces = []struct {
+	kind specs.LinuxNamespaceType
+	name string
+}{
+	{specs.MountNamespace, "mount"}, {specs.PIDNamespace, "PID"}, {specs.IPCNamespace, "IPC"}, {specs.UTSNamespace, "UTS"},
 }
 
 func checkNamespaces(namespaces []specs.LinuxNamespace) error {
 	own := make(map[specs.LinuxNamespaceType]bool)
 	for _, namespace := range namespaces {
-		if namespace.Path != "" {
+		if namespace.Path != "" && namespace.Type != specs.NetworkNamespace {
 			return unsupported("joining the %s namespace %s of the host is not possible from a microVM", namespace.Type, namespace.Path)
 		}
 		own[namespace.Type] = true
 	}
-	for _, kind := range []specs.LinuxNamespaceType{
-		specs.MountNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace,
-	} {
-		if !own[kind] {
-			return unsupported("the container asks for the host's %s namespace, which a microVM cannot share: give it one of its own", ownNamespaces[kind])
+	for _, namespace := range ownNamespaces {
+		if !own[namespace.kind] {
+			return unsupported("the container asks for the host's %s namespace, which a microVM cannot share: give it one of its own", namespace.name)
 		}
 	}
 	return nil
 }
 
-// hasHooks tells whether there are hooks of any kind, those included that the
-// specification has deprecated and that clients still set.
-func hasHooks(hooks *specs.Hooks) bool {
-	if hooks == nil {
-		return false
+// Network is which network a container asks for (runtime-spec, config-linux.md,
+// "Namespaces").
+type Network struct {
+	// Host asks for the host's.
+	Host bool
+	// Path is that of a network namespace to join; empty means a new one.
+	Path string
+}
+
+// Network is the container's.
+func (p *Plan) Network() Network {
+	for _, namespace := range p.spec.Linux.Namespaces {
+		if namespace.Type == specs.NetworkNamespace {
+			return Network{Path: namespace.Path}
+		}
 	}
-	data, err := json.Marshal(hooks)
-	return err != nil || string(data) != "{}"
+	return Network{Host: true}
+}
+
+// Hooks are the container's, to be run on the host, and the state that they get
+// (runtime-spec, config.md, "POSIX-platform Hooks").
+func (p *Plan) Hooks() specs.Hooks {
+	if p.spec.Hooks == nil {
+		return specs.Hooks{}
+	}
+	return *p.spec.Hooks
+}
+
+// State is the container's for its hooks (runtime-spec, runtime.md, "State").
+func (p *Plan) State(id, bundle string, status specs.ContainerState, pid int) specs.State {
+	return specs.State{Version: p.spec.Version, ID: id, Status: status, Pid: pid, Bundle: bundle, Annotations: p.spec.Annotations}
 }
 
 // guestDevices are the character devices that every kernel has
@@ -158,7 +178,9 @@ func (p *Plan) OOMScoreAdj() *int { return p.spec.Process.OOMScoreAdj }
 // Guest is the configuration for runc in the guest. rootfs is where the root
 // file system appears there, cgroup is the path of the container's control
 // group, and sources says for each of the plan's binds where it appears.
-func (p *Plan) Guest(rootfs, cgroup string, sources []string) ([]byte, error) {
+// network is the path of the network namespace there; a container with the host's
+// network has that of the guest.
+func (p *Plan) Guest(rootfs, cgroup, network string, sources []string) ([]byte, error) {
 	guest := *p.spec
 	root, linux := *guest.Root, *guest.Linux
 	root.Path = rootfs
@@ -167,7 +189,14 @@ func (p *Plan) Guest(rootfs, cgroup string, sources []string) ([]byte, error) {
 	// Labels of the host's security modules mean nothing to the guest's kernel.
 	process := *guest.Process
 	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
+	linux.Namespaces = slices.Clone(linux.Namespaces)
+	for i := range linux.Namespaces {
+		if linux.Namespaces[i].Type == specs.NetworkNamespace {
+			linux.Namespaces[i].Path = network
+		}
+	}
 	guest.Root, guest.Linux, guest.Process = &root, &linux, &process
+	guest.Hooks = guestHooks(guest.Hooks)
 	guest.Mounts = slices.Clone(guest.Mounts)
 	for i := range guest.Mounts {
 		guest.Mounts[i].Options = slices.DeleteFunc(slices.Clone(guest.Mounts[i].Options), forOthers)
@@ -178,6 +207,15 @@ func (p *Plan) Guest(rootfs, cgroup string, sources []string) ([]byte, error) {
 		mount.Options = bind.guestOptions()
 	}
 	return json.Marshal(&guest)
+}
+
+// guestHooks are those that run in the container (startContainer): their programs
+// are the container's.
+func guestHooks(hooks *specs.Hooks) *specs.Hooks {
+	if hooks == nil || len(hooks.StartContainer) == 0 {
+		return nil
+	}
+	return &specs.Hooks{StartContainer: hooks.StartContainer}
 }
 
 // guestResources drops what names processors and devices of the host; the size

@@ -20,7 +20,9 @@ func container(change ...func(*specs.Spec)) *specs.Spec {
 		Process: &specs.Process{Args: []string{"true"}, ApparmorProfile: "profile", SelinuxLabel: "label"},
 		Linux:   &specs.Linux{CgroupsPath: "/host/path", MountLabel: "label"},
 	}
-	for kind := range ownNamespaces {
+	for _, kind := range []specs.LinuxNamespaceType{
+		specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace,
+	} {
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: kind})
 	}
 	for _, c := range change {
@@ -42,7 +44,7 @@ func TestNewRefuses(t *testing.T) {
 		"empty root":  {func(s *specs.Spec) { s.Root.Path = "" }, "root.path"},
 		"no process":  {func(s *specs.Spec) { s.Process = nil }, "process"},
 		"not Linux":   {func(s *specs.Spec) { s.Linux = nil }, "linux"},
-		"hooks":       {func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} }, "hooks"},
+		"hook in it":  {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} }, "createContainer"},
 		"host device": {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b", Major: 8}} }, "/dev/sda"},
 		"block null": {func(s *specs.Spec) {
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 1, Minor: 3}}
@@ -128,7 +130,7 @@ func TestGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := plan.Guest("/guest/rootfs", "/group", []string{"/guest/a", "/guest/b"})
+	data, err := plan.Guest("/guest/rootfs", "/group", "/guest/network", []string{"/guest/a", "/guest/b"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,11 +70,16 @@ func (s *Service) forgetExec(c *container, p *process) {
 
 // Start implements the Task API.
 func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
-	_, p, err := s.process(r.ID, r.ExecID)
+	c, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	defer trace.Phase(ctx, "start")()
+	if r.ExecID == "" {
+		if err := s.syncNetwork(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Start); err != nil {
 		return nil, err
 	}
@@ -85,8 +90,20 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		if err := p.streams.Load().StartInput(); err != nil {
 			return nil, err
 		}
+	} else {
+		s.startHooks(ctx, c)
 	}
 	return &taskapi.StartResponse{Pid: s.pid()}, nil
+}
+
+// syncNetwork takes over what a client has put into the network namespace between
+// create and start, so that it is there from the first instruction.
+func (s *Service) syncNetwork(ctx context.Context) error {
+	sb, err := s.guest()
+	if err != nil {
+		return err
+	}
+	return s.native(sb, sb.SyncNetwork(ctx))
 }
 
 // State implements the Task API. It still answers when the VM is gone.

@@ -56,6 +56,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		return nil, err
 	}
 	undo.add(func() error { return s.shutdownIfAbandoned(c) })
+	undo.add(func() error { s.stopHooks(context.WithoutCancel(ctx), c); return nil })
 	undo.add(s.closeIfIdle)
 	undo.add(func() error { s.forget(c); return nil })
 
@@ -78,7 +79,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err := s.share(ctx, sb, c, mount.FromProto(r.Rootfs)); err != nil {
 		return nil, err
 	}
-	if err := s.boot(ctx, sb, configuration); err != nil {
+	if err := s.boot(ctx, sb, c, configuration); err != nil {
 		return nil, err
 	}
 	if err := s.handOver(ctx, sb, c, r, &undo); err != nil {
@@ -150,7 +151,7 @@ func (s *Service) openSandbox(bundle string, plan *spec.Plan, kit string, size s
 	sb, err := sandbox.New(bundle, kit, sandbox.Host{
 		Size:        size,
 		CgroupsPath: plan.CgroupsPath(), Resources: plan.Resources(),
-		OOMScoreAdj: plan.OOMScoreAdj(),
+		OOMScoreAdj: plan.OOMScoreAdj(), Network: plan.Network(),
 	})
 	if err != nil {
 		return nil, err
@@ -170,14 +171,16 @@ func (s *Service) closeIfIdle() error {
 	return s.closeSandbox()
 }
 
-// boot starts the VM for its first container; the others join it.
-func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, config config.Config) error {
+// boot starts the VM for its first container; the others join it. The container's
+// hooks run when there is a VMM.
+func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, c *container, config config.Config) error {
 	s.lifecycle.Lock()
 	defer s.lifecycle.Unlock()
+	hooks := func(pid int) error { return s.createHooks(ctx, c, pid) }
 	if sb.Running() {
-		return nil
+		return hooks(sb.Pid())
 	}
-	if err := sb.Boot(ctx, config); err != nil {
+	if err := sb.Boot(ctx, config, hooks); err != nil {
 		return err
 	}
 	go s.watch(sb)

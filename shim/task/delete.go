@@ -112,7 +112,9 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 	}
 	s.closeExecs(ctx, c)
 	s.forget(c)
-	if err := errors.Join(append(errs, s.closeIfIdle())...); err != nil {
+	errs = append(errs, s.closeIfIdle())
+	s.stopHooks(ctx, c)
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("task %s is deleted, but cleaning up after it failed: %w", c.id, err)
 	}
 	return nil

@@ -127,7 +127,7 @@ func (c *container) bundleRequest() (*api.CreateBundleRequest, error) {
 		}
 	}
 	var err error
-	request.Spec, err = c.plan.Guest(api.SharePath(c.root.Tag), filepath.Join("/", c.id), places)
+	request.Spec, err = c.plan.Guest(api.SharePath(c.root.Tag), filepath.Join("/", c.id), api.NetworkPath(), places)
 	return request, err
 }
 

@@ -8,11 +8,14 @@ import (
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 )
 
 // Register makes the service known to pkg/shim, which serves every plugin that
-// is a TTRPCService. began is when the shim was started.
-func Register(began time.Time) {
+// is a TTRPCService. hooks runs containers' hooks; began is when the shim was
+// started.
+func Register(hooks hook.Runner, began time.Time) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
@@ -26,7 +29,7 @@ func Register(began time.Time) {
 			if err != nil {
 				return nil, err
 			}
-			return New(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service), began), nil
+			return New(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service), hooks, began), nil
 		},
 	})
 }

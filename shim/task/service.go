@@ -32,6 +32,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 )
 
@@ -53,6 +54,7 @@ type Service struct {
 	ctx       context.Context // carries namespace and logger, ends with the shim
 	publisher shim.Publisher
 	shutdown  shutdown.Service
+	hooks     hook.Runner
 
 	began       time.Time // when containerd started the shim
 	firstCreate sync.Once
@@ -66,8 +68,8 @@ type Service struct {
 }
 
 // New returns the service. ctx ends with the shim, which was started at began.
-func New(ctx context.Context, publisher shim.Publisher, sd shutdown.Service, began time.Time) *Service {
-	s := &Service{ctx: ctx, publisher: publisher, shutdown: sd, began: began, containers: make(map[string]*container)}
+func New(ctx context.Context, publisher shim.Publisher, sd shutdown.Service, hooks hook.Runner, began time.Time) *Service {
+	s := &Service{ctx: ctx, publisher: publisher, shutdown: sd, hooks: hooks, began: began, containers: make(map[string]*container)}
 	sd.RegisterCallback(func(context.Context) error { return errors.Join(s.closeSandbox(), publisher.Close()) })
 	return s
 }

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 )
@@ -95,7 +96,7 @@ func (p *published) Close() error { return nil }
 func service(t *testing.T) (*Service, *published) {
 	ctx, sd := shutdown.WithShutdown(t.Context())
 	p := &published{}
-	s := New(ctx, p, sd, time.Now())
+	s := New(ctx, p, sd, hook.Runner{}, time.Now())
 	init := newProcess("", stdio.Config{Stdout: "/fifo/out"})
 	exec := newProcess("e", stdio.Config{})
 	exec.started = true

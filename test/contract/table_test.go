@@ -57,8 +57,12 @@ func TestContract(t *testing.T) {
 // The table itself: what fails, what is missing, and what is open.
 func TestTable(t *testing.T) {
 	lines := []line{
-		{name: "FM01", meaning: "both"}, {name: "FM02", meaning: "host"}, {name: "FM03", meaning: "one driver"},
-		{name: "FM04", meaning: "fails"}, {name: "FM05", meaning: "skipped"}, {name: "FM06", meaning: "pods", open: "no pods"},
+		{name: "FM01", meaning: "both"},
+		{name: "FM02", meaning: "host"},
+		{name: "FM03", meaning: "one driver"},
+		{name: "FM04", meaning: "fails"},
+		{name: "FM05", meaning: "skipped"},
+		{name: "FM06", meaning: "pods", open: "no pods"},
 	}
 	host := run{"host", verdicts("--- PASS: TestFM02 (0.00s)\nok\n")}
 	qemu := run{"qemu", verdicts("--- FAIL: TestX (1.00s)\n    --- PASS: TestX/FM01_FM03_a (0.00s)\n    --- PASS: TestX/FM04_a (0.00s)\n    --- FAIL: TestX/FM04_b (0.00s)\n")}

@@ -362,7 +362,7 @@ func TestFM60ManySandboxes(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range sandboxes {
 		// Booting all at once takes longer than a boot may.
-		waitFor(t, "those before to be up", func() bool { return lines() > i-4 })
+		waitWithin(t, 5*time.Minute, "those before to be up", func() bool { return lines() > i-4 })
 		group.Go(func() {
 			arguments := append(host.CtrRun(), "--annotation", "io.containerd.msb.vm.memory=192MiB", harness.Bind(file, "/f", "rbind:rw"),
 				harness.Image, fmt.Sprintf("many%d", i), "sh", "-c",

@@ -44,6 +44,9 @@ type Spec struct {
 	// Namespaces are the CLONE_NEW… flags of the namespaces that the process
 	// gets for itself (namespaces(7)), beside the mount namespace of its Root.
 	Namespaces uintptr
+	// Network is the network namespace that it joins; nil means the caller's, or a
+	// new one with CLONE_NEWNET among Namespaces. The caller closes it.
+	Network *os.File
 	// Capabilities are what the process keeps (capabilities(7)); nil means all.
 	// It is a bounding set: nothing that it executes can have more.
 	Capabilities []uintptr
@@ -153,4 +156,12 @@ func (p *Process) End(grace time.Duration) {
 // Isolated are the namespaces that every process of a VMM can do with: it needs
 // to see no other process, to share no System V object, no host name and no
 // network interface or abstract socket of the host.
-const Isolated = unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
+const Isolated = ownObjects | unix.CLONE_NEWNET
+
+const ownObjects = unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// InNetwork confines like Isolated a process that has a network: it joins a network
+// namespace, or with nil stays in the caller's.
+func (s *Spec) InNetwork(namespace *os.File) {
+	s.Namespaces, s.Network = ownObjects, namespace
+}

@@ -70,6 +70,11 @@ func (p *Process) start(spec Spec) (err error) {
 	if err := unix.CloseRange(FirstFile, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return os.NewSyscallError("close_range", err)
 	}
+	if spec.Network != nil {
+		if err := unix.Setns(int(spec.Network.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("joining the network namespace: %w", err)
+		}
+	}
 	var root *builtRoot
 	if spec.Root != nil {
 		if root, err = build(*spec.Root); err != nil {

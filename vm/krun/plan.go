@@ -20,6 +20,7 @@ const (
 	jailDisk    = "/guest.erofs"
 	jailSocket  = "/agent.sock"
 	jailConsole = "/proc/self/fd/1" // a pipe to the shim
+	tunDevice   = "/dev/net/tun"    // libkrun opens it by this name
 )
 
 // capabilities are what libkrun's file server does as root on behalf of the
@@ -55,6 +56,10 @@ func (p plan) machine() api.Machine {
 		Console: jailConsole,
 		Socket:  jailSocket, Port: mux.VsockPort,
 	}
+	m.HostNetwork = p.config.Network.Host
+	for _, i := range p.config.Network.Interfaces {
+		m.Interfaces = append(m.Interfaces, api.Interface{Tap: i.Tap, HardwareAddress: [6]byte(i.HardwareAddress)})
+	}
 	for _, share := range p.config.Shares {
 		m.Shares = append(m.Shares, api.Share{Tag: share.Tag, Dir: shareDir(share)})
 	}
@@ -64,10 +69,14 @@ func (p plan) machine() api.Machine {
 // commandLine is the guest kernel's. The kernel resets through the keyboard
 // controller, which libkrun takes for the machine's end.
 func (p plan) commandLine() string {
-	return strings.Join([]string{
+	words := []string{
 		"console=hvc0", "quiet", "reboot=k", "panic=-1", "mitigations=off", "nomodule", "no-kvmapf",
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
-	}, " ")
+	}
+	if p.config.Network.Host {
+		words = append(words, "tsi_hijack") // libkrunfw's kernel makes sockets the host's
+	}
+	return strings.Join(words, " ")
 }
 
 // jail is what the VMM's process is confined to.
@@ -78,10 +87,13 @@ func (p plan) jail() jail.Spec {
 		{Source: p.socket(), Target: jailSocket},
 		{Source: kvm.Device, Target: kvm.Device, Device: true},
 	}
+	if len(p.config.Network.Interfaces) > 0 {
+		binds = append(binds, jail.Bind{Source: tunDevice, Target: tunDevice, Device: true})
+	}
 	for _, share := range p.config.Shares {
 		binds = append(binds, jail.Bind{Source: share.Dir, Target: shareDir(share), Tree: true})
 	}
-	return jail.Spec{
+	spec := jail.Spec{
 		Program:         p.driver.Program,
 		Root:            &jail.Root{Dir: p.config.Dir, Binds: binds, Descriptors: true},
 		Namespaces:      jail.Isolated,
@@ -91,6 +103,10 @@ func (p plan) jail() jail.Spec {
 		Cooperates:      true,
 		Filter:          true,
 	}
+	if network := p.config.Network; network.Host || network.Namespace != nil {
+		spec.InNetwork(network.Namespace)
+	}
+	return spec
 }
 
 // shareDir is a share's directory in the jail.

@@ -40,6 +40,8 @@ type plan struct {
 	tscKHz  int64 // frequency of the host's time stamp counter, 0 if unknown
 	agentFD int   // socket of the virtio-serial port
 	shareFD []int // vhost-user sockets, one for each of config.Shares
+	tapFD   []int // TAP devices, one for each of config.Network.Interfaces
+	vhostFD []int // of the kernel's vhost-net, one for each of them, or none
 }
 
 // systemDirs are where a distribution keeps programs and libraries, as far as it
@@ -67,7 +69,7 @@ func (p plan) jail(qemu string, files []*os.File, present func(string) bool) jai
 	if p.accel == accelKVM {
 		binds = append(binds, jail.Bind{Source: kvm.Device, Target: kvm.Device, Device: true})
 	}
-	return jail.Spec{
+	spec := jail.Spec{
 		Program:         qemu,
 		Args:            p.args(),
 		Files:           files,
@@ -78,6 +80,10 @@ func (p plan) jail(qemu string, files []*os.File, present func(string) bool) jai
 		NoNewPrivileges: true,
 		Limits:          []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}},
 	}
+	if network := p.config.Network; network.Host || network.Namespace != nil {
+		spec.InNetwork(network.Namespace)
+	}
+	return spec
 }
 
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
@@ -112,6 +118,22 @@ func (p plan) args() []string {
 		args = append(args,
 			"-chardev", "socket,id="+id+",fd="+strconv.Itoa(p.shareFD[i]),
 			"-device", "vhost-user-fs-device,chardev="+id+",tag="+share.Tag)
+	}
+	return append(args, p.networkArgs()...)
+}
+
+// networkArgs are the virtio-net devices.
+func (p plan) networkArgs() (args []string) {
+	if p.config.Network.Host {
+		return []string{"-netdev", "user,id=net0", "-device", "virtio-net-device,netdev=net0,mac=" + vm.HostHardwareAddress.String()}
+	}
+	for i, device := range p.config.Network.Interfaces {
+		id := "net" + strconv.Itoa(i)
+		netdev := "tap,id=" + id + ",fd=" + strconv.Itoa(p.tapFD[i])
+		if len(p.vhostFD) > 0 {
+			netdev += ",vhost=on,vhostfd=" + strconv.Itoa(p.vhostFD[i])
+		}
+		args = append(args, "-netdev", netdev, "-device", "virtio-net-device,netdev="+id+",mac="+device.HardwareAddress.String())
 	}
 	return args
 }

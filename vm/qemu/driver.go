@@ -22,6 +22,18 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
 )
 
+// Name is the driver's name.
+const Name = "qemu"
+
+// What a guest with the host's network has for addresses, and by which it is
+// reached: QEMU's own choice (qemu(1), -netdev user).
+const (
+	UserAddress  = "10.0.2.15/24"
+	UserGateway  = "10.0.2.2"
+	UserAddress6 = "fec0::15/64"
+	UserGateway6 = "fec0::2"
+)
+
 // Driver starts machines with QEMU. Its zero value looks its programs up.
 type Driver struct {
 	// QEMU is the path of qemu-system-x86_64; if empty it is looked up in PATH.
@@ -38,7 +50,7 @@ var _ vm.Driver = Driver{}
 var virtiofsdPlaces = []string{"/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"}
 
 // Name implements vm.Driver.
-func (Driver) Name() string { return "qemu" }
+func (Driver) Name() string { return Name }
 
 // Check implements vm.Driver.
 func (d Driver) Check(context.Context) error {

@@ -53,6 +53,23 @@ func start(programs programs, p plan) (_ vm.Machine, err error) {
 		p.shareFD = append(p.shareFD, jail.FirstFile+len(files))
 		files = append(files, socket)
 	}
+	taps, err := openTaps(p.config.Network)
+	files = append(files, taps...)
+	if err != nil {
+		return nil, err
+	}
+	for i := range taps {
+		p.tapFD = append(p.tapFD, jail.FirstFile+len(files)-len(taps)+i)
+	}
+	if p.accel == accelKVM {
+		// Where the kernel has none, QEMU copies the packets itself.
+		for range taps {
+			if vhost, err := os.OpenFile(vhostDevice, os.O_RDWR, 0); err == nil {
+				p.vhostFD = append(p.vhostFD, jail.FirstFile+len(files))
+				files = append(files, vhost)
+			}
+		}
+	}
 	process, err := jail.Start(p.jail(programs.qemu, files, exists))
 	if err != nil {
 		return nil, fmt.Errorf("starting QEMU: %w", err)

@@ -23,6 +23,17 @@ type Machine struct {
 	// of the host is joined.
 	Socket string
 	Port   uint32
+	// Interfaces become virtio-net devices.
+	Interfaces []Interface
+	// HostNetwork makes the guest's sockets of IPv4 and IPv6 this process's.
+	HostNetwork bool
+}
+
+// An Interface is a virtio-net device, joined with a TAP device of the process's
+// network namespace.
+type Interface struct {
+	Tap             string
+	HardwareAddress [6]byte
 }
 
 // A Share is a directory for the guest.

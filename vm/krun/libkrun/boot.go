@@ -18,8 +18,12 @@ const (
 	formatELF   = 1 // KRUN_KERNEL_FORMAT_ELF
 	diskRaw     = 0 // KRUN_DISK_FORMAT_RAW
 	noTSI       = 0 // no socket of the guest becomes one of the host
+	tsiInet     = 1 // KRUN_TSI_HIJACK_INET: those of IPv4 and IPv6 do
 	noInitramfs = 0
 	noDAXWindow = 0
+	noNetFlags  = 0
+	// NET_FEATURE_…: CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6
+	offloads = 1<<0 | 1<<1 | 1<<7 | 1<<8 | 1<<11 | 1<<12
 )
 
 // Check refuses what the library would refuse later and less clearly.
@@ -58,6 +62,10 @@ func (l *Library) Boot(m api.Machine) error {
 		return fmt.Errorf("creating libkrun's context: %w", err)
 	}
 	ctx := uint32(created)
+	tsi := uint32(noTSI)
+	if m.HostNetwork {
+		tsi = tsiInet
+	}
 	type step struct {
 		what string
 		do   func() int32
@@ -67,15 +75,20 @@ func (l *Library) Boot(m api.Machine) error {
 		{"kernel", func() int32 { return l.SetKernel(ctx, m.Kernel, formatELF, noInitramfs, m.CommandLine) }},
 		{"disk", func() int32 { return l.AddDisk(ctx, "root", m.Disk, diskRaw, true) }},
 		{"console", func() int32 { return l.SetConsoleOutput(ctx, m.Console) }},
-		// Instead of the implicit device, which would join the guest's sockets to
-		// the host's network.
+		// Instead of the implicit device, which joins the guest's sockets to the
+		// host's network.
 		{"vsock", func() int32 { return l.DisableImplicitVsock(ctx) }},
-		{"vsock", func() int32 { return l.AddVsock(ctx, noTSI) }},
+		{"vsock", func() int32 { return l.AddVsock(ctx, tsi) }},
 		{"vsock port", func() int32 { return l.AddVsockPort(ctx, m.Port, m.Socket, false) }},
 	}
 	for _, share := range m.Shares {
 		steps = append(steps, step{"share " + share.Tag, func() int32 {
 			return l.AddVirtioFS(ctx, share.Tag, share.Dir, noDAXWindow, false)
+		}})
+	}
+	for _, i := range m.Interfaces {
+		steps = append(steps, step{"interface " + i.Tap, func() int32 {
+			return l.AddNetTap(ctx, i.Tap, &i.HardwareAddress[0], offloads, noNetFlags)
 		}})
 	}
 	// The start comes last, and in the same way.

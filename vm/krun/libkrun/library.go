@@ -37,6 +37,7 @@ type Library struct {
 	DisableImplicitVsock func(ctx uint32) int32
 	AddVsock             func(ctx, tsiFeatures uint32) int32
 	AddVsockPort         func(ctx, port uint32, path string, listen bool) int32
+	AddNetTap            func(ctx uint32, tap string, hardwareAddress *byte, features, flags uint32) int32
 	SetConsoleOutput     func(ctx uint32, path string) int32
 	// StartEnter runs the machine. When the guest ends it ends the *process*; it
 	// returns only when the machine could not be started.
@@ -57,6 +58,7 @@ func (l *Library) symbols() map[string]any {
 		"krun_disable_implicit_vsock": &l.DisableImplicitVsock,
 		"krun_add_vsock":              &l.AddVsock,
 		"krun_add_vsock_port2":        &l.AddVsockPort,
+		"krun_add_net_tap":            &l.AddNetTap,
 		"krun_set_console_output":     &l.SetConsoleOutput,
 		"krun_start_enter":            &l.StartEnter,
 	}

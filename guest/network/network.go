@@ -1,0 +1,392 @@
+// Package network is the network of the guest's containers: a namespace that they
+// join, with the virtio-net devices in it that stand for interfaces of the host's
+// namespace. A device without one is in the guest's first namespace, out of sight.
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// A Network is changed by one call at a time.
+type Network struct {
+	mu sync.Mutex
+}
+
+// New makes the namespace, with loopback in it.
+func New() (*Network, error) {
+	path := api.NetworkPath()
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, err
+	}
+	place, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	place.Close()
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with the goroutine
+		made <- makeNamespace(path)
+	}()
+	return &Network{}, <-made
+}
+
+// makeNamespace is called on a thread of its own.
+func makeNamespace(path string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("making a network namespace: %w", err)
+	}
+	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("keeping the network namespace at %s: %w", path, err)
+	}
+	loopback, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(loopback)
+}
+
+// Set makes the network look as described.
+func (n *Network) Set(request *api.SetNetworkRequest) (err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	path := api.NetworkPath()
+	if request.Host {
+		path = "/proc/self/ns/net"
+	}
+	namespace, err := netns.GetFromPath(path)
+	if err != nil {
+		return err
+	}
+	defer namespace.Close()
+	first, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer first.Close()
+	inside, err := netlink.NewHandleAt(namespace, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	c := change{first: first, inside: inside, namespace: int(namespace), host: request.Host}
+	return c.make(request)
+}
+
+// change is one call of Set.
+type change struct {
+	first     *netlink.Handle // of the guest's first namespace
+	inside    *netlink.Handle // of the containers'
+	namespace int             // descriptor of the containers'
+	host      bool            // both are the same
+	links     map[string]netlink.Link
+}
+
+func (c *change) make(request *api.SetNetworkRequest) error {
+	if err := c.putAway(request.Interfaces); err != nil {
+		return err
+	}
+	c.links = make(map[string]netlink.Link)
+	for _, i := range request.Interfaces {
+		link, err := c.setInterface(i)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", i.Name, err)
+		}
+		c.links[i.Name] = link
+	}
+	if err := c.setRoutes(request.Routes); err != nil {
+		return err
+	}
+	return c.setNeighbours(request.Neighbours)
+}
+
+// device finds the virtio-net device that was made with an address.
+func device(links []netlink.Link, address []byte) netlink.Link {
+	for _, link := range links {
+		attributes := link.Attrs()
+		own := attributes.PermHWAddr
+		if len(own) == 0 {
+			own = attributes.HardwareAddr // the kernel has told of no other
+		}
+		if own.String() == net.HardwareAddr(address).String() {
+			return link
+		}
+	}
+	return nil
+}
+
+// putAway takes the devices out of the namespace that are not to be in it.
+func (c *change) putAway(wanted []*api.Interface) error {
+	if c.host {
+		return nil
+	}
+	links, err := c.inside.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		attributes := link.Attrs()
+		if len(attributes.PermHWAddr) == 0 || attributes.Flags&net.FlagLoopback != 0 {
+			continue // not a device
+		}
+		needed := false
+		for _, i := range wanted {
+			needed = needed || device([]netlink.Link{link}, i.Device) != nil
+		}
+		if needed {
+			continue
+		}
+		err := errors.Join(
+			c.inside.LinkSetDown(link),
+			c.inside.LinkSetName(link, spareName(attributes.PermHWAddr)),
+			c.inside.LinkSetNsPid(link, os.Getpid()))
+		if err != nil {
+			return fmt.Errorf("taking interface %s away: %w", attributes.Name, err)
+		}
+	}
+	return nil
+}
+
+// spareName is a name that no other interface has: of 15 bytes at most.
+func spareName(address net.HardwareAddr) string { return fmt.Sprintf("msb%x", []byte(address)) }
+
+func (c *change) setInterface(i *api.Interface) (netlink.Link, error) {
+	link, err := c.bring(i)
+	if err != nil {
+		return nil, err
+	}
+	attributes := link.Attrs()
+	address := net.HardwareAddr(i.HardwareAddress)
+	if attributes.Name != i.Name || attributes.HardwareAddr.String() != address.String() {
+		if err := c.inside.LinkSetDown(link); err != nil {
+			return nil, err
+		}
+		if err := c.inside.LinkSetName(link, i.Name); err != nil {
+			return nil, fmt.Errorf("naming it: %w", err)
+		}
+		if err := c.inside.LinkSetHardwareAddr(link, address); err != nil {
+			return nil, fmt.Errorf("giving it the address %s: %w", address, err)
+		}
+	}
+	if attributes.MTU != int(i.Mtu) {
+		if err := c.inside.LinkSetMTU(link, int(i.Mtu)); err != nil {
+			return nil, fmt.Errorf("MTU %d: %w", i.Mtu, err)
+		}
+	}
+	if !i.Up {
+		return link, c.inside.LinkSetDown(link)
+	}
+	// The addresses of IPv6 go with a link that goes down; so it comes up first.
+	if err := c.inside.LinkSetUp(link); err != nil {
+		return nil, err
+	}
+	return link, c.setAddresses(link, i.Addresses)
+}
+
+// bring finds an interface's device and brings it into the namespace.
+func (c *change) bring(i *api.Interface) (netlink.Link, error) {
+	links, err := c.inside.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	if link := device(links, i.Device); link != nil {
+		return link, nil
+	}
+	if links, err = c.first.LinkList(); err != nil {
+		return nil, err
+	}
+	link := device(links, i.Device)
+	if link == nil {
+		return nil, fmt.Errorf("the guest has no device %s", net.HardwareAddr(i.Device))
+	}
+	// The kernel has named it eth0 or the like, which another may have inside.
+	err = errors.Join(
+		c.first.LinkSetDown(link),
+		c.first.LinkSetName(link, spareName(i.Device)),
+		c.first.LinkSetNsFd(link, c.namespace))
+	if err != nil {
+		return nil, fmt.Errorf("giving it to the containers: %w", err)
+	}
+	if links, err = c.inside.LinkList(); err != nil {
+		return nil, err
+	}
+	if link = device(links, i.Device); link == nil {
+		return nil, errors.New("the device did not come into the namespace")
+	}
+	return link, nil
+}
+
+func (c *change) setAddresses(link netlink.Link, wanted []*api.Address) error {
+	current, err := c.inside.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	keep := make(map[string]bool)
+	for _, address := range wanted {
+		parsed, err := parseAddress(address)
+		if err != nil {
+			return err
+		}
+		keep[parsed.IPNet.String()] = true
+		if err := c.inside.AddrReplace(link, parsed); err != nil {
+			return fmt.Errorf("address %s: %w", address.Prefix, err)
+		}
+	}
+	for _, address := range current {
+		if keep[address.IPNet.String()] || address.IP.IsLinkLocalUnicast() && address.IP.To4() == nil {
+			continue
+		}
+		if err := c.inside.AddrDel(link, &address); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("removing address %s: %w", address.IPNet, err)
+		}
+	}
+	return nil
+}
+
+func parseAddress(a *api.Address) (*netlink.Addr, error) {
+	address, err := netlink.ParseAddr(a.Prefix)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", a.Prefix, err)
+	}
+	address.Scope = int(a.Scope)
+	if a.Broadcast != "" {
+		address.Broadcast = net.ParseIP(a.Broadcast)
+	}
+	if a.Peer != "" {
+		if _, address.Peer, err = net.ParseCIDR(a.Peer); err != nil {
+			return nil, fmt.Errorf("peer %q: %w", a.Peer, err)
+		}
+	}
+	if address.IP.To4() == nil {
+		// Whether somebody else has it, the host's interface has found out.
+		address.Flags = unix.IFA_F_NODAD
+	}
+	return address, nil
+}
+
+// setRoutes adds the routes in their order: those that lead to a gateway come
+// after those by which it is reached.
+func (c *change) setRoutes(wanted []*api.Route) error {
+	keep := make(map[string]bool)
+	for _, route := range wanted {
+		parsed, err := c.parseRoute(route)
+		if err != nil {
+			return err
+		}
+		keep[routeKey(parsed)] = true
+		if err := c.inside.RouteReplace(parsed); err != nil {
+			return fmt.Errorf("route %s: the guest's kernel refused it: %w", describe(route), err)
+		}
+	}
+	current, err := c.inside.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return err
+	}
+	for _, route := range current {
+		if route.Protocol == unix.RTPROT_KERNEL || route.Protocol == unix.RTPROT_RA || keep[routeKey(&route)] {
+			continue
+		}
+		if err := c.inside.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("removing route %s: %w", route, err)
+		}
+	}
+	return nil
+}
+
+func (c *change) parseRoute(r *api.Route) (*netlink.Route, error) {
+	route := &netlink.Route{
+		Table: unix.RT_TABLE_MAIN, Protocol: unix.RTPROT_STATIC, Priority: int(r.Priority),
+		Scope: netlink.Scope(r.Scope), Type: int(r.Type), MTU: int(r.Mtu),
+		Gw: net.ParseIP(r.Gateway), Src: net.ParseIP(r.Source),
+	}
+	if r.OnLink {
+		route.Flags = int(netlink.FLAG_ONLINK)
+	}
+	destination := r.Destination
+	if destination == "" {
+		destination = "0.0.0.0/0"
+		if r.Ipv6 {
+			destination = "::/0"
+		}
+	}
+	var err error
+	if _, route.Dst, err = net.ParseCIDR(destination); err != nil {
+		return nil, fmt.Errorf("route %s: %w", describe(r), err)
+	}
+	if r.Interface == "" {
+		return route, nil
+	}
+	link := c.links[r.Interface]
+	if link == nil && r.Interface == "lo" {
+		if link, err = c.inside.LinkByName("lo"); err != nil {
+			return nil, err
+		}
+	}
+	if link == nil {
+		return nil, fmt.Errorf("route %s: there is no such interface", describe(r))
+	}
+	route.LinkIndex = link.Attrs().Index
+	return route, nil
+}
+
+// routeKey is what tells routes apart.
+func routeKey(route *netlink.Route) string {
+	destination := "default"
+	if ones := 0; route.Dst != nil {
+		if ones, _ = route.Dst.Mask.Size(); ones > 0 || !route.Dst.IP.IsUnspecified() {
+			destination = route.Dst.String()
+		}
+	}
+	family := "4"
+	if route.Family == netlink.FAMILY_V6 || route.Dst != nil && route.Dst.IP.To4() == nil || route.Gw != nil && route.Gw.To4() == nil {
+		family = "6"
+	}
+	priority := route.Priority
+	if family == "6" && priority == 0 {
+		priority = 1024 // what the kernel makes of none (IP6_RT_PRIO_USER)
+	}
+	return fmt.Sprint(family, " ", destination, " ", route.LinkIndex, " ", priority)
+}
+
+func describe(r *api.Route) string {
+	text := r.Destination
+	if text == "" {
+		text = "default"
+	}
+	if r.Gateway != "" {
+		text += " via " + r.Gateway
+	}
+	if r.Interface != "" {
+		text += " dev " + r.Interface
+	}
+	return text
+}
+
+func (c *change) setNeighbours(wanted []*api.Neighbour) error {
+	for _, n := range wanted {
+		link := c.links[n.Interface]
+		if link == nil {
+			return fmt.Errorf("neighbour %s: there is no interface %s", n.Address, n.Interface)
+		}
+		err := c.inside.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, IP: net.ParseIP(n.Address), HardwareAddr: n.HardwareAddress,
+			State: netlink.NUD_PERMANENT,
+		})
+		if err != nil {
+			return fmt.Errorf("neighbour %s on %s: %w", n.Address, n.Interface, err)
+		}
+	}
+	return nil
+}

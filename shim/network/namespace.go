@@ -1,0 +1,65 @@
+package network
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// openNamespace opens the network namespace at a path.
+func openNamespace(path string) (*os.File, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("the container's network namespace cannot be opened: %w (%w)", err, errdefs.ErrFailedPrecondition)
+	}
+	kind, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		file.Close()
+		return nil, fmt.Errorf("%s, which linux.namespaces names, is not a network namespace: %w", path, errdefs.ErrInvalidArgument)
+	}
+	return file, nil
+}
+
+// newNamespace makes one, with loopback up. It lives as long as somebody has it
+// open or is in it.
+func newNamespace() (file *os.File, err error) {
+	err = onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("making a network namespace: %w", err)
+		}
+		loopback, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(loopback); err != nil {
+			return err
+		}
+		file, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	return file, err
+}
+
+// inNamespace does something in a network namespace.
+func inNamespace(namespace *os.File, do func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		return do()
+	})
+}
+
+// onOwnThread does something on a thread that ends with it.
+func onOwnThread(do func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocks it
+		result <- do()
+	}()
+	return <-result
+}

@@ -1,0 +1,47 @@
+package task
+
+import (
+	"context"
+
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
+)
+
+// The order is that of runtime-spec, runtime.md, "Lifecycle". Until the VM's end
+// its VMM stands for the container: hooks find its network namespace by pid.
+
+// createHooks runs the hooks of a container that is being created.
+func (s *Service) createHooks(ctx context.Context, c *container, pid int) error {
+	hooks := c.plan.Hooks()
+	if len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.Poststop) == 0 {
+		return nil
+	}
+	defer trace.Phase(ctx, "hooks")()
+	if err := hook.SetPending(c.bundle); err != nil {
+		return err
+	}
+	state := c.plan.State(c.id, c.bundle, specs.StateCreating, pid)
+	if err := s.hooks.Run(ctx, "prestart", hooks.Prestart, state); err != nil {
+		return err
+	}
+	return s.hooks.Run(ctx, "createRuntime", hooks.CreateRuntime, state)
+}
+
+// startHooks runs those of a container that was started. One that fails is no more
+// than a warning.
+func (s *Service) startHooks(ctx context.Context, c *container) {
+	state := c.plan.State(c.id, c.bundle, specs.StateRunning, int(s.pid()))
+	if err := s.hooks.Run(ctx, "poststart", c.plan.Hooks().Poststart, state); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id).Warn("the container runs on")
+	}
+}
+
+// stopHooks runs those of a container that is gone.
+func (s *Service) stopHooks(ctx context.Context, c *container) {
+	if err := s.hooks.Stop(ctx, c.plan, c.id, c.bundle); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id).Warn("the container is deleted all the same")
+	}
+}

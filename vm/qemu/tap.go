@@ -1,0 +1,61 @@
+package qemu
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+)
+
+const (
+	tunDevice   = "/dev/net/tun"
+	vhostDevice = "/dev/vhost-net"
+)
+
+// openTaps attaches to the TAP devices of a network. QEMU gets the descriptors, so
+// that it needs no device node. The caller closes those it gets, also after an
+// error.
+func openTaps(network vm.Network) (files []*os.File, err error) {
+	if len(network.Interfaces) == 0 {
+		return nil, nil
+	}
+	opened := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with the goroutine
+		opened <- func() error {
+			if err := unix.Setns(int(network.Namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+				return os.NewSyscallError("setns", err)
+			}
+			for _, i := range network.Interfaces {
+				file, err := openTap(i.Tap)
+				if err != nil {
+					return fmt.Errorf("attaching to the TAP device %s: %w", i.Tap, err)
+				}
+				files = append(files, file)
+			}
+			return nil
+		}()
+	}()
+	err = <-opened
+	return files, err
+}
+
+func openTap(name string) (*os.File, error) {
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
