@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/vishvananda/netlink"
 )
 
 const (
@@ -111,8 +112,19 @@ disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime
 	h.containerd.Env = append(os.Environ(), "PATH="+strings.Join([]string{
 		filepath.Join(h.Output, "bin"), filepath.Join(h.Output, "tools"), os.Getenv("PATH"),
 	}, ":"))
-	h.containerd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	return h.containerd.Start()
+	// The network that is the host's to containers is the test's own.
+	h.containerd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Cloneflags: syscall.CLONE_NEWNET}
+	if err := h.containerd.Start(); err != nil {
+		return err
+	}
+	return h.InNetwork(func() error {
+		loopback, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetUp(loopback),
+			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0), os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+	})
 }
 
 // connect waits until containerd serves.

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -24,7 +22,7 @@ var commands = map[string]func(args []string) error{
 	"mmap": mmap, "direct": direct, "append": appendLines, "lock": lock, "trylock": tryLock,
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
-	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump,
+	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "echo": echo,
 	"pattern": pattern, "uid": uid, "escape": escape, "report": report, "count": count,
 }
 
@@ -248,74 +246,6 @@ func fsync(args []string) error {
 		return err
 	}
 	return errors.Join(file.Sync(), file.Close())
-}
-
-// connect SOCKET TEXT sends a line and prints the answer.
-func connect(args []string) error {
-	conn, err := net.Dial("unix", args[0])
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if _, err := fmt.Fprintln(conn, args[1]); err != nil {
-		return err
-	}
-	if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
-		return err
-	}
-	answer, err := io.ReadAll(conn)
-	fmt.Print(string(answer))
-	return err
-}
-
-// pump SOCKET CONNECTIONS BYTES sends as much through each connection, reads as
-// much back from a server that echoes, and counts.
-func pump(args []string) error {
-	connections, _ := strconv.Atoi(args[1])
-	size, _ := strconv.ParseInt(args[2], 10, 64)
-	var wait sync.WaitGroup
-	results := make(chan error, connections)
-	gate := make(chan struct{})
-	for range connections {
-		wait.Go(func() {
-			conn, err := net.Dial("unix", args[0])
-			if err != nil {
-				results <- err
-				return
-			}
-			defer conn.Close()
-			<-gate // all are open at once
-			go func() {
-				_, _ = io.CopyN(conn, zeros{}, size)
-				_ = conn.(*net.UnixConn).CloseWrite()
-			}()
-			n, err := io.Copy(io.Discard, conn)
-			if err == nil && n != size {
-				err = fmt.Errorf("%d of %d bytes came back", n, size)
-			}
-			results <- err
-		})
-	}
-	time.Sleep(200 * time.Millisecond)
-	close(gate)
-	wait.Wait()
-	close(results)
-	var errs []error
-	for err := range results {
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	fmt.Println("ok")
-	return nil
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
 }
 
 // uid prints the effective user.

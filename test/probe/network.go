@@ -1,0 +1,140 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// dial connects to the path of a unix socket, or to an address such as
+// "tcp:10.1.0.2:7" or "udp:[fd00::2]:7".
+func dial(address string) (net.Conn, error) {
+	if strings.HasPrefix(address, "/") {
+		return net.Dial("unix", address)
+	}
+	network, address, _ := strings.Cut(address, ":")
+	return net.DialTimeout(network, address, 10*time.Second)
+}
+
+func closeWrite(conn net.Conn) error {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// connect SOCKET TEXT sends a line and prints the answer.
+func connect(args []string) error {
+	conn, err := dial(args[0])
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, args[1]); err != nil {
+		return err
+	}
+	if _, packets := conn.(*net.UDPConn); packets {
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		answer := make([]byte, 64<<10)
+		n, err := conn.Read(answer)
+		fmt.Print(string(answer[:n]))
+		return err
+	}
+	if err := closeWrite(conn); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(conn)
+	fmt.Print(string(answer))
+	return err
+}
+
+// echo PORT sends back what comes by TCP and UDP, until it is killed.
+func echo(args []string) error {
+	packets, err := net.ListenPacket("udp", ":"+args[0])
+	if err != nil {
+		return err
+	}
+	go func() {
+		packet := make([]byte, 64<<10)
+		for {
+			n, from, err := packets.ReadFrom(packet)
+			if err != nil {
+				return
+			}
+			_, _ = packets.WriteTo(packet[:n], from)
+		}
+	}()
+	listener, err := net.Listen("tcp", ":"+args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening")
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			_, _ = io.Copy(conn, conn)
+		}()
+	}
+}
+
+// pump SOCKET CONNECTIONS BYTES sends as much through each connection, reads as
+// much back from a server that echoes, and counts.
+func pump(args []string) error {
+	connections, _ := strconv.Atoi(args[1])
+	size, _ := strconv.ParseInt(args[2], 10, 64)
+	var wait sync.WaitGroup
+	results := make(chan error, connections)
+	gate := make(chan struct{})
+	var open sync.WaitGroup
+	open.Add(connections)
+	for range connections {
+		wait.Go(func() {
+			conn, err := dial(args[0])
+			open.Done()
+			if err != nil {
+				results <- err
+				return
+			}
+			defer conn.Close()
+			<-gate // all are open at once
+			go func() {
+				_, _ = io.CopyN(conn, zeros{}, size)
+				_ = closeWrite(conn)
+			}()
+			n, err := io.Copy(io.Discard, conn)
+			if err == nil && n != size {
+				err = fmt.Errorf("%d of %d bytes came back", n, size)
+			}
+			results <- err
+		})
+	}
+	open.Wait()
+	close(gate)
+	wait.Wait()
+	close(results)
+	var errs []error
+	for err := range results {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	fmt.Println("ok")
+	return nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
