@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // A Network is changed by one call at a time.
@@ -35,12 +35,7 @@ func New() (*Network, error) {
 		return nil, err
 	}
 	place.Close()
-	made := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and the thread ends with the goroutine
-		made <- makeNamespace(path)
-	}()
-	return &Network{}, <-made
+	return &Network{}, thread.Run(func() error { return makeNamespace(path) })
 }
 
 // makeNamespace is called on a thread of its own.

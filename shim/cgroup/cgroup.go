@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/containerd/cgroups/v3"
@@ -19,6 +20,7 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // vmmAllowance is what the processes of a VM may use of a limited memory beside
@@ -42,6 +44,8 @@ type hierarchy interface {
 	leave(pid int) error
 	update(resources *specs.LinuxResources) error
 	remove() error
+	// outside starts a process that is not in the group.
+	outside(start func(*syscall.SysProcAttr) error) error
 }
 
 // Enter makes the group, sets the limits of the VM's host side, and moves this
@@ -70,6 +74,19 @@ func (g *Group) Update(resources *specs.LinuxResources, guestMemory int64) error
 	}
 	if err := g.update(Resources(resources, guestMemory)); err != nil {
 		return failed(g.path, "changing its limits", err)
+	}
+	return nil
+}
+
+// Outside calls start, which starts a process with the attributes it gets (nil for
+// none): where this process was before it entered the group. The calling goroutine
+// has a thread of its own, which ends with it.
+func (g *Group) Outside(start func(*syscall.SysProcAttr) error) error {
+	if g == nil {
+		return start(nil)
+	}
+	if err := g.outside(start); err != nil {
+		return fmt.Errorf("outside of the control group %s: %w", g.path, err)
 	}
 	return nil
 }
@@ -155,6 +172,7 @@ func load(path string) (hierarchy, error) {
 // unified is version 2 (Documentation/admin-guide/cgroup-v2.rst).
 type unified struct {
 	group, home *cgroup2.Manager
+	here        string // path of home
 }
 
 const unifiedRoot = "/sys/fs/cgroup"
@@ -172,7 +190,16 @@ func open2(path string, resources *specs.LinuxResources) (hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return unified{group, home}, nil
+	return unified{group, home, here}, nil
+}
+
+func (u unified) outside(start func(*syscall.SysProcAttr) error) error {
+	dir, err := os.Open(unifiedRoot + u.here)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return start(&syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())})
 }
 
 // defaultPeriod of the CPU quota, in microseconds (cgroup-v2.rst, cpu.max).
@@ -234,6 +261,14 @@ func load1(path string) (hierarchy, error) {
 		return nil, nil
 	}
 	return legacy{group: group}, err
+}
+
+// outside moves the thread: its children are where it is.
+func (l legacy) outside(start func(*syscall.SysProcAttr) error) error {
+	if err := l.home.AddTask(cgroup1.Process{Pid: unix.Gettid()}); err != nil {
+		return err
+	}
+	return start(nil)
 }
 
 func (l legacy) enter(pid int) error                          { return l.group.AddProc(uint64(pid)) }

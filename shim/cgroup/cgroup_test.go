@@ -6,9 +6,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 func TestPath(t *testing.T) {
@@ -92,6 +95,17 @@ func TestGroup(t *testing.T) {
 	output, err := child.Output()
 	if err != nil || !strings.Contains(string(output), path) {
 		t.Errorf("a child is in %s, %v", output, err)
+	}
+	err = thread.Run(func() error {
+		return group.Outside(func(attributes *syscall.SysProcAttr) error {
+			child := exec.Command("cat", "/proc/self/cgroup")
+			child.SysProcAttr = attributes
+			output, err = child.Output()
+			return err
+		})
+	})
+	if err != nil || string(output) != before {
+		t.Errorf("a child outside is in %s, %v, want\n%s", output, err, before)
 	}
 	if value := quotaOf(t, path); value != "50000" {
 		t.Errorf("quota %s", value)

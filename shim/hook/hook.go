@@ -11,13 +11,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // quoted is how much of what a failed hook printed its error has, in bytes.
@@ -45,6 +47,9 @@ func TakePending(bundle string) (bool, error) {
 type Runner struct {
 	// Mounts is the mount namespace that hooks run in; nil means the caller's.
 	Mounts *os.File
+	// Outside starts a process where hooks belong, outside of the container's control
+	// group (cgroup.Group.Outside); nil means where the caller is.
+	Outside func(start func(*syscall.SysProcAttr) error) error
 }
 
 // Run runs the hooks of one kind in their order. The first that fails ends it.
@@ -104,7 +109,7 @@ func (r Runner) run(ctx context.Context, hook specs.Hook, input []byte) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &output, &output
 	// Who keeps its output open after its end does not keep us.
 	cmd.WaitDelay = time.Second
-	err := r.inMounts(cmd.Start)
+	err := thread.Run(func() error { return r.startHere(cmd) })
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -124,23 +129,22 @@ func (r Runner) run(ctx context.Context, hook specs.Hook, input []byte) error {
 	return fmt.Errorf("%w%s (%w)", err, printed, errdefs.ErrFailedPrecondition)
 }
 
-// inMounts starts a process in the mount namespace, from a thread that ends then.
-func (r Runner) inMounts(start func() error) error {
-	if r.Mounts == nil {
-		return start()
-	}
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and the thread ends with the goroutine
+// startHere starts a hook from a thread that ends then.
+func (r Runner) startHere(cmd *exec.Cmd) error {
+	if r.Mounts != nil {
 		// A thread that shares its root with others cannot change it (setns(2)).
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Setns(int(r.Mounts.Fd()), unix.CLONE_NEWNS)
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return os.NewSyscallError("unshare", err)
 		}
-		if err == nil {
-			err = start()
+		if err := unix.Setns(int(r.Mounts.Fd()), unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("setns", err)
 		}
-		result <- err
-	}()
-	return <-result
+	}
+	if r.Outside == nil {
+		return cmd.Start()
+	}
+	return r.Outside(func(attributes *syscall.SysProcAttr) error {
+		cmd.SysProcAttr = attributes
+		return cmd.Start()
+	})
 }

@@ -6,13 +6,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 func shell(script string) specs.Hook {
@@ -80,18 +81,15 @@ func TestMounts(t *testing.T) {
 	}
 	defer mounts.Close()
 	dir := t.TempDir()
-	result := make(chan error)
-	go func() {
-		result <- func() error {
-			runtime.LockOSThread() // it stands for the shim, with a mount of its own
-			if err := errors.Join(unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-				unix.Mount("shim", dir, "tmpfs", 0, "")); err != nil {
-				return err
-			}
-			return Runner{Mounts: mounts}.Run(context.Background(), "prestart", []specs.Hook{shell("! grep -q 'shim " + dir + "' /proc/self/mounts && echo x >" + dir + "/made")}, specs.State{})
-		}()
-	}()
-	if err := <-result; err != nil {
+	err = thread.Run(func() error {
+		// This thread stands for the shim: with a mount of its own.
+		if err := errors.Join(unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount("shim", dir, "tmpfs", 0, "")); err != nil {
+			return err
+		}
+		return Runner{Mounts: mounts}.Run(context.Background(), "prestart", []specs.Hook{shell("! grep -q 'shim " + dir + "' /proc/self/mounts && echo x >" + dir + "/made")}, specs.State{})
+	})
+	if err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "made")); err != nil {

@@ -3,11 +3,12 @@ package network
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // openNamespace opens the network namespace at a path.
@@ -27,7 +28,7 @@ func openNamespace(path string) (*os.File, error) {
 // newNamespace makes one, with loopback up. It lives as long as somebody has it
 // open or is in it.
 func newNamespace() (file *os.File, err error) {
-	err = onOwnThread(func() error {
+	err = thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("making a network namespace: %w", err)
 		}
@@ -46,20 +47,10 @@ func newNamespace() (file *os.File, err error) {
 
 // inNamespace does something in a network namespace.
 func inNamespace(namespace *os.File, do func() error) error {
-	return onOwnThread(func() error {
+	return thread.Run(func() error {
 		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
 			return os.NewSyscallError("setns", err)
 		}
 		return do()
 	})
-}
-
-// onOwnThread does something on a thread that ends with it.
-func onOwnThread(do func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocks it
-		result <- do()
-	}()
-	return <-result
 }

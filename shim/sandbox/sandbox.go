@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -305,6 +306,11 @@ func (s *Sandbox) Pid() int { return s.machine.Pid() }
 
 // Done is closed when the machine has ended.
 func (s *Sandbox) Done() <-chan struct{} { return s.machine.Done() }
+
+// Outside starts a process outside of the VM's control group; see cgroup.Group.
+func (s *Sandbox) Outside(start func(*syscall.SysProcAttr) error) error {
+	return s.group.Outside(start)
+}
 
 // Update changes the limits of the VM on the host; it keeps its size.
 func (s *Sandbox) Update(resources *specs.LinuxResources) error {

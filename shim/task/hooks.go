@@ -24,24 +24,36 @@ func (s *Service) createHooks(ctx context.Context, c *container, pid int) error 
 		return err
 	}
 	state := c.plan.State(c.id, c.bundle, specs.StateCreating, pid)
-	if err := s.hooks.Run(ctx, "prestart", hooks.Prestart, state); err != nil {
+	runner := s.runner()
+	if err := runner.Run(ctx, "prestart", hooks.Prestart, state); err != nil {
 		return err
 	}
-	return s.hooks.Run(ctx, "createRuntime", hooks.CreateRuntime, state)
+	return runner.Run(ctx, "createRuntime", hooks.CreateRuntime, state)
+}
+
+// runner runs hooks: outside of the VM's control group, while there is a VM.
+func (s *Service) runner() hook.Runner {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	runner := s.hooks
+	if s.sandbox != nil {
+		runner.Outside = s.sandbox.Outside
+	}
+	return runner
 }
 
 // startHooks runs those of a container that was started. One that fails is no more
 // than a warning.
 func (s *Service) startHooks(ctx context.Context, c *container) {
 	state := c.plan.State(c.id, c.bundle, specs.StateRunning, int(s.pid()))
-	if err := s.hooks.Run(ctx, "poststart", c.plan.Hooks().Poststart, state); err != nil {
+	if err := s.runner().Run(ctx, "poststart", c.plan.Hooks().Poststart, state); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("the container runs on")
 	}
 }
 
 // stopHooks runs those of a container that is gone.
 func (s *Service) stopHooks(ctx context.Context, c *container) {
-	if err := s.hooks.Stop(ctx, c.plan, c.id, c.bundle); err != nil {
+	if err := s.runner().Stop(ctx, c.plan, c.id, c.bundle); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("the container is deleted all the same")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
@@ -453,20 +453,17 @@ func inMountNamespace(t *testing.T, pid int, do func() error) {
 		t.Fatal(err)
 	}
 	defer namespace.Close()
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and the thread ends with the goroutine
+	err = thread.Run(func() error {
 		// A thread that shares its root with others cannot go (setns(2)).
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS)
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
 		}
-		if err == nil {
-			err = do()
+		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
+			return err
 		}
-		result <- err
-	}()
-	if err := <-result; err != nil {
+		return do()
+	})
+	if err != nil {
 		t.Error(err)
 	}
 }

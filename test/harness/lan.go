@@ -6,12 +6,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // InNetwork does something in the network namespace that containerd and its shims
@@ -27,22 +28,12 @@ func InNamespace(path string, do func() error) error {
 		return err
 	}
 	defer file.Close()
-	return onOwnThread(func() error {
+	return thread.Run(func() error {
 		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
 			return os.NewSyscallError("setns", err)
 		}
 		return do()
 	})
-}
-
-// onOwnThread does something on a thread that ends with it.
-func onOwnThread(do func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocks it
-		result <- do()
-	}()
-	return <-result
 }
 
 // Bridge addresses of a LAN.
@@ -132,7 +123,7 @@ func (l *LAN) Port(name string) *Port {
 	l.t.Helper()
 	path := filepath.Join(l.t.TempDir(), name)
 	l.must(os.WriteFile(path, nil, 0o600))
-	l.must(onOwnThread(func() error {
+	l.must(thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}

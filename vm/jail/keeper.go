@@ -8,12 +8,13 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // entry is how long a cooperating process may take to load its libraries.
@@ -24,28 +25,11 @@ const entry = 20 * time.Second
 func Start(spec Spec) (*Process, error) {
 	p := &Process{output: spec.Output, exited: make(chan struct{})}
 	started := make(chan error)
-	onOwnThread(func() { p.keep(spec, started) })
+	thread.Go(func() { p.keep(spec, started) })
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return p, nil
-}
-
-// onOwnThread runs f in a goroutine on a thread that ends with it, so that f may
-// change what belongs to a thread: its mount namespace, its capabilities, its
-// children's death signal. The main thread would not end.
-func onOwnThread(f func()) {
-	go func() {
-		runtime.LockOSThread() // for good
-		if unix.Gettid() != unix.Getpid() {
-			f()
-			return
-		}
-		running := make(chan struct{})
-		onOwnThread(func() { close(running); f() })
-		<-running // while this one keeps the main thread
-		runtime.UnlockOSThread()
-	}()
 }
 
 // keep is the life of a process, on a thread of its own. The death signal comes

@@ -3,10 +3,10 @@ package qemu
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -22,24 +22,19 @@ func openTaps(network vm.Network) (files []*os.File, err error) {
 	if len(network.Interfaces) == 0 {
 		return nil, nil
 	}
-	opened := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and the thread ends with the goroutine
-		opened <- func() error {
-			if err := unix.Setns(int(network.Namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-				return os.NewSyscallError("setns", err)
+	err = thread.Run(func() error {
+		if err := unix.Setns(int(network.Namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		for _, i := range network.Interfaces {
+			file, err := openTap(i.Tap)
+			if err != nil {
+				return fmt.Errorf("attaching to the TAP device %s: %w", i.Tap, err)
 			}
-			for _, i := range network.Interfaces {
-				file, err := openTap(i.Tap)
-				if err != nil {
-					return fmt.Errorf("attaching to the TAP device %s: %w", i.Tap, err)
-				}
-				files = append(files, file)
-			}
-			return nil
-		}()
-	}()
-	err = <-opened
+			files = append(files, file)
+		}
+		return nil
+	})
 	return files, err
 }
 

@@ -1,0 +1,33 @@
+// Package thread runs code on threads of their own: what belongs to a thread, its
+// namespaces, its control group, its capabilities, may be changed there, and ends
+// with it.
+package thread
+
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Go runs f in a goroutine on a thread that ends with it. It is never the main
+// thread: that one would not end, and what /proc/self shows is its.
+func Go(f func()) {
+	go func() {
+		runtime.LockOSThread() // for good
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		running := make(chan struct{})
+		Go(func() { close(running); f() })
+		<-running // while this one keeps the main thread
+		runtime.UnlockOSThread()
+	}()
+}
+
+// Run is Go, and waits for what f returns.
+func Run(f func() error) error {
+	result := make(chan error)
+	Go(func() { result <- f() })
+	return <-result
+}
