@@ -21,6 +21,7 @@ KRUN    := $(KIT)/libkrun.so.1
 VMM     := $(KIT)/msb-krun
 SHIELD  := $(KIT)/msb-shield
 PROBE   := $(TOOLS)/probe
+NERDCTL := $(TOOLS)/nerdctl
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 
 RESULTS := $(OUTPUT)/results
@@ -41,7 +42,7 @@ DEPS := hack/deps
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 .PHONY: help build shim agent vmm shield probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
-	install uninstall clean distclean root always
+	install uninstall clean distclean root clients always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -69,10 +70,16 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@echo "==> unit tests, and an intruder in the VMM's place"
 	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/hostile | tee $(RESULTS)/host.log
 
-test-e2e: root build tools ## end to end: a real containerd, real microVMs (root)
+test-e2e: root build tools clients ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
-	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 40m ./test/e2e/... | tee $(RESULTS)/qemu.log
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/nerdctl | tee $(RESULTS)/qemu.log
+
+# What only the tests of nerdctl take.
+clients:
+	@$(DEPS) iptables
+	@$(STEP) "building CNI plugins" bash -c 'cd hack/tools/cni && CGO_ENABLED=0 GOBIN=$(OUTPUT)/cni go install -buildvcs=false tool'
+	@if [ ! -e $(NERDCTL) ]; then $(STEP) "building nerdctl" hack/nerdctl $(NERDCTL); fi
 
 test-krun: root build tools deps-krun ## the same under libkrun, in an emulated host with KVM (root)
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
@@ -123,7 +130,7 @@ uninstall: ## remove what install put there
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
 clean: ## remove what was built, but not what was downloaded
-	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools images log results)
+	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools cni images log results)
 
 distclean: ## remove what was built and what was downloaded
 	@rm -rf $(OUTPUT)

@@ -84,7 +84,8 @@ func Start() (_ *Host, err error) {
 	return h, nil
 }
 
-func (h *Host) address() string { return filepath.Join(h.Dir, "containerd.sock") }
+// Address is containerd's socket.
+func (h *Host) Address() string { return filepath.Join(h.Dir, "containerd.sock") }
 
 func (h *Host) launch() error {
 	config := fmt.Sprintf(`version = 3
@@ -97,7 +98,7 @@ disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime
   address = %q
 [debug]
   level = "debug"
-`, filepath.Join(h.Dir, "root"), h.state(), h.address(), h.address()+".ttrpc")
+`, filepath.Join(h.Dir, "root"), h.state(), h.Address(), h.Address()+".ttrpc")
 	file := filepath.Join(h.Dir, "config.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
@@ -132,8 +133,8 @@ func (h *Host) connect() (err error) {
 	ctx, cancel := h.Context()
 	defer cancel()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if _, err = os.Stat(h.address()); err == nil {
-			if h.Client, err = client.New(h.address()); err == nil {
+		if _, err = os.Stat(h.Address()); err == nil {
+			if h.Client, err = client.New(h.Address()); err == nil {
 				_, err = h.Client.Version(ctx)
 				return err
 			}
@@ -185,14 +186,14 @@ func (h *Host) Ctr(args ...string) (stdout, stderr string, code int) {
 
 // CtrCommand is ctr, to be run.
 func (h *Host) CtrCommand(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.address()}, args...)...)
+	return exec.Command(filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.Address()}, args...)...)
 }
 
 // CtrInput runs ctr with an input.
 func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string, code int) {
 	ctx, cancel := h.Context()
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.address()}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.Address()}, args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = input, &out, &errOut
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // dial connects to the path of a unix socket, or to an address such as
@@ -51,6 +53,25 @@ func connect(args []string) error {
 	answer, err := io.ReadAll(conn)
 	fmt.Print(string(answer))
 	return err
+}
+
+// mtu ADDRESS prints the MTU that the kernel knows of the path there (ip(7), IP_MTU).
+func mtu(args []string) error {
+	conn, err := dial(args[0])
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	return errors.Join(raw.Control(func(fd uintptr) {
+		value, failed := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU)
+		if err = failed; err == nil {
+			fmt.Println(value)
+		}
+	}), err)
 }
 
 // echo PORT sends back what comes by TCP and UDP, until it is killed.
