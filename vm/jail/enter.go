@@ -17,6 +17,7 @@ const (
 	wordFailed     = 'F' // process: not loaded, the reason follows
 	wordGo         = 'G' // keeper: you are in
 	wordGoFiltered = 'S' // keeper: you are in; install the filter
+	wordGoInternet = 'I' // keeper: you are in; install the one with internet sockets
 )
 
 // Enter is called by a cooperating process that has loaded what it needs of the
@@ -34,8 +35,11 @@ func Enter() error {
 	if _, err := control.Read(word); err != nil {
 		return fmt.Errorf("the shim did not say that this is the jail: %w", err)
 	}
-	if word[0] == wordGoFiltered {
-		return installFilter()
+	switch word[0] {
+	case wordGoFiltered:
+		return installFilter(policy(false))
+	case wordGoInternet:
+		return installFilter(policy(true))
 	}
 	return nil
 }

@@ -36,14 +36,21 @@ var denied = []string{
 // deniedX86 exist on one architecture only.
 var deniedX86 = []string{"ioperm", "iopl", "modify_ldt", "uselib", "fork", "vfork"}
 
-// policy is the filter: all is allowed that is not denied.
-func policy() seccomp.Policy {
+// policy is the filter: all is allowed that is not denied. With internet, sockets of
+// IPv4 and IPv6 are not.
+func policy(internet bool) seccomp.Policy {
 	names := denied
 	if runtime.GOARCH == "amd64" {
 		names = append(names[:len(names):len(names)], deniedX86...)
 	}
 	only := func(name string, conditions ...seccomp.Condition) seccomp.NameWithConditions {
 		return seccomp.NameWithConditions{Name: name, Conditions: conditions}
+	}
+	foreignSocket := []seccomp.Condition{{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_UNIX}}
+	if internet {
+		foreignSocket = append(foreignSocket,
+			seccomp.Condition{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_INET},
+			seccomp.Condition{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_INET6})
 	}
 	return seccomp.Policy{
 		DefaultAction: seccomp.ActionAllow,
@@ -55,7 +62,7 @@ func policy() seccomp.Policy {
 					// Threads are made, processes are not.
 					only("clone", seccomp.Condition{Argument: 0, Operation: seccomp.BitsNotSet, Value: unix.CLONE_THREAD}),
 					// Sockets are those to the shim.
-					only("socket", seccomp.Condition{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_UNIX}),
+					only("socket", foreignSocket...),
 					// Typing into a terminal that is shared with others.
 					only("ioctl", seccomp.Condition{Argument: 1, Operation: seccomp.Equal, Value: unix.TIOCSTI}),
 				},
@@ -69,8 +76,7 @@ func policy() seccomp.Policy {
 
 // installFilter puts the filter on every thread of this process, and with it
 // no_new_privs, without which the kernel takes no filter.
-func installFilter() error {
-	p := policy()
+func installFilter(p seccomp.Policy) error {
 	instructions, err := p.Assemble()
 	if err != nil {
 		return fmt.Errorf("assembling the system call filter: %w", err)

@@ -11,14 +11,16 @@ import (
 
 // The filter, run as the kernel would, for one call.
 func TestFilter(t *testing.T) {
-	p := policy()
-	instructions, err := p.Assemble()
-	if err != nil {
-		t.Fatal(err)
-	}
-	machine, err := bpf.NewVM(append(foreign(), instructions...))
-	if err != nil {
-		t.Fatal(err)
+	machines := make(map[bool]*bpf.VM)
+	for _, internet := range []bool{false, true} {
+		p := policy(internet)
+		instructions, err := p.Assemble()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if machines[internet], err = bpf.NewVM(append(foreign(), instructions...)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	const (
 		allow  = uint32(seccomp.ActionAllow)
@@ -40,6 +42,7 @@ func TestFilter(t *testing.T) {
 		"clone3":                {nativeArch, unix.SYS_CLONE3, [6]uint64{}, enosys},
 		"a unix socket":         {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_UNIX}, allow},
 		"an inet socket":        {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_INET}, eperm},
+		"an inet6 socket":       {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_INET6}, eperm},
 		"a packet socket":       {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_PACKET}, eperm},
 		"mount":                 {nativeArch, unix.SYS_MOUNT, [6]uint64{}, eperm},
 		"execve":                {nativeArch, unix.SYS_EXECVE, [6]uint64{}, eperm},
@@ -54,8 +57,14 @@ func TestFilter(t *testing.T) {
 		"another architecture":  {unix.AUDIT_ARCH_I386, unix.SYS_READ, [6]uint64{}, kill},
 		"x32":                   {nativeArch, 0x40000000 | unix.SYS_READ, [6]uint64{}, enosys},
 	} {
-		if got, err := machine.Run(call(c.arch, c.number, c.arguments)); uint32(got) != c.want || err != nil {
-			t.Errorf("%s: %#x, %v, want %#x", name, got, err, c.want)
+		for internet, machine := range machines {
+			want := c.want
+			if internet && (name == "an inet socket" || name == "an inet6 socket") {
+				want = allow
+			}
+			if got, err := machine.Run(call(c.arch, c.number, c.arguments)); uint32(got) != want || err != nil {
+				t.Errorf("%s, internet %v: %#x, %v, want %#x", name, internet, got, err, want)
+			}
 		}
 	}
 }

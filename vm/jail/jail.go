@@ -59,8 +59,9 @@ type Spec struct {
 	// Cooperates says that the program calls Enter: it is moved into its Root
 	// then, and not before it starts.
 	Cooperates bool
-	// Filter is the system call filter that Enter installs.
-	Filter bool
+	// Filter is the system call filter that Enter installs. Internet allows sockets
+	// of IPv4 and IPv6 in it.
+	Filter, Internet bool
 }
 
 // FirstFile is the number of the first of a Spec's Files in the process.

@@ -138,7 +138,7 @@ func (p *Process) confine(spec Spec, root *builtRoot, control *os.File) error {
 			return err
 		}
 	}
-	return release(control, spec.Filter)
+	return release(control, spec)
 }
 
 // dropCapabilities takes from the bounding set of this thread, which its children
@@ -203,9 +203,12 @@ func awaitLoaded(control *os.File) error {
 }
 
 // release tells the process that it is in its jail.
-func release(control *os.File, filter bool) error {
+func release(control *os.File, spec Spec) error {
 	word := []byte{wordGo}
-	if filter {
+	switch {
+	case spec.Filter && spec.Internet:
+		word[0] = wordGoInternet
+	case spec.Filter:
 		word[0] = wordGoFiltered
 	}
 	if _, err := control.Write(word); err != nil {

@@ -3,6 +3,7 @@ package krun
 import (
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -105,6 +106,11 @@ func (p plan) jail() jail.Spec {
 	}
 	if network := p.config.Network; network.Host || network.Namespace != nil {
 		spec.InNetwork(network.Namespace)
+	}
+	if p.config.Network.Host {
+		// The guest's sockets are this process's.
+		spec.Internet = true
+		spec.Capabilities = append(slices.Clone(capabilities), unix.CAP_NET_BIND_SERVICE)
 	}
 	return spec
 }

@@ -2,6 +2,8 @@ package krun
 
 import (
 	"encoding/json"
+	"net"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -98,5 +100,33 @@ func TestListenDeep(t *testing.T) {
 	close(done)
 	if _, err := l.accept(done); err == nil || !strings.Contains(err.Error(), "before the agent called") {
 		t.Errorf("accept after the machine's end: %v", err)
+	}
+}
+
+// With interfaces the VMM is in the network's namespace, has the TAP device's node
+// and no more rights; with the host's network it may have internet sockets, and is
+// nowhere but where the shim is.
+func TestNetwork(t *testing.T) {
+	namespace := os.NewFile(99, "namespace")
+	p := testPlan()
+	p.config.Network = vm.Network{Namespace: namespace, Interfaces: []vm.Interface{{Tap: "msbtap0", HardwareAddress: net.HardwareAddr{2, 0, 0, 0, 0, 1}}}}
+	spec := p.jail()
+	const others = unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	if spec.Network != namespace || spec.Namespaces != others || spec.Internet || !slices.Equal(spec.Capabilities, capabilities) {
+		t.Errorf("with an interface: %+v", spec)
+	}
+	if !slices.Contains(spec.Root.Binds, jail.Bind{Source: "/dev/net/tun", Target: "/dev/net/tun", Device: true}) {
+		t.Errorf("its binds: %+v", spec.Root.Binds)
+	}
+	if got := p.machine(); len(got.Interfaces) != 1 || got.Interfaces[0].Tap != "msbtap0" || got.HostNetwork || strings.Contains(got.CommandLine, "tsi") {
+		t.Errorf("its machine: %+v", got)
+	}
+	p.config.Network = vm.Network{Host: true}
+	spec = p.jail()
+	if spec.Network != nil || spec.Namespaces != others || !spec.Internet || len(spec.Capabilities) != len(capabilities)+1 {
+		t.Errorf("with the host's: %+v", spec)
+	}
+	if got := p.machine(); !got.HostNetwork || !strings.HasSuffix(got.CommandLine, " tsi_hijack") {
+		t.Errorf("its machine: %+v", got)
 	}
 }

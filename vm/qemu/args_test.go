@@ -1,9 +1,13 @@
 package qemu
 
 import (
+	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -128,5 +132,33 @@ func TestTSC(t *testing.T) {
 	}
 	if diff := first - second; diff > first/1000 || diff < -first/1000 {
 		t.Errorf("%d kHz and %d kHz", first, second)
+	}
+}
+
+// Interfaces are TAP devices by descriptor; vhost-net takes over where it is there.
+func TestNetworkArgs(t *testing.T) {
+	namespace := os.NewFile(99, "namespace")
+	p := plan{config: vm.Config{Network: vm.Network{Namespace: namespace, Interfaces: []vm.Interface{{Tap: "msbtap0", HardwareAddress: net.HardwareAddr{2, 0, 0, 0, 0, 1}}}}}, tapFD: []int{7}}
+	if got := strings.Join(p.networkArgs(), " "); got != "-netdev tap,id=net0,fd=7 -device virtio-net-device,netdev=net0,mac=02:00:00:00:00:01" {
+		t.Errorf("an interface: %s", got)
+	}
+	p.vhostFD = []int{8}
+	if got := strings.Join(p.networkArgs(), " "); !strings.Contains(got, "fd=7,vhost=on,vhostfd=8 ") {
+		t.Errorf("with vhost-net: %s", got)
+	}
+	spec := p.jail("/usr/bin/qemu", nil, func(string) bool { return false })
+	if spec.Network != namespace || spec.Namespaces&unix.CLONE_NEWNET != 0 {
+		t.Errorf("its jail: %+v", spec)
+	}
+	p.config.Network = vm.Network{Host: true}
+	if got := strings.Join(p.networkArgs(), " "); !strings.HasPrefix(got, "-netdev user,id=net0 ") {
+		t.Errorf("the host's: %s", got)
+	}
+	if spec := p.jail("/usr/bin/qemu", nil, func(string) bool { return false }); spec.Network != nil || spec.Namespaces&unix.CLONE_NEWNET != 0 {
+		t.Errorf("its jail: %+v", spec)
+	}
+	p.config.Network = vm.Network{}
+	if spec := p.jail("/usr/bin/qemu", nil, func(string) bool { return false }); len(p.networkArgs()) != 0 || spec.Namespaces&unix.CLONE_NEWNET == 0 {
+		t.Errorf("none: %+v", spec)
 	}
 }
