@@ -16,7 +16,9 @@ import (
 // createHooks runs the hooks of a container that is being created.
 func (s *Service) createHooks(ctx context.Context, c *container, pid int) error {
 	hooks := c.plan.Hooks()
-	if len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.Poststop) == 0 {
+	//lint:ignore SA1019 clients still set prestart hooks
+	prestart := hooks.Prestart
+	if len(prestart)+len(hooks.CreateRuntime)+len(hooks.Poststop) == 0 {
 		return nil
 	}
 	defer trace.Phase(ctx, "hooks")()
@@ -25,7 +27,7 @@ func (s *Service) createHooks(ctx context.Context, c *container, pid int) error 
 	}
 	state := c.plan.State(c.id, c.bundle, specs.StateCreating, pid)
 	runner := s.runner()
-	if err := runner.Run(ctx, "prestart", hooks.Prestart, state); err != nil {
+	if err := runner.Run(ctx, "prestart", prestart, state); err != nil {
 		return err
 	}
 	return runner.Run(ctx, "createRuntime", hooks.CreateRuntime, state)
