@@ -82,7 +82,6 @@ func TestRefused(t *testing.T) {
 		"unknown file system":        {[]string{"--mount=type=ext4,src=/dev/x,dst=/f"}, `file system type "ext4" cannot be mounted`},
 		"memory of 1 MiB":            {[]string{"--memory-limit", "1048576"}, "a memory limit of 1MiB is too small"},
 		"memory of 1 TiB":            {[]string{"--memory-limit", "1099511627776"}, "and the host has"},
-		"host PID namespace":         {[]string{"--with-ns", "pid:/proc/1/ns/pid"}, "PID namespace /proc/1/ns/pid of the host"},
 		"host device":                {[]string{"--device", "/dev/loop-control"}, "/dev/loop-control is the host's"},
 		"unknown annotation":         {[]string{"--annotation", "io.containerd.msb.kernel=/x"}, "annotation io.containerd.msb.kernel is not one of msb's"},
 		"more CPUs than there are":   {[]string{"--annotation", "io.containerd.msb.vm.cpus=300"}, "300 is more than the host's"},
