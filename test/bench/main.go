@@ -40,7 +40,7 @@ type result struct {
 	unit          string  // of the figure
 }
 
-var only = flag.String("only", "", "measure this alone: boot, exec, output, memory or files")
+var only = flag.String("only", "", "measure this alone: boot, exec, output, memory, network or files")
 
 func run() error {
 	flag.Parse()
@@ -59,7 +59,7 @@ func run() error {
 	measures := []struct {
 		name string
 		run  func(*harness.Host) ([]result, error)
-	}{{"boot", boot}, {"exec", exec}, {"output", output}, {"memory", memory}, {"files", files}}
+	}{{"boot", boot}, {"exec", exec}, {"output", output}, {"memory", memory}, {"network", network}, {"files", files}}
 	if flag.NArg() > 0 {
 		// The peer's directory: under KVM, the machine is compared with its.
 		measures[0].run = func(host *harness.Host) ([]result, error) { return peer(host, flag.Arg(0)) }
@@ -103,6 +103,11 @@ func print(results []result) {
 
 func median(times []time.Duration) time.Duration {
 	sorted := slices.Sorted(slices.Values(times))
+	return sorted[len(sorted)/2]
+}
+
+func middle(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]
 }
 

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -42,16 +41,24 @@ const (
 	BridgeAddress6 = "fd99::1"
 )
 
+// A T is the part of testing.T that a LAN takes, so that a benchmark can have one.
+type T interface {
+	Helper()
+	Fatal(args ...any)
+	Cleanup(f func())
+	TempDir() string
+}
+
 // A LAN is a bridge in the host's network namespace, and network namespaces for
 // containers that are plugged into it.
 type LAN struct {
-	t      *testing.T
+	t      T
 	handle *netlink.Handle
 	bridge netlink.Link
 }
 
 // NewLAN makes one; the test's end takes it away.
-func (h *Host) NewLAN(t *testing.T) *LAN {
+func (h *Host) NewLAN(t T) *LAN {
 	t.Helper()
 	handle := handleOf(t, fmt.Sprintf("/proc/%d/ns/net", h.Pid()))
 	l := &LAN{t: t, handle: handle}
@@ -63,7 +70,7 @@ func (h *Host) NewLAN(t *testing.T) *LAN {
 	return l
 }
 
-func handleOf(t *testing.T, path string) *netlink.Handle {
+func handleOf(t T, path string) *netlink.Handle {
 	t.Helper()
 	namespace, err := netns.GetFromPath(path)
 	if err != nil {
@@ -188,7 +195,7 @@ func (n *Port) Links() (all []string) { return links(n.lan.t, n.Handle) }
 // Links are the same of the host's namespace.
 func (l *LAN) Links() (all []string) { return links(l.t, l.handle) }
 
-func links(t *testing.T, handle *netlink.Handle) (all []string) {
+func links(t T, handle *netlink.Handle) (all []string) {
 	t.Helper()
 	found, err := handle.LinkList()
 	if err != nil {

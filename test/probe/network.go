@@ -153,6 +153,28 @@ func pump(args []string) error {
 	return nil
 }
 
+// roundtrip ADDRESS COUNT sends a byte and waits for it, so many times, and prints
+// how long one took.
+func roundtrip(args []string) error {
+	count, _ := strconv.Atoi(args[1])
+	conn, err := dial(args[0])
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	began, one := time.Now(), []byte{0}
+	for range count {
+		if _, err := conn.Write(one); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(conn, one); err != nil {
+			return err
+		}
+	}
+	fmt.Println(time.Since(began) / time.Duration(count))
+	return nil
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) {
