@@ -45,6 +45,7 @@ const (
 	kernelFile = "vmlinux"
 	diskFile   = "guest.erofs"
 	shieldFile = "msb-shield"
+	anchorFile = "msb-anchor"
 )
 
 // treesDir is the directory of a bundle below which the trees are mounted, in
@@ -76,6 +77,7 @@ type Sandbox struct {
 	Guest api.GuestClient
 
 	bundle  string
+	kit     string // directory of the kit
 	host    Host
 	shield  *shieldOnDemand
 	listen  sync.Once // for the guest's streams
@@ -83,8 +85,10 @@ type Sandbox struct {
 	end     context.CancelFunc
 	group   *cgroup.Group
 	network *network.Network // nil with the host's
-	machine vm.Machine
-	client  *ttrpc.Client
+	// vmNetwork is the VM's end of it, once it is open.
+	vmNetwork vm.Network
+	machine   vm.Machine
+	client    *ttrpc.Client
 }
 
 // Host is how a VM stands on the host.
@@ -117,7 +121,7 @@ func New(bundle, kit string, host Host) (_ *Sandbox, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	s := &Sandbox{bundle: bundle, host: host, group: group}
+	s := &Sandbox{bundle: bundle, kit: kit, host: host, group: group}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.shield = &shieldOnDemand{
 		program: filepath.Join(kit, shieldFile), dir: filepath.Join(dir, shieldDir),
@@ -143,9 +147,8 @@ func HostSize() (spec.Size, error) {
 }
 
 // Boot starts the machine and returns when its agent has answered. While the guest
-// boots, launched is called with the VMM's process id. After an error the caller
-// calls Close.
-func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(pid int) error) error {
+// boots, launched is called. After an error the caller calls Close.
+func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func() error) error {
 	console := vm.NewConsole(func(line string) {
 		log.G(ctx).WithField("source", "console").Info(line)
 	})
@@ -154,8 +157,8 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(
 		return err
 	}
 	opened := trace.Phase(ctx, "network")
-	network, err := s.openNetwork()
-	if err != nil {
+	var err error
+	if s.vmNetwork, err = s.openNetwork(); err != nil {
 		return err
 	}
 	opened()
@@ -170,7 +173,7 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(
 			{Tag: api.PoolTag, Dir: s.Trees.Pool(), Submounts: true},
 			{Tag: api.FilesTag, Dir: s.Trees.Files()},
 		},
-		Network: network,
+		Network: s.vmNetwork,
 		Console: console,
 		Dir:     dir,
 	})
@@ -187,7 +190,7 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(
 		return err
 	}
 	beside := make(chan error, 1)
-	go func() { beside <- launched(machine.Pid()) }()
+	go func() { beside <- launched() }()
 	err = s.connect(ctx, time.Duration(config.VM.BootTimeout))
 	if err != nil {
 		err = fmt.Errorf("booting the VM (driver %s): %w", driver.Name(), s.explain(err, console))

@@ -93,7 +93,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	} else {
 		s.startHooks(ctx, c)
 	}
-	return &taskapi.StartResponse{Pid: s.pid()}, nil
+	return &taskapi.StartResponse{Pid: c.pid.Load()}, nil
 }
 
 // syncNetwork takes over what a client has put into the network namespace between
@@ -122,7 +122,7 @@ func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.
 			ExitStatus: p.exit.status, ExitedAt: timestamppb.New(p.exit.at),
 		}
 	}
-	response.Bundle, response.Pid = c.bundle, s.pid()
+	response.Bundle, response.Pid = c.bundle, c.pid.Load()
 	response.Stdin, response.Stdout, response.Stderr = p.config.Stdin, p.config.Stdout, p.config.Stderr
 	response.Terminal = p.config.Terminal
 	return response, nil
@@ -186,7 +186,7 @@ func (s *Service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.Pi
 	}
 	for _, info := range response.Processes {
 		if info.Pid == c.guestPid {
-			info.Pid = s.pid()
+			info.Pid = c.pid.Load()
 		}
 	}
 	return response, nil

@@ -85,7 +85,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err := s.handOver(ctx, sb, c, r, &undo); err != nil {
 		return nil, err
 	}
-	return &taskapi.CreateTaskResponse{Pid: uint32(sb.Pid())}, nil
+	return &taskapi.CreateTaskResponse{Pid: c.pid.Load()}, nil
 }
 
 // traceStart tells how long it took from containerd's start of the shim to its
@@ -171,16 +171,21 @@ func (s *Service) closeIfIdle() error {
 	return s.closeSandbox()
 }
 
-// boot starts the VM for its first container; the others join it. The container's
-// hooks run when there is a VMM.
+// boot starts the VM for its first container; the others join it. What is the
+// container's on the host is done meanwhile.
 func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, c *container, config config.Config) error {
 	s.lifecycle.Lock()
 	defer s.lifecycle.Unlock()
-	hooks := func(pid int) error { return s.createHooks(ctx, c, pid) }
-	if sb.Running() {
-		return hooks(sb.Pid())
+	onHost := func() error {
+		if err := s.startAnchor(sb, c); err != nil {
+			return err
+		}
+		return s.createHooks(ctx, c)
 	}
-	if err := sb.Boot(ctx, config, hooks); err != nil {
+	if sb.Running() {
+		return onHost()
+	}
+	if err := sb.Boot(ctx, config, onHost); err != nil {
 		return err
 	}
 	go s.watch(sb)

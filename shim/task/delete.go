@@ -39,7 +39,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if err != nil {
 		return nil, err
 	}
-	response.Pid = s.pid()
+	response.Pid = c.pid.Load()
 	detached := context.WithoutCancel(ctx)
 	s.closeStdio(detached, p)
 	if r.ExecID != "" {
@@ -79,7 +79,7 @@ func (s *Service) deleteInGuest(ctx context.Context, r *taskapi.DeleteRequest, c
 	response = &taskapi.DeleteResponse{ExitStatus: p.exit.status, ExitedAt: timestamppb.New(p.exit.at)}
 	if r.ExecID == "" {
 		s.publish(&eventsapi.TaskDelete{
-			ContainerID: r.ID, Pid: s.pid(), ExitStatus: response.ExitStatus, ExitedAt: response.ExitedAt,
+			ContainerID: r.ID, Pid: c.pid.Load(), ExitStatus: response.ExitStatus, ExitedAt: response.ExitedAt,
 		})
 	}
 	return response, nil

@@ -66,7 +66,7 @@ func (s *Service) receive(event *api.Event) {
 	}
 }
 
-// translate gives an event the host's view: the VMM's process id, and bundle,
+// translate gives an event the host's view: the pid that stands for its container, and bundle,
 // mounts and streams as containerd named them. An exit is recorded before its
 // event goes out.
 func (s *Service) translate(event any) (any, error) {
@@ -74,13 +74,13 @@ func (s *Service) translate(event any) (any, error) {
 	if !ok {
 		return nil, errdefs.ErrInvalidArgument
 	}
-	pid := s.pid()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.containers[named.GetContainerID()]
 	if c == nil {
 		return nil, errdefs.ErrNotFound
 	}
+	pid := c.pid.Load()
 	switch e := event.(type) {
 	case *eventsapi.TaskCreate:
 		io := c.processes[""].config
@@ -130,7 +130,6 @@ func (s *Service) markDeleted(id string) {
 // when the VM ended: execs first, each container's init last.
 func (s *Service) reportDeath() {
 	now := exit{sandbox.ExitKilled, time.Now()}
-	pid := s.pid()
 	var exits []*eventsapi.TaskExit
 	s.mu.Lock()
 	for _, c := range s.containers {
@@ -139,11 +138,11 @@ func (s *Service) reportDeath() {
 		}
 		for id, p := range c.processes {
 			if id != "" && p.started && p.setExit(now) {
-				exits = append(exits, exitEvent(c.id, id, pid, now))
+				exits = append(exits, exitEvent(c.id, id, c.pid.Load(), now))
 			}
 		}
 		if c.processes[""].setExit(now) {
-			exits = append(exits, exitEvent(c.id, c.id, pid, now))
+			exits = append(exits, exitEvent(c.id, c.id, c.pid.Load(), now))
 		}
 	}
 	s.mu.Unlock()

@@ -96,6 +96,7 @@ func attributesOf(bind spec.Bind) share.Attributes {
 
 // unshare takes back what a container was given; the guest has let go of it.
 func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
+	c.endAnchor()
 	for i := len(c.given) - 1; i >= 0; i-- {
 		err = errors.Join(err, c.given[i].takeBack(sb))
 	}

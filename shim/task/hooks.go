@@ -10,11 +10,11 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
-// The order is that of runtime-spec, runtime.md, "Lifecycle". Until the VM's end
-// its VMM stands for the container: hooks find its network namespace by pid.
+// The order is that of runtime-spec, runtime.md, "Lifecycle". The process that stands
+// for the container on the host leads hooks to its network namespace.
 
 // createHooks runs the hooks of a container that is being created.
-func (s *Service) createHooks(ctx context.Context, c *container, pid int) error {
+func (s *Service) createHooks(ctx context.Context, c *container) error {
 	hooks := c.plan.Hooks()
 	//lint:ignore SA1019 clients still set prestart hooks
 	prestart := hooks.Prestart
@@ -25,7 +25,7 @@ func (s *Service) createHooks(ctx context.Context, c *container, pid int) error 
 	if err := hook.SetPending(c.bundle); err != nil {
 		return err
 	}
-	state := c.plan.State(c.id, c.bundle, specs.StateCreating, pid)
+	state := c.plan.State(c.id, c.bundle, specs.StateCreating, int(c.pid.Load()))
 	runner := s.runner()
 	if err := runner.Run(ctx, "prestart", prestart, state); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (s *Service) runner() hook.Runner {
 // startHooks runs those of a container that was started. One that fails is no more
 // than a warning.
 func (s *Service) startHooks(ctx context.Context, c *container) {
-	state := c.plan.State(c.id, c.bundle, specs.StateRunning, int(s.pid()))
+	state := c.plan.State(c.id, c.bundle, specs.StateRunning, int(c.pid.Load()))
 	if err := s.runner().Run(ctx, "poststart", c.plan.Hooks().Poststart, state); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("the container runs on")
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 
 	"github.com/containerd/containerd/api/types"
 )
@@ -21,8 +22,10 @@ type container struct {
 	bundle string
 	rootfs []*types.Mount
 	plan   *spec.Plan
-	root   *share.Share // nil when it has none
-	given  []given      // for each of the plan's binds
+	root   *share.Share                 // nil when it has none
+	given  []given                      // for each of the plan's binds
+	anchor atomic.Pointer[jail.Process] // stands for it on the host; nil when it is not needed any more
+	pid    atomic.Uint32                // of that process, also after its end
 
 	deletion  sync.Mutex          // held while it is being deleted
 	guestPid  uint32              // of init, in the guest

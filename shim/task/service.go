@@ -136,16 +136,6 @@ func (s *Service) endVM(why string) {
 	}
 }
 
-// pid is the VMM's process id, 0 when there is none.
-func (s *Service) pid() uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sandbox == nil {
-		return 0
-	}
-	return uint32(s.sandbox.Pid())
-}
-
 // publish sends an event to containerd.
 func (s *Service) publish(event any) {
 	if err := s.publisher.Publish(s.ctx, runtime.GetTopic(event), event); err != nil {
@@ -172,8 +162,8 @@ func (s *Service) closeSandbox() error {
 // Connect implements the Task API.
 func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
 	response := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid())}
-	if _, err := s.container(r.ID); err == nil {
-		response.TaskPid = s.pid()
+	if c, err := s.container(r.ID); err == nil {
+		response.TaskPid = c.pid.Load()
 	}
 	return response, nil
 }

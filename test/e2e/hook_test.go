@@ -67,7 +67,7 @@ func TestHooks(t *testing.T) {
 		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", host.Pid()))
 		for _, kind := range []string{"prestart", "createRuntime"} {
 			state := read(t, dir, kind)
-			if state.ID != c.ID() || state.Status != specs.StateCreating || state.Pid != c.vmm() || state.Bundle != host.Bundle(c.ID()) || state.Annotations["org.example.key"] != "value" {
+			if state.ID != c.ID() || state.Status != specs.StateCreating || state.Pid != int(c.Pid()) || state.Bundle != host.Bundle(c.ID()) || state.Annotations["org.example.key"] != "value" {
 				t.Errorf("%s got %+v", kind, state)
 			}
 			if netns, _ := os.ReadFile(filepath.Join(dir, kind+".netns")); !strings.HasPrefix(string(netns), "net:") || strings.TrimSpace(string(netns)) == own {

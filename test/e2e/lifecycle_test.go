@@ -85,8 +85,8 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantStatus(t, c, client.Running)
-	if name := harness.Processes()[c.vmm()]; name != host.VMM() {
-		t.Errorf("the task's pid %d is %q, not the VMM %q", c.vmm(), name, host.VMM())
+	if name := harness.Processes()[int(c.Pid())]; name != "msb-anchor" {
+		t.Errorf("the task's pid %d is %q, not what stands for the container", c.Pid(), name)
 	}
 
 	process, exit := c.startExec(cio.NullIO, nil, "sh", "-c", "exit 23")

@@ -208,5 +208,12 @@ func (k *task) mustFail(script, message string) {
 	}
 }
 
-// vmm is the VMM's process id, which is the task's.
-func (k *task) vmm() int { return int(k.Pid()) }
+// vmm is the VMM's process id.
+func (k *task) vmm() int {
+	k.t.Helper()
+	pid := findVMM(shimOf(k.t, k.ID()))
+	if pid == 0 {
+		k.t.Fatalf("no VMM of %s", k.ID())
+	}
+	return pid
+}

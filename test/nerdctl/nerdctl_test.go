@@ -138,20 +138,26 @@ func TestNerdctl(t *testing.T) {
 		want(t, "listening", must(t, "logs", "web"))
 		want(t, "MiB /", must(t, "stats", "--no-stream", "web"))
 	})
-	must(t, "stop", "--time", "1", "web")
-	t.Run("cp with a stopped container", func(t *testing.T) {
-		file := filepath.Join(dir, "file")
+	copied := func(t *testing.T, name string) {
+		t.Helper()
+		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		must(t, "cp", file, "web:/etc/copied")
-		must(t, "cp", "web:/etc/copied", file+".back")
+		must(t, "cp", file, "web:/etc/"+name)
+		must(t, "cp", "web:/etc/"+name, file+".back")
 		if content, err := os.ReadFile(file + ".back"); string(content) != "content" {
 			t.Errorf("came back as %q, %v", content, err)
 		}
+	}
+	t.Run("cp", func(t *testing.T) {
+		copied(t, "running")
+		want(t, "content", must(t, "exec", "web", "cat", "/etc/running"))
 	})
+	must(t, "stop", "--time", "1", "web")
+	t.Run("cp with a stopped container", func(t *testing.T) { copied(t, "stopped") })
 	must(t, "start", "web")
-	want(t, "content", must(t, "exec", "web", "cat", "/etc/copied"))
+	want(t, "content", must(t, "exec", "web", "cat", "/etc/stopped"))
 	want(t, "hello\n", connect(t, "tcp:127.0.0.1:8080"))
 	must(t, "rm", "-f", "web")
 	if left := host.New(before); len(left) > 0 {

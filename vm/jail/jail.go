@@ -101,6 +101,9 @@ type Root struct {
 	// Dir is an existing directory of the host over which the root is mounted, in
 	// the process's mount namespace only.
 	Dir string
+	// Whole makes what is mounted on Dir the root, as it is: it has no Binds and no
+	// Descriptors then.
+	Whole bool
 	// Binds are its entries.
 	Binds []Bind
 	// Descriptors gives the process /proc/self/fd, with its own descriptors and

@@ -41,6 +41,10 @@ func build(spec Root) (_ *builtRoot, err error) {
 	if r.proc, err = os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return nil, err
 	}
+	if spec.Whole {
+		r.dir, err = os.OpenFile(spec.Dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		return r, err
+	}
 	// Before the root covers its directory: the sources may be below it.
 	trees := make([]int, 0, len(spec.Binds))
 	defer func() {
