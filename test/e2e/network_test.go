@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
@@ -89,6 +90,48 @@ func echoes(t *testing.T, addresses ...string) {
 	}
 }
 
+// serveNames is a DNS server in the host's network that knows the address of one
+// name.
+func serveNames(t *testing.T, name string, address [4]byte) {
+	t.Helper()
+	var packets net.PacketConn
+	err := host.InNetwork(func() (err error) {
+		packets, err = net.ListenPacket("udp", net.JoinHostPort(harness.BridgeAddress, "53"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { packets.Close() })
+	go func() {
+		packet := make([]byte, 1500)
+		for {
+			n, from, err := packets.ReadFrom(packet)
+			if err != nil {
+				return
+			}
+			var message dnsmessage.Message
+			if err := message.Unpack(packet[:n]); err != nil || len(message.Questions) != 1 {
+				continue
+			}
+			question := message.Questions[0]
+			answer := dnsmessage.Message{Header: dnsmessage.Header{ID: message.ID, Response: true, RCode: dnsmessage.RCodeNameError}, Questions: message.Questions}
+			if question.Name.String() == name {
+				answer.RCode = dnsmessage.RCodeSuccess
+				if question.Type == dnsmessage.TypeA {
+					answer.Answers = []dnsmessage.Resource{{
+						Header: dnsmessage.ResourceHeader{Name: question.Name, Type: question.Type, Class: question.Class},
+						Body:   &dnsmessage.AResource{A: address},
+					}}
+				}
+			}
+			if data, err := answer.Pack(); err == nil {
+				_, _ = packets.WriteTo(data, from)
+			}
+		}
+	}()
+}
+
 // wantEcho sends a line from the host's network and wants it back.
 func wantEcho(t *testing.T, network, address string) {
 	t.Helper()
@@ -123,7 +166,10 @@ func TestNetwork(t *testing.T) {
 	portB.Plug("net-b", 1280, "10.99.0.3/24", "fd99::3/64")
 	beforeA := portA.Links()
 
-	a := networked(t, portA, func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
+	serveNames(t, "server.example.org.", [4]byte{10, 99, 0, 1})
+	resolver := filepath.Join(t.TempDir(), "resolv.conf")
+	write(t, resolver, "nameserver "+harness.BridgeAddress+"\n")
+	a := networked(t, portA, oci.WithMounts([]specs.Mount{bind(resolver, "/etc/resolv.conf", "ro")}), func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
 		s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "5"}
 		return nil
 	})
@@ -178,6 +224,14 @@ func TestNetwork(t *testing.T) {
 			t.Errorf("1 MiB over MTU 1280: %s", got)
 		}
 	})
+	t.Run("names", func(t *testing.T) {
+		if got := a.on(t).probe("lookup server.example.org"); got != "10.99.0.1" {
+			t.Errorf("server.example.org is %s", got)
+		}
+		if got := a.on(t).probe("lookup other.example.org"); !strings.Contains(got, "no such host") {
+			t.Errorf("other.example.org is %s", got)
+		}
+	})
 	t.Run("loopback", func(t *testing.T) {
 		if got := a.on(t).probe("connect tcp:127.0.0.1:7 hello"); got != "hello" {
 			t.Errorf("the container's own server: %s", got)
@@ -227,6 +281,16 @@ func TestNetwork(t *testing.T) {
 		}
 		a.eventually("the interface", "ip addr show eth1 | grep -q 10.97.0.2/24 && ip route | grep -q '10.96.0.0/16 via 10.97.0.1'")
 		a.must("ping -c 1 -W 5 10.97.0.1")
+		// Another hardware address, which is also eth0's.
+		eth0, err := portA.Handle.LinkByName("eth0")
+		if err == nil {
+			err = portA.Handle.LinkSetHardwareAddr(eth1, eth0.Attrs().HardwareAddr)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.eventually("the hardware address", "ip link show eth1 | grep -q "+eth0.Attrs().HardwareAddr.String())
+		a.must("ping -c 1 -W 5 10.97.0.1 && ping -c 1 -W 5 10.99.0.1")
 		if err := portA.Handle.RouteDel(route); err != nil {
 			t.Fatal(err)
 		}

@@ -174,6 +174,8 @@ func (n *Port) veth(name string, mtu int) (outside netlink.Link) {
 		LinkAttrs: named(outer, mtu), PeerName: name, PeerNamespace: netlink.NsFd(namespace), PeerMTU: uint32(mtu),
 	})
 	n.lan.must(n.lan.handle.LinkSetUp(outside))
+	// A namespace ends a while after its last user: its interfaces go now.
+	n.lan.t.Cleanup(func() { _ = n.lan.handle.LinkDel(outside) })
 	return outside
 }
 

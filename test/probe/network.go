@@ -55,6 +55,15 @@ func connect(args []string) error {
 	return err
 }
 
+// lookup NAME prints the addresses of a name, as /etc/resolv.conf says.
+func lookup(args []string) error {
+	addresses, err := net.LookupHost(args[0])
+	for _, address := range addresses {
+		fmt.Println(address)
+	}
+	return err
+}
+
 // mtu ADDRESS prints the MTU that the kernel knows of the path there (ip(7), IP_MTU).
 func mtu(args []string) error {
 	conn, err := dial(args[0])
