@@ -136,7 +136,7 @@ func TestNerdctl(t *testing.T) {
 	t.Run("ps, logs, stats", func(t *testing.T) {
 		want(t, "0.0.0.0:8080->7/tcp", must(t, "ps"))
 		want(t, "listening", must(t, "logs", "web"))
-		want(t, "MiB /", must(t, "stats", "--no-stream", "web"))
+		want(t, "iB / ", must(t, "stats", "--no-stream", "web"))
 	})
 	copied := func(t *testing.T, name string) {
 		t.Helper()
