@@ -1,8 +1,12 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -23,5 +27,9 @@ func (s *Sandbox) Anchor(root string) (*jail.Process, error) {
 		Filter:          true,
 	}
 	spec.InNetwork(s.vmNetwork.Namespace)
-	return jail.Start(spec)
+	process, err := jail.Start(spec)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
+	}
+	return process, err
 }

@@ -195,7 +195,10 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(
 	if err != nil {
 		err = fmt.Errorf("booting the VM (driver %s): %w", driver.Name(), s.explain(err, console))
 	}
-	if err := errors.Join(err, <-beside); err != nil {
+	if besides := <-beside; err == nil {
+		err = besides
+	}
+	if err != nil {
 		return err
 	}
 	return s.connectNetwork(ctx, driver)

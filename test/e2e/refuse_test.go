@@ -170,7 +170,7 @@ func config(t *testing.T, dir, content string) []string {
 func kit(t *testing.T, broken, content string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "msb-shield", "libkrun.so.1"} {
+	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "msb-shield", "msb-anchor", "libkrun.so.1"} {
 		path := filepath.Join(dir, name)
 		if name == broken {
 			write(t, path, content)
