@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -166,8 +167,18 @@ func stage(t *testing.T, without map[measure]bool) scene {
 	if without[readOnlyTree] {
 		files = filepath.Join(dir, "mine", "files")
 	}
+	container, err := network.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := container.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	config := vm.Config{
-		Kernel: made("kit/vmlinux", "kernel", 0o644), Disk: made("kit/guest.erofs", "disk", 0o644),
+		Network: container.VM(),
+		Kernel:  made("kit/vmlinux", "kernel", 0o644), Disk: made("kit/guest.erofs", "disk", 0o644),
 		Shares: []vm.Share{{Tag: "pool", Dir: trees.Pool()}, {Tag: "files", Dir: files}},
 		Dir:    filepath.Join(dir, "vm"),
 	}
@@ -200,7 +211,7 @@ func (s *scene) switchOff(t *testing.T, dir string, without map[measure]bool) {
 			s.spec.Root = nil
 			s.targets.Writable = filepath.Join(dir, "share")
 		case ownNamespaces:
-			s.spec.Namespaces = 0
+			s.spec.Namespaces, s.spec.Network = 0, nil
 		case fewCapabilities:
 			s.spec.Capabilities = nil
 		case filter:

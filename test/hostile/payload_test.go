@@ -78,6 +78,19 @@ var attempts = []attempt{
 		}
 		return read(link)
 	}},
+	{"make a network interface", []measure{fewCapabilities}, func(Targets) error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		request, err := unix.NewIfreq("msbforeign")
+		if err != nil {
+			return err
+		}
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		return unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	}},
 	{"the same by /proc/1/root", []measure{ownRoot, fewCapabilities}, func(t Targets) error {
 		return read(fmt.Sprintf("/proc/%d/root%s", t.Init, t.Secret))
 	}},
