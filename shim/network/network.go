@@ -234,14 +234,15 @@ func (n *Network) free() vm.Interface {
 	panic("network: more interfaces than devices") // enough has counted them
 }
 
-// unjoin follows the end of an interface, with which its redirection went.
+// unjoin follows the end of an interface, with which its redirection went. The TAP
+// device stays up: a VMM that writes to one that is down gets an error.
 func (n *Network) unjoin(index int, device vm.Interface) error {
 	delete(n.joined, index)
 	tap, err := n.handle.LinkByName(device.Tap)
 	if err != nil {
 		return err
 	}
-	return errors.Join(n.handle.LinkSetDown(tap), unredirect(n.handle, tap))
+	return unredirect(n.handle, tap)
 }
 
 // Follow keeps the guest's network like the namespace's until Close. What cannot
