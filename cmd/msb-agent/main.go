@@ -1,4 +1,4 @@
-// msb-agent is PID 1 of the guest.
+// msb-agent is PID 1 of the guest, and the process that holds a pod's namespaces.
 package main
 
 import (
@@ -8,9 +8,13 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/agent"
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
+	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == pod.HoldCommand {
+		pod.Hold(os.Args[2], os.Args[3:])
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "msb-agent is the first process of a microVM; it is not run by hand")
 		os.Exit(2)

@@ -26,6 +26,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
 	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
 	"github.com/msb-runtime/containerd-shim-msb/guest/network"
+	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
 	"github.com/msb-runtime/containerd-shim-msb/guest/socket"
 	"github.com/msb-runtime/containerd-shim-msb/guest/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/guest/transport"
@@ -213,6 +214,14 @@ func (s *service) SetNetwork(_ context.Context, request *api.SetNetworkRequest) 
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
 	return &api.SetNetworkResponse{}, nil
+}
+
+func (s *service) CreatePod(_ context.Context, request *api.CreatePodRequest) (*api.CreatePodResponse, error) {
+	pid, err := pod.Create(request)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(classify(err))
+	}
+	return &api.CreatePodResponse{Pid: uint32(pid)}, nil
 }
 
 func (s *service) CloseStdio(_ context.Context, request *api.CloseStdioRequest) (*api.CloseStdioResponse, error) {

@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{22, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type StartRequest struct {
@@ -1126,6 +1126,221 @@ func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
 	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
 }
 
+type CreatePodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The size in bytes of the pod's /dev/shm.
+	SharedMemory int64 `protobuf:"varint,1,opt,name=shared_memory,json=sharedMemory,proto3" json:"shared_memory,omitempty"`
+	// Files that containers find where PodPath(name) is mounted.
+	Files []*PodFile `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	// Starts a process in namespaces of its own for containers to join; a pod with
+	// a sandbox container has that for it.
+	Namespaces    *PodNamespaces `protobuf:"bytes,3,opt,name=namespaces,proto3" json:"namespaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePodRequest) Reset() {
+	*x = CreatePodRequest{}
+	mi := &file_guest_api_guest_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePodRequest) ProtoMessage() {}
+
+func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
+func (*CreatePodRequest) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CreatePodRequest) GetSharedMemory() int64 {
+	if x != nil {
+		return x.SharedMemory
+	}
+	return 0
+}
+
+func (x *CreatePodRequest) GetFiles() []*PodFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *CreatePodRequest) GetNamespaces() *PodNamespaces {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+type PodFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodFile) Reset() {
+	*x = PodFile{}
+	mi := &file_guest_api_guest_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodFile) ProtoMessage() {}
+
+func (x *PodFile) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodFile.ProtoReflect.Descriptor instead.
+func (*PodFile) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PodFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodFile) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+// PodNamespaces are an IPC, a UTS and a PID namespace, and the containers' network.
+type PodNamespaces struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Hostname string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Kernel parameters of these namespaces (sysctl(8)): "kernel.shmmax".
+	Sysctls       map[string]string `protobuf:"bytes,2,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodNamespaces) Reset() {
+	*x = PodNamespaces{}
+	mi := &file_guest_api_guest_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodNamespaces) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodNamespaces) ProtoMessage() {}
+
+func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodNamespaces.ProtoReflect.Descriptor instead.
+func (*PodNamespaces) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PodNamespaces) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *PodNamespaces) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
+type CreatePodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The process in the namespaces, in the agent's view; 0 if there is none.
+	Pid           uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePodResponse) Reset() {
+	*x = CreatePodResponse{}
+	mi := &file_guest_api_guest_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePodResponse) ProtoMessage() {}
+
+func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
+func (*CreatePodResponse) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CreatePodResponse) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1134,7 +1349,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1361,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1374,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
 }
 
 type Event struct {
@@ -1173,7 +1388,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1400,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1413,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Event) GetTopic() string {
@@ -1238,7 +1453,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1465,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1478,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -1333,7 +1548,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1560,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1573,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
 }
 
 type StdioStream struct {
@@ -1372,7 +1587,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1599,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1612,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StdioStream) GetId() string {
@@ -1423,7 +1638,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1650,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1663,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -1468,7 +1683,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1695,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1708,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StreamReply) GetError() string {
@@ -1577,7 +1792,24 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
 	"\x10hardware_address\x18\x03 \x01(\fR\x0fhardwareAddress\"\x14\n" +
-	"\x12SetNetworkResponse\"\x0f\n" +
+	"\x12SetNetworkResponse\"\xa1\x01\n" +
+	"\x10CreatePodRequest\x12#\n" +
+	"\rshared_memory\x18\x01 \x01(\x03R\fsharedMemory\x12+\n" +
+	"\x05files\x18\x02 \x03(\v2\x15.msb.guest.v1.PodFileR\x05files\x12;\n" +
+	"\n" +
+	"namespaces\x18\x03 \x01(\v2\x1b.msb.guest.v1.PodNamespacesR\n" +
+	"namespaces\"7\n" +
+	"\aPodFile\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"\xab\x01\n" +
+	"\rPodNamespaces\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12B\n" +
+	"\asysctls\x18\x02 \x03(\v2(.msb.guest.v1.PodNamespaces.SysctlsEntryR\asysctls\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"%\n" +
+	"\x11CreatePodResponse\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\"\x0f\n" +
 	"\rEventsRequest\"u\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
@@ -1599,7 +1831,7 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\fSocketStream\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\"#\n" +
 	"\vStreamReply\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error2\xae\x04\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error2\xfc\x04\n" +
 	"\x05Guest\x12@\n" +
 	"\x05Start\x12\x1a.msb.guest.v1.StartRequest\x1a\x1b.msb.guest.v1.StartResponse\x12U\n" +
 	"\fCreateBundle\x12!.msb.guest.v1.CreateBundleRequest\x1a\".msb.guest.v1.CreateBundleResponse\x12U\n" +
@@ -1608,7 +1840,8 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\n" +
 	"CloseStdio\x12\x1f.msb.guest.v1.CloseStdioRequest\x1a .msb.guest.v1.CloseStdioResponse\x12O\n" +
 	"\n" +
-	"SetNetwork\x12\x1f.msb.guest.v1.SetNetworkRequest\x1a .msb.guest.v1.SetNetworkResponse\x12<\n" +
+	"SetNetwork\x12\x1f.msb.guest.v1.SetNetworkRequest\x1a .msb.guest.v1.SetNetworkResponse\x12L\n" +
+	"\tCreatePod\x12\x1e.msb.guest.v1.CreatePodRequest\x1a\x1f.msb.guest.v1.CreatePodResponse\x12<\n" +
 	"\x06Events\x12\x1b.msb.guest.v1.EventsRequest\x1a\x13.msb.guest.v1.Event0\x01B:Z8github.com/msb-runtime/containerd-shim-msb/guest/api;apib\x06proto3"
 
 var (
@@ -1624,7 +1857,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(*StartRequest)(nil),          // 1: msb.guest.v1.StartRequest
@@ -1645,49 +1878,59 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*Route)(nil),                 // 16: msb.guest.v1.Route
 	(*Neighbour)(nil),             // 17: msb.guest.v1.Neighbour
 	(*SetNetworkResponse)(nil),    // 18: msb.guest.v1.SetNetworkResponse
-	(*EventsRequest)(nil),         // 19: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 20: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 21: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 22: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 23: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 24: msb.guest.v1.SocketStream
-	(*StreamReply)(nil),           // 25: msb.guest.v1.StreamReply
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 27: google.protobuf.Any
+	(*CreatePodRequest)(nil),      // 19: msb.guest.v1.CreatePodRequest
+	(*PodFile)(nil),               // 20: msb.guest.v1.PodFile
+	(*PodNamespaces)(nil),         // 21: msb.guest.v1.PodNamespaces
+	(*CreatePodResponse)(nil),     // 22: msb.guest.v1.CreatePodResponse
+	(*EventsRequest)(nil),         // 23: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 24: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 25: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 26: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 27: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 28: msb.guest.v1.SocketStream
+	(*StreamReply)(nil),           // 29: msb.guest.v1.StreamReply
+	nil,                           // 30: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 32: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	26, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	31, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	4,  // 1: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
 	5,  // 2: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
 	14, // 3: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
 	16, // 4: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
 	17, // 5: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
 	15, // 6: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	26, // 7: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	27, // 8: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	22, // 9: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	23, // 10: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	24, // 11: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	0,  // 12: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 13: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	3,  // 14: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	7,  // 15: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	9,  // 16: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	11, // 17: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	13, // 18: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	19, // 19: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	2,  // 20: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	6,  // 21: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	8,  // 22: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	10, // 23: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	12, // 24: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	18, // 25: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	20, // 26: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	20, // 7: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	21, // 8: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	30, // 9: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	31, // 10: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	32, // 11: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	26, // 12: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	27, // 13: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	28, // 14: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	0,  // 15: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 16: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	3,  // 17: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	7,  // 18: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	9,  // 19: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	11, // 20: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	13, // 21: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	19, // 22: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	23, // 23: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	2,  // 24: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	6,  // 25: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	8,  // 26: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	10, // 27: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	12, // 28: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	18, // 29: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	22, // 30: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	24, // 31: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	24, // [24:32] is the sub-list for method output_type
+	16, // [16:24] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -1695,7 +1938,7 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[20].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[24].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
@@ -1706,7 +1949,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -14,6 +14,7 @@ type GuestService interface {
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
 	SetNetwork(context.Context, *SetNetworkRequest) (*SetNetworkResponse, error)
+	CreatePod(context.Context, *CreatePodRequest) (*CreatePodResponse, error)
 	Events(context.Context, *EventsRequest, Guest_EventsServer) error
 }
 
@@ -75,6 +76,13 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 				}
 				return svc.SetNetwork(ctx, &req)
 			},
+			"CreatePod": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req CreatePodRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.CreatePod(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"Events": {
@@ -99,6 +107,7 @@ type GuestClient interface {
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
 	SetNetwork(context.Context, *SetNetworkRequest) (*SetNetworkResponse, error)
+	CreatePod(context.Context, *CreatePodRequest) (*CreatePodResponse, error)
 	Events(context.Context, *EventsRequest) (Guest_EventsClient, error)
 }
 
@@ -155,6 +164,14 @@ func (c *guestClient) CloseStdio(ctx context.Context, req *CloseStdioRequest) (*
 func (c *guestClient) SetNetwork(ctx context.Context, req *SetNetworkRequest) (*SetNetworkResponse, error) {
 	var resp SetNetworkResponse
 	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "SetNetwork", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) CreatePod(ctx context.Context, req *CreatePodRequest) (*CreatePodResponse, error) {
+	var resp CreatePodResponse
+	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "CreatePod", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -33,6 +33,7 @@ const (
 	stages  = run + "/stages"
 	stdio   = run + "/stdio"
 	network = run + "/network"
+	pod     = run + "/pod"
 )
 
 // RouteUnicast is the type of an ordinary route (rtnetlink(7), RTN_UNICAST).
@@ -40,6 +41,17 @@ const RouteUnicast = 1
 
 // NetworkPath is the network namespace that containers join.
 func NetworkPath() string { return network }
+
+// PodPath is where something that the containers of a pod share is: PodSharedMemory,
+// or one of its files.
+func PodPath(name string) string { return path.Join(pod, name) }
+
+// PodSharedMemory is the file system for POSIX shared memory (shm_overview(7)).
+const PodSharedMemory = "shm"
+
+// NamespacePath is a namespace of a process: kind is a name of namespaces(7), as
+// "ipc".
+func NamespacePath(pid uint32, kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", pid, kind) }
 
 // PoolPath is where the agent mounts the pool.
 func PoolPath() string { return pool }

@@ -1,5 +1,5 @@
-// image builds the OCI image that the demo, the tests and the benchmarks run:
-// one static busybox and nothing else.
+// image builds the OCI images that the demo, the tests and the benchmarks run: one
+// static busybox and nothing else, and the same as a sandbox container's, which pauses.
 //
 //	image BUSYBOX OUTPUT.tar
 //
@@ -25,8 +25,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Name is the image's reference.
-const name = "msb.test/busybox:latest"
+// images are their references and commands.
+var images = []struct {
+	name    string
+	command []string
+}{
+	{"msb.test/busybox:latest", []string{"/bin/sh"}},
+	{"msb.test/pause:latest", []string{"/bin/sleep", "infinity"}},
+}
 
 func main() {
 	if len(os.Args) != 3 {
@@ -44,10 +50,6 @@ func run(busybox, output string) error {
 	if err != nil {
 		return err
 	}
-	image, err := build(layer)
-	if err != nil {
-		return err
-	}
 	dir, err := os.MkdirTemp("", "msb-image-")
 	if err != nil {
 		return err
@@ -57,16 +59,22 @@ func run(busybox, output string) error {
 	if err != nil {
 		return err
 	}
-	// containerd takes the whole reference from its own annotation.
-	err = path.AppendImage(image, layout.WithAnnotations(map[string]string{"io.containerd.image.name": name}),
-		layout.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
-	if err != nil {
-		return err
+	for _, i := range images {
+		image, err := build(layer, i.command)
+		if err != nil {
+			return err
+		}
+		// containerd takes the whole reference from its own annotation.
+		err = path.AppendImage(image, layout.WithAnnotations(map[string]string{"io.containerd.image.name": i.name}),
+			layout.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
+		if err != nil {
+			return err
+		}
 	}
 	return archive(dir, output)
 }
 
-func build(layer []byte) (v1.Image, error) {
+func build(layer []byte, command []string) (v1.Image, error) {
 	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(layer)), nil
 	}, tarball.WithMediaType(types.OCILayer))
@@ -77,10 +85,10 @@ func build(layer []byte) (v1.Image, error) {
 	if image, err = mutate.AppendLayers(image, l); err != nil {
 		return nil, err
 	}
-	return mutate.ConfigFile(image, withDefaults(image))
+	return mutate.ConfigFile(image, withDefaults(image, command))
 }
 
-func withDefaults(image v1.Image) *v1.ConfigFile {
+func withDefaults(image v1.Image, command []string) *v1.ConfigFile {
 	config, err := image.ConfigFile()
 	if err != nil {
 		panic(err) // an image in memory has one
@@ -88,7 +96,7 @@ func withDefaults(image v1.Image) *v1.ConfigFile {
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", "amd64"
 	config.Config.Env = []string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin"}
-	config.Config.Cmd = []string{"/bin/sh"}
+	config.Config.Cmd = command
 	return config
 }
 

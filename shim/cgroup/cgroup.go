@@ -19,8 +19,10 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // vmmAllowance is what the processes of a VM may use of a limited memory beside
@@ -44,6 +46,8 @@ type hierarchy interface {
 	leave(pid int) error
 	update(resources *specs.LinuxResources) error
 	remove() error
+	// metrics are containerd's of the group, in the version's own form.
+	metrics() (any, error)
 	// outside starts a process that is not in the group.
 	outside(start func(*syscall.SysProcAttr) error) error
 }
@@ -76,6 +80,18 @@ func (g *Group) Update(resources *specs.LinuxResources, guestMemory int64) error
 		return failed(g.path, "changing its limits", err)
 	}
 	return nil
+}
+
+// Metrics are what the group uses: the VMM, its file servers, the shim.
+func (g *Group) Metrics() (*anypb.Any, error) {
+	if g == nil {
+		return nil, fmt.Errorf("the VM has no control group of its own, and so no metrics: %w", errdefs.ErrNotFound)
+	}
+	metrics, err := g.metrics()
+	if err != nil {
+		return nil, failed(g.path, "reading what it uses", err)
+	}
+	return typeurl.MarshalAnyToProto(metrics)
 }
 
 // Outside calls start, which starts a process with the attributes it gets (nil for
@@ -230,9 +246,10 @@ func load2(path string) (hierarchy, error) {
 	return unified{group: group}, err
 }
 
-func (u unified) enter(pid int) error { return u.group.AddProc(uint64(pid)) }
-func (u unified) leave(pid int) error { return u.home.AddProc(uint64(pid)) }
-func (u unified) remove() error       { return u.group.Delete() }
+func (u unified) enter(pid int) error   { return u.group.AddProc(uint64(pid)) }
+func (u unified) leave(pid int) error   { return u.home.AddProc(uint64(pid)) }
+func (u unified) metrics() (any, error) { return u.group.Stat() }
+func (u unified) remove() error         { return u.group.Delete() }
 func (u unified) update(resources *specs.LinuxResources) error {
 	return u.group.Update(unifiedResources(resources))
 }
@@ -273,5 +290,6 @@ func (l legacy) outside(start func(*syscall.SysProcAttr) error) error {
 
 func (l legacy) enter(pid int) error                          { return l.group.AddProc(uint64(pid)) }
 func (l legacy) leave(pid int) error                          { return l.home.AddProc(uint64(pid)) }
+func (l legacy) metrics() (any, error)                        { return l.group.Stat(cgroup1.IgnoreNotExist) }
 func (l legacy) remove() error                                { return l.group.Delete() }
 func (l legacy) update(resources *specs.LinuxResources) error { return l.group.Update(resources) }

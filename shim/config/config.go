@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/docker/go-units"
 	"github.com/pelletier/go-toml/v2"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // Path is the configuration file that is read when the runtime's options name
@@ -41,6 +43,9 @@ type VM struct {
 	Memory Bytes `toml:"memory"`
 	// BootTimeout is how long the agent may take to answer.
 	BootTimeout Duration `toml:"boot_timeout"`
+	// PodAnnotations lets the annotations of a pod size its VM under the Sandbox
+	// API, where containerd's own list of those it passes on does not apply.
+	PodAnnotations bool `toml:"pod_annotations"`
 }
 
 // Krun names the library of the krun driver; by default the system's, or else
@@ -163,4 +168,30 @@ func kitBesideShim() (string, error) {
 		return "", fmt.Errorf("finding the guest kit beside the shim: %w", err)
 	}
 	return filepath.Join(filepath.Dir(filepath.Dir(self)), "lib", "msb"), nil
+}
+
+// optionsFile is the file of a bundle with the runtime's options, which a shim of
+// the Sandbox API gets when it is started and not again.
+const optionsFile = "runtime-options"
+
+// SaveOptions keeps the runtime's options in a bundle; nil means none.
+func SaveOptions(bundle string, options *anypb.Any) error {
+	data, err := proto.Marshal(options)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(bundle, optionsFile), data, 0o600)
+}
+
+// LoadSaved is Load with the options that a bundle keeps.
+func LoadSaved(bundle string) (Config, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, optionsFile))
+	if err != nil {
+		return Config{}, fmt.Errorf("the runtime's options: %w", err)
+	}
+	options := new(anypb.Any)
+	if err := proto.Unmarshal(data, options); err != nil {
+		return Config{}, fmt.Errorf("the runtime's options: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	return Load(options)
 }

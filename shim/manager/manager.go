@@ -17,7 +17,6 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/log"
@@ -49,16 +48,23 @@ var _ shim.Shim = Manager{}
 // Name implements shim.Shim.
 func (Manager) Name() string { return Name }
 
-// Start implements shim.Shim: it starts the shim's daemon, one for each
-// container, in a mount namespace of its own.
+// Start implements shim.Shim: it starts the shim's daemon, one for each container or
+// pod, in a mount namespace of its own. A container that joins a pod has the shim of
+// that.
 func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *bootapi.BootstrapResult, err error) {
 	began := time.Now()
-	socketDir := params.GetSocketDir()
-	if socketDir == "" {
-		socketDir = filepath.Join(defaults.DefaultStateDir, "s")
-	}
-	address, err := shim.CreateSocketAddress(ctx, socketDir, params.GetContainerdGrpcAddress(), params.GetInstanceID(), false)
+	pod, err := podOf(".")
 	if err != nil {
+		return nil, err
+	}
+	if pod.ID != "" && !pod.Sandbox {
+		return joinShim(ctx, params, pod.ID)
+	}
+	address, err := addressOf(ctx, params, params.GetInstanceID())
+	if err != nil {
+		return nil, err
+	}
+	if err := saveOptions(params); err != nil {
 		return nil, err
 	}
 	listener, err := listen(address)
@@ -77,7 +83,12 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 	if err := startDaemon(params, listener, began); err != nil {
 		return nil, err
 	}
-	return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}, nil
+	return result(address), nil
+}
+
+// result is what containerd is told of a shim: it speaks version 3 of the Task API.
+func result(address string) *bootapi.BootstrapResult {
+	return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
 }
 
 // listen makes the shim's socket. One that nobody serves any more is replaced.
@@ -168,12 +179,12 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		return shim.StopStatus{}, err
 	}
 	bundle := filepath.Join(filepath.Dir(cwd), id)
-	pid, err := sandbox.KillRecorded(ctx, bundle)
+	pid, err := cleanUpSandbox(ctx, bundle)
 	if err != nil {
-		log.G(ctx).WithError(err).WithField("id", id).Warn("ending the VMM of a dead shim")
-	}
-	if err := cleanUp(ctx, id, bundle); err != nil {
 		log.G(ctx).WithError(err).WithField("id", id).Warn("cleaning up after a dead shim")
+	}
+	if err := runHooks(ctx, id, bundle); err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("running the hooks of a dead shim")
 	}
 	if address, err := shim.ReadAddress(filepath.Join(bundle, addressFile)); err == nil {
 		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -183,19 +194,31 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return shim.StopStatus{Pid: pid, ExitStatus: sandbox.ExitKilled, ExitedAt: time.Now()}, nil
 }
 
-// cleanUp does for a bundle's container what its shim can do no more: it takes away
-// the control group and what is in a network namespace of others, and runs the
-// poststop hooks.
-func cleanUp(ctx context.Context, id, bundle string) error {
+// cleanUpSandbox takes away what a dead shim's sandbox has left, if the bundle is the
+// one that it was made for, and returns its VMM's process id.
+func cleanUpSandbox(ctx context.Context, bundle string) (pid int, err error) {
+	record, err := sandbox.ReadRecord(bundle)
+	if err != nil || record == nil {
+		return 0, err
+	}
+	errs := []error{record.Kill(ctx), cgroup.Remove(record.CgroupsPath)}
+	if record.Network != "" {
+		errs = append(errs, network.Sweep(record.Network))
+	}
+	return record.Pid, errors.Join(errs...)
+}
+
+// runHooks runs the poststop hooks of a bundle's container, which its shim can do no
+// more. A sandbox of the Sandbox API has no configuration, and none.
+func runHooks(ctx context.Context, id, bundle string) error {
+	if _, err := os.Stat(filepath.Join(bundle, "config.json")); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	plan, err := spec.Load(bundle)
 	if err != nil {
 		return err
 	}
-	errs := []error{cgroup.Remove(plan.CgroupsPath())}
-	if path := plan.Network().Path; path != "" {
-		errs = append(errs, network.Sweep(path))
-	}
-	return errors.Join(append(errs, hook.Runner{}.Stop(ctx, plan, id, bundle))...)
+	return hook.Runner{}.Stop(ctx, plan, id, bundle)
 }
 
 // Info implements shim.Shim. The version is this build's: the linker sets it in

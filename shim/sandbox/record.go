@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,16 +12,49 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recordFile is the file of a bundle that names its VMM's process, for the case
-// that the shim is killed and the kernel's death signal did not end the VMM.
-const recordFile = "vmm.pid"
+// recordFile is the file of a bundle that says what its sandbox has on the host, for
+// the case that the shim is killed.
+const recordFile = "sandbox.json"
 
-func writeRecord(bundle string, pid int) error {
-	start, err := startTime(pid)
+// A Record is what a sandbox has on the host that does not go with its shim.
+type Record struct {
+	// Pid is the VMM's process, which the kernel's death signal should have ended,
+	// and Start its start time, in clock ticks since boot; 0 if there is none yet.
+	Pid   int
+	Start string
+	// CgroupsPath names the control group (runtime-spec, config-linux.md).
+	CgroupsPath string
+	// Network is the path of a network namespace of others with TAP devices in it;
+	// empty if there are none.
+	Network string
+}
+
+func (r Record) write(bundle string) error {
+	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(bundle, recordFile), fmt.Appendf(nil, "%d %s\n", pid, start), 0o600)
+	file := filepath.Join(bundle, recordFile)
+	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// ReadRecord is what the shim of a bundle has noted; a nil Record means nothing.
+func ReadRecord(bundle string) (*Record, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, recordFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	record := new(Record)
+	if err := json.Unmarshal(data, record); err != nil {
+		return nil, fmt.Errorf("%s of %s is damaged: %w", recordFile, bundle, err)
+	}
+	return record, nil
 }
 
 func removeRecord(bundle string) error {
@@ -31,37 +65,29 @@ func removeRecord(bundle string) error {
 	return err
 }
 
-// KillRecorded ends the VMM that a bundle's shim left behind, if it still runs,
-// and returns its process id, or 0 when the bundle never had one. The process
-// is held by descriptor and its start time compared, so that no other process
-// with a recycled id is hit.
-func KillRecorded(ctx context.Context, bundle string) (pid int, err error) {
-	data, err := os.ReadFile(filepath.Join(bundle, recordFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	var start string
-	if _, err := fmt.Sscan(string(data), &pid, &start); err != nil {
-		return 0, fmt.Errorf("%s of %s is damaged: %w", recordFile, bundle, err)
+// Kill ends the VMM that a dead shim left behind, if it still runs. The process is
+// held by descriptor and its start time compared, so that no other process with a
+// recycled id is hit.
+func (r *Record) Kill(ctx context.Context) error {
+	pid := r.Pid
+	if pid == 0 {
+		return nil
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return pid, nil
+		return nil
 	}
 	if err != nil {
-		return pid, os.NewSyscallError("pidfd_open", err)
+		return os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(fd)
-	if now, err := startTime(pid); err != nil || now != start {
-		return pid, nil
+	if now, err := startTime(pid); err != nil || now != r.Start {
+		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return pid, os.NewSyscallError("pidfd_send_signal", err)
+		return os.NewSyscallError("pidfd_send_signal", err)
 	}
-	return pid, awaitExit(ctx, fd)
+	return awaitExit(ctx, fd)
 }
 
 // awaitExit waits for the process of a pidfd, which becomes readable then.

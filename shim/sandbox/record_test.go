@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,17 +9,17 @@ import (
 	"time"
 )
 
-func TestKillRecorded(t *testing.T) {
+func TestRecordKill(t *testing.T) {
 	for name, c := range map[string]struct {
-		damage func(string) string
+		change func(*Record)
 		killed bool
 	}{
-		"its own VMM":         {func(r string) string { return r }, true},
-		"a recycled id":       {func(string) string { return "" }, false}, // filled in below
-		"an older process id": {func(string) string { return "4194304 1\n" }, false},
+		"its own VMM":         {func(*Record) {}, true},
+		"a recycled id":       {func(r *Record) { r.Start = "1" }, false},
+		"an older process id": {func(r *Record) { r.Pid, r.Start = 4194304, "1" }, false},
+		"none yet":            {func(r *Record) { r.Pid = 0 }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bundle := t.TempDir()
 			victim := exec.Command("sleep", "60")
 			if err := victim.Start(); err != nil {
 				t.Fatal(err)
@@ -28,21 +27,15 @@ func TestKillRecorded(t *testing.T) {
 			ended := make(chan struct{})
 			go func() { _ = victim.Wait(); close(ended) }()
 			defer func() { _ = victim.Process.Kill(); <-ended }()
-			if err := writeRecord(bundle, victim.Process.Pid); err != nil {
+			start, err := startTime(victim.Process.Pid)
+			if err != nil {
 				t.Fatal(err)
 			}
-			file := filepath.Join(bundle, recordFile)
-			record, _ := os.ReadFile(file)
-			changed := c.damage(string(record))
-			if changed == "" {
-				changed = fmt.Sprintf("%d 1\n", victim.Process.Pid)
-			}
-			if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			record := Record{Pid: victim.Process.Pid, Start: start}
+			c.change(&record)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			if _, err := KillRecorded(ctx, bundle); err != nil {
+			if err := record.Kill(ctx); err != nil {
 				t.Fatal(err)
 			}
 			select {
@@ -59,15 +52,25 @@ func TestKillRecorded(t *testing.T) {
 	}
 }
 
-func TestKillRecordedWithout(t *testing.T) {
-	if pid, err := KillRecorded(t.Context(), t.TempDir()); pid != 0 || err != nil {
-		t.Errorf("without a record: %d, %v", pid, err)
-	}
+func TestRecordFile(t *testing.T) {
 	bundle := t.TempDir()
+	if record, err := ReadRecord(bundle); record != nil || err != nil {
+		t.Errorf("without a record: %+v, %v", record, err)
+	}
+	want := Record{Pid: 1, Start: "2", CgroupsPath: "/a", Network: "/b"}
+	if err := want.write(bundle); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadRecord(bundle); err != nil || *got != want {
+		t.Errorf("read back: %+v, %v", got, err)
+	}
 	if err := os.WriteFile(filepath.Join(bundle, recordFile), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := KillRecorded(t.Context(), bundle); err == nil {
+	if _, err := ReadRecord(bundle); err == nil {
 		t.Error("a damaged record was taken")
+	}
+	if err := removeRecord(bundle); err != nil {
+		t.Error(err)
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -77,6 +78,7 @@ type Sandbox struct {
 	Guest api.GuestClient
 
 	bundle  string
+	record  Record
 	kit     string // directory of the kit
 	host    Host
 	shield  *shieldOnDemand
@@ -108,6 +110,15 @@ type Host struct {
 // New prepares the sandbox of a bundle, with programs of the kit. This process is
 // in the VM's control group from now on, until Close.
 func New(bundle, kit string, host Host) (_ *Sandbox, err error) {
+	record := Record{CgroupsPath: host.CgroupsPath, Network: host.Network.Path}
+	if err := record.write(bundle); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeRecord(bundle))
+		}
+	}()
 	group, err := cgroup.Enter(host.CgroupsPath, host.Resources, host.Size.Memory)
 	if err != nil {
 		return nil, err
@@ -121,7 +132,7 @@ func New(bundle, kit string, host Host) (_ *Sandbox, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	s := &Sandbox{bundle: bundle, kit: kit, host: host, group: group}
+	s := &Sandbox{bundle: bundle, record: record, kit: kit, host: host, group: group}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.shield = &shieldOnDemand{
 		program: filepath.Join(kit, shieldFile), dir: filepath.Join(dir, shieldDir),
@@ -183,7 +194,7 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(
 	started()
 	defer trace.Phase(ctx, "guest boot")()
 	s.machine = machine
-	if err := writeRecord(s.bundle, machine.Pid()); err != nil {
+	if err := s.recordVMM(); err != nil {
 		return err
 	}
 	if err := adjustOOMScore(ctx, machine.Pid(), s.host.OOMScoreAdj); err != nil {
@@ -202,6 +213,15 @@ func (s *Sandbox) Boot(ctx context.Context, config config.Config, launched func(
 		return err
 	}
 	return s.connectNetwork(ctx, driver)
+}
+
+// recordVMM notes the VMM's process.
+func (s *Sandbox) recordVMM() (err error) {
+	s.record.Pid = s.machine.Pid()
+	if s.record.Start, err = startTime(s.record.Pid); err != nil {
+		return err
+	}
+	return s.record.write(s.bundle)
 }
 
 // adjustOOMScore gives the VMM the container's place in the kernel's choice of a
@@ -318,6 +338,9 @@ func (s *Sandbox) Outside(start func(*syscall.SysProcAttr) error) error {
 	return s.group.Outside(start)
 }
 
+// Size is the size of the VM.
+func (s *Sandbox) Size() spec.Size { return s.host.Size }
+
 // Update changes the limits of the VM on the host; it keeps its size.
 func (s *Sandbox) Update(resources *specs.LinuxResources) error {
 	return s.group.Update(resources, s.host.Size.Memory)
@@ -345,11 +368,14 @@ func (s *Sandbox) Close(ctx context.Context) error {
 		errs = append(errs, s.client.Close())
 	}
 	if s.machine != nil {
-		errs = append(errs, s.machine.Stop(ctx), removeRecord(s.bundle))
+		errs = append(errs, s.machine.Stop(ctx))
 	}
 	if s.network != nil {
 		errs = append(errs, s.network.Close())
 	}
-	errs = append(errs, s.shield.close(), s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)), s.group.Close())
+	errs = append(errs, s.shield.close(), s.Trees.Close(), os.Remove(filepath.Join(s.bundle, treesDir)), s.group.Close(), removeRecord(s.bundle))
 	return errors.Join(errs...)
 }
+
+// Metrics are what the VM uses on the host.
+func (s *Sandbox) Metrics() (*anypb.Any, error) { return s.group.Metrics() }

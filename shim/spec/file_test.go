@@ -48,7 +48,7 @@ func TestFileOptions(t *testing.T) {
 			if got := plan.Binds[0].Files; got != c.want {
 				t.Errorf("%+v, want %+v", got, c.want)
 			}
-			data, err := plan.Guest("/r", "/c", "/n", []string{"/x"})
+			data, err := plan.Guest(Places{Rootfs: "/r", Cgroup: "/c", Network: "/n", Binds: []string{"/x"}})
 			if err != nil || strings.Contains(strings.ToLower(string(data)), `"x-`) {
 				t.Errorf("options of others reach runc: %s, %v", data, err)
 			}
@@ -113,7 +113,7 @@ func FuzzPlan(f *testing.F) {
 				t.Errorf("a path that leads out: %+v", bind)
 			}
 		}
-		if _, err := plan.Guest("/r", "/c", "/n", make([]string, len(plan.Binds))); err != nil {
+		if _, err := plan.Guest(Places{Rootfs: "/r", Cgroup: "/c", Network: "/n", Binds: make([]string, len(plan.Binds))}); err != nil {
 			t.Error(err)
 		}
 		_, _ = plan.Size(Size{CPUs: 1, Memory: 1 << 29}, Size{CPUs: 4, Memory: 1 << 34})

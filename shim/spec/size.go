@@ -57,15 +57,19 @@ type Size struct {
 // limit is what the containers may use, so the guest's overhead is added to it.
 // host bounds the result.
 func (p *Plan) Size(byDefault, host Size) (Size, error) {
-	annotations := p.spec.Annotations
+	return SizeOf(p.spec.Annotations, p.spec.Linux.Resources, byDefault, host)
+}
+
+// SizeOf is Plan.Size of a container or a pod with these annotations and limits.
+func SizeOf(annotations map[string]string, resources *specs.LinuxResources, byDefault, host Size) (Size, error) {
 	if err := checkAnnotations(annotations); err != nil {
 		return Size{}, err
 	}
-	cpus, err := p.cpus(annotations, byDefault.CPUs, host.CPUs)
+	cpus, err := cpusOf(annotations, resources, byDefault.CPUs, host.CPUs)
 	if err != nil {
 		return Size{}, err
 	}
-	memory, err := p.memory(annotations, byDefault.Memory)
+	memory, err := memoryOf(annotations, resources, byDefault.Memory)
 	if err != nil {
 		return Size{}, err
 	}
@@ -86,7 +90,7 @@ func checkAnnotations(annotations map[string]string) error {
 	return nil
 }
 
-func (p *Plan) cpus(annotations map[string]string, byDefault, host int) (int, error) {
+func cpusOf(annotations map[string]string, resources *specs.LinuxResources, byDefault, host int) (int, error) {
 	if value, set := annotations[AnnotationCPUs]; set {
 		cpus, err := strconv.Atoi(value)
 		if err != nil || cpus < 1 {
@@ -101,7 +105,7 @@ func (p *Plan) cpus(annotations map[string]string, byDefault, host int) (int, er
 	if err != nil {
 		return 0, err
 	}
-	if resources := p.spec.Linux.Resources; quota <= 0 && resources != nil && resources.CPU != nil && resources.CPU.Quota != nil {
+	if quota <= 0 && resources != nil && resources.CPU != nil && resources.CPU.Quota != nil {
 		quota = *resources.CPU.Quota
 		if resources.CPU.Period != nil {
 			period = *resources.CPU.Period
@@ -130,7 +134,7 @@ func criQuota(annotations map[string]string) (quota int64, period uint64, err er
 	return quota, period, nil
 }
 
-func (p *Plan) memory(annotations map[string]string, byDefault int64) (int64, error) {
+func memoryOf(annotations map[string]string, resources *specs.LinuxResources, byDefault int64) (int64, error) {
 	if value, set := annotations[AnnotationMemory]; set {
 		memory, err := units.RAMInBytes(value)
 		if err != nil {
@@ -141,7 +145,7 @@ func (p *Plan) memory(annotations map[string]string, byDefault int64) (int64, er
 		}
 		return memory, nil
 	}
-	limit, err := p.memoryLimit(annotations)
+	limit, err := memoryLimit(annotations, resources)
 	switch {
 	case err != nil:
 		return 0, err
@@ -154,7 +158,7 @@ func (p *Plan) memory(annotations map[string]string, byDefault int64) (int64, er
 	return limit + Overhead, nil
 }
 
-func (p *Plan) memoryLimit(annotations map[string]string) (int64, error) {
+func memoryLimit(annotations map[string]string, resources *specs.LinuxResources) (int64, error) {
 	if value, set := annotations[criMemory]; set {
 		limit, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
@@ -164,7 +168,7 @@ func (p *Plan) memoryLimit(annotations map[string]string) (int64, error) {
 			return limit, nil
 		}
 	}
-	return limitOf(p.spec.Linux.Resources), nil
+	return limitOf(resources), nil
 }
 
 func limitOf(resources *specs.LinuxResources) int64 {
@@ -172,4 +176,24 @@ func limitOf(resources *specs.LinuxResources) int64 {
 		return 0
 	}
 	return *resources.Memory.Limit
+}
+
+// Fits refuses limits that a VM of this size cannot give to a container: they would
+// not hold, and it cannot grow.
+func (s Size) Fits(resources *specs.LinuxResources) error {
+	if limit, most := limitOf(resources), s.Memory-Overhead; limit > most && limit < unlimited {
+		return invalid("a memory limit of %s is more than the %s that the VM has for its containers, and it cannot grow: create the pod or container anew with that limit",
+			units.BytesSize(float64(limit)), units.BytesSize(float64(most)))
+	}
+	if resources == nil || resources.CPU == nil || resources.CPU.Quota == nil {
+		return nil
+	}
+	period := uint64(defaultPeriod)
+	if resources.CPU.Period != nil && *resources.CPU.Period > 0 {
+		period = *resources.CPU.Period
+	}
+	if cpus := float64(*resources.CPU.Quota) / float64(period); cpus > float64(s.CPUs) {
+		return invalid("a CPU limit of %.3g is more than the VM's %d CPUs, and it cannot grow: create the pod or container anew with that limit", cpus, s.CPUs)
+	}
+	return nil
 }

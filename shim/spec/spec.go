@@ -25,7 +25,10 @@ type Plan struct {
 	// host; containerd may mount something there or hand over mounts instead.
 	Rootfs string
 
-	spec *specs.Spec
+	spec          *specs.Spec
+	joins         map[specs.LinuxNamespaceType]int
+	sandboxMemory string
+	memoryIndex   int // of it in the spec's mounts
 }
 
 // Load reads and plans the configuration of a bundle.
@@ -49,6 +52,10 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec}
+	var err error
+	if p.joins, err = joins(spec.Linux.Namespaces); err != nil {
+		return nil, err
+	}
 	files, err := fileOptions(spec.Annotations)
 	if err != nil {
 		return nil, err
@@ -58,7 +65,10 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		if isBind {
+		switch {
+		case isBind && isSandboxMemory(p.Pod(), bind):
+			p.sandboxMemory, p.memoryIndex = bind.Source, i
+		case isBind:
 			bind.index = i
 			p.Binds = append(p.Binds, bind)
 		}
@@ -92,32 +102,43 @@ func check(spec *specs.Spec) error {
 			return unsupported("device %s is the host's and cannot be given to a microVM (a privileged container: use --privileged-without-host-devices)", device.Path)
 		}
 	}
-	return checkNamespaces(spec.Linux.Namespaces)
+	return checkNamespaces(spec.Linux.Namespaces, PodOf(spec.Annotations))
 }
 
-// ownNamespaces must be the container's own: the host's are out of its reach,
-// and the guest's belong to the agent.
+// ownNamespaces must be the container's own or its pod's: the host's are out of its
+// reach, and the guest's belong to the agent. pod is Kubernetes' name for the host's.
 var ownNamespaces = []struct {
-	kind specs.LinuxNamespaceType
-	name string
+	kind      specs.LinuxNamespaceType
+	name, pod string
 }{
-	{specs.MountNamespace, "mount"}, {specs.PIDNamespace, "PID"}, {specs.IPCNamespace, "IPC"}, {specs.UTSNamespace, "UTS"},
+	{specs.MountNamespace, "mount", ""},
+	{specs.PIDNamespace, "PID", " (hostPID)"},
+	{specs.IPCNamespace, "IPC", " (hostIPC)"},
+	{specs.UTSNamespace, "UTS", ""},
 }
 
-func checkNamespaces(namespaces []specs.LinuxNamespace) error {
+func checkNamespaces(namespaces []specs.LinuxNamespace, pod Pod) error {
 	own := make(map[specs.LinuxNamespaceType]bool)
 	for _, namespace := range namespaces {
-		if namespace.Path != "" && namespace.Type != specs.NetworkNamespace {
-			return unsupported("joining the %s namespace %s of the host is not possible from a microVM", namespace.Type, namespace.Path)
-		}
 		own[namespace.Type] = true
 	}
+	if pod.ID != "" && !own[specs.NetworkNamespace] {
+		return hostNamespace("pod", "network (hostNetwork)")
+	}
 	for _, namespace := range ownNamespaces {
-		if !own[namespace.kind] {
-			return unsupported("the container asks for the host's %s namespace, which a microVM cannot share: give it one of its own", namespace.name)
+		switch {
+		case own[namespace.kind]:
+		case pod.ID != "":
+			return hostNamespace("pod", namespace.name+namespace.pod)
+		default:
+			return hostNamespace("container", namespace.name+" namespace")
 		}
 	}
 	return nil
+}
+
+func hostNamespace(who, what string) error {
+	return unsupported("the %s asks for the host's %s, which a microVM cannot share: give it its own, or use another runtime", who, what)
 }
 
 // Network is which network a container asks for (runtime-spec, config-linux.md,
@@ -175,38 +196,64 @@ func (p *Plan) Resources() *specs.LinuxResources { return p.spec.Linux.Resources
 // OOMScoreAdj is nil when the spec sets none.
 func (p *Plan) OOMScoreAdj() *int { return p.spec.Process.OOMScoreAdj }
 
-// Guest is the configuration for runc in the guest. rootfs is where the root
-// file system appears there, cgroup is the path of the container's control
-// group, and sources says for each of the plan's binds where it appears.
-// network is the path of the network namespace there; a container with the host's
-// network has that of the guest.
-func (p *Plan) Guest(rootfs, cgroup, network string, sources []string) ([]byte, error) {
+// Places say where in the guest is what a configuration names.
+type Places struct {
+	// Rootfs is the root file system, Cgroup the path of the control group.
+	Rootfs, Cgroup string
+	// Binds are for each of the plan's.
+	Binds []string
+	// Network is the network namespace; a container with the host's network has
+	// that of the guest.
+	Network string
+	// Joined are the namespaces that Plan.Joins asks for.
+	Joined map[specs.LinuxNamespaceType]string
+	// SharedMemory is the pod's, empty if it has none.
+	SharedMemory string
+	// PodFiles are those that the pod's sandbox has made, by their names.
+	PodFiles map[string]string
+}
+
+// Guest is the configuration for runc in the guest.
+func (p *Plan) Guest(places Places) ([]byte, error) {
 	guest := *p.spec
 	root, linux := *guest.Root, *guest.Linux
-	root.Path = rootfs
-	linux.CgroupsPath = cgroup
+	root.Path = places.Rootfs
+	linux.CgroupsPath = places.Cgroup
 	linux.Resources = guestResources(linux.Resources)
 	// Labels of the host's security modules mean nothing to the guest's kernel.
 	process := *guest.Process
 	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
 	linux.Namespaces = slices.Clone(linux.Namespaces)
-	for i := range linux.Namespaces {
-		if linux.Namespaces[i].Type == specs.NetworkNamespace {
-			linux.Namespaces[i].Path = network
+	for i, namespace := range linux.Namespaces {
+		if namespace.Type == specs.NetworkNamespace {
+			linux.Namespaces[i].Path = places.Network
+		} else if namespace.Path != "" {
+			linux.Namespaces[i].Path = places.Joined[namespace.Type]
 		}
 	}
 	guest.Root, guest.Linux, guest.Process = &root, &linux, &process
 	guest.Hooks = guestHooks(guest.Hooks)
-	guest.Mounts = slices.Clone(guest.Mounts)
-	for i := range guest.Mounts {
-		guest.Mounts[i].Options = slices.DeleteFunc(slices.Clone(guest.Mounts[i].Options), forOthers)
+	guest.Mounts = p.guestMounts(places)
+	return json.Marshal(&guest)
+}
+
+func (p *Plan) guestMounts(places Places) []specs.Mount {
+	mounts := slices.Clone(p.spec.Mounts)
+	for i := range mounts {
+		mounts[i].Options = slices.DeleteFunc(slices.Clone(mounts[i].Options), forOthers)
 	}
 	for i, bind := range p.Binds {
-		mount := &guest.Mounts[bind.index]
-		mount.Source, mount.Type = sources[i], "bind"
+		mount := &mounts[bind.index]
+		mount.Source, mount.Type = places.Binds[i], "bind"
 		mount.Options = bind.guestOptions()
 	}
-	return json.Marshal(&guest)
+	if p.sandboxMemory != "" {
+		mounts[p.memoryIndex].Source = places.SharedMemory
+	}
+	if p.Pod().ID == "" {
+		return mounts
+	}
+	return podMounts(mounts, places.SharedMemory, places.PodFiles, p.spec.Root.Readonly)
 }
 
 // guestHooks are those that run in the container (startContainer): their programs

@@ -130,7 +130,7 @@ func TestGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := plan.Guest("/guest/rootfs", "/group", "/guest/network", []string{"/guest/a", "/guest/b"})
+	data, err := plan.Guest(Places{Rootfs: "/guest/rootfs", Cgroup: "/group", Network: "/guest/network", Binds: []string{"/guest/a", "/guest/b"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -237,9 +237,10 @@ func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*empt
 }
 
 // Update implements the Task API. The VM keeps its size: within it, limits
-// change.
+// change. What the VM has on the host is not for one of a pod's containers to say.
 func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	if _, err := s.container(r.ID); err != nil {
+	c, err := s.container(r.ID)
+	if err != nil {
 		return nil, err
 	}
 	resources, err := spec.GuestUpdate(r.Resources)
@@ -254,16 +255,31 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, err
 	}
-	if err := sb.Update(hostResources); err != nil {
+	if err := sb.Size().Fits(hostResources); err != nil {
 		return nil, err
+	}
+	if c.pod.ID == "" || c.pod.Sandbox {
+		if err := sb.Update(hostResources); err != nil {
+			return nil, err
+		}
 	}
 	return forward(ctx, s, &taskapi.UpdateTaskRequest{ID: r.ID, Resources: resources, Annotations: r.Annotations}, taskapi.TTRPCTaskService.Update)
 }
 
-// Stats implements the Task API with the guest's control group of the container.
+// Stats implements the Task API with the guest's control group of the container. A
+// sandbox container stands for its pod: it has what the VM uses on the host.
 func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	if _, err := s.container(r.ID); err != nil {
+	c, err := s.container(r.ID)
+	if err != nil {
 		return nil, err
+	}
+	if c.pod.Sandbox {
+		sb, err := s.guest()
+		if err != nil {
+			return nil, err
+		}
+		metrics, err := sb.Metrics()
+		return &taskapi.StatsResponse{Stats: metrics}, err
 	}
 	response, err := forward(ctx, s, r, taskapi.TTRPCTaskService.Stats)
 	if err != nil {

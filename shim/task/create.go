@@ -67,12 +67,12 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if c.plan, err = spec.Load(r.Bundle); err != nil {
 		return nil, err
 	}
-	size, err := sizeOf(c.plan, configuration)
+	c.pod = c.plan.Pod()
+	sb, err := s.sandboxFor(c, configuration)
 	if err != nil {
 		return nil, err
 	}
-	sb, err := s.openSandbox(r.Bundle, c.plan, configuration.Kit, size)
-	if err != nil {
+	if c.joined, err = s.joined(c.plan); err != nil {
 		return nil, err
 	}
 	undo.add(func() error { return s.unshare(sb, c) })
@@ -131,39 +131,48 @@ func (s *Service) shutdownIfAbandoned(c *container) error {
 	return nil
 }
 
-func sizeOf(plan *spec.Plan, config config.Config) (spec.Size, error) {
+// sandboxFor is the sandbox of a container: that of its pod, or a new one.
+func (s *Service) sandboxFor(c *container, config config.Config) (*sandbox.Sandbox, error) {
+	if c.pod.ID != "" && !c.pod.Sandbox {
+		return s.sandboxOfPod(c.pod.ID)
+	}
 	host, err := sandbox.HostSize()
 	if err != nil {
-		return spec.Size{}, err
+		return nil, err
 	}
-	return plan.Size(spec.Size{CPUs: config.VM.CPUs, Memory: int64(config.VM.Memory)}, host)
+	size, err := c.plan.Size(spec.Size{CPUs: config.VM.CPUs, Memory: int64(config.VM.Memory)}, host)
+	if err != nil {
+		return nil, err
+	}
+	return s.openSandbox(c.pod.ID, c.bundle, config.Kit, sandbox.Host{
+		Size:        size,
+		CgroupsPath: c.plan.CgroupsPath(), Resources: c.plan.Resources(),
+		OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(),
+	})
 }
 
-// openSandbox is the shim's sandbox, made for the first container.
-func (s *Service) openSandbox(bundle string, plan *spec.Plan, kit string, size spec.Size) (*sandbox.Sandbox, error) {
+// openSandbox makes the shim's sandbox, which for a pod others join.
+func (s *Service) openSandbox(pod, bundle, kit string, host sandbox.Host) (*sandbox.Sandbox, error) {
 	s.lifecycle.Lock()
 	defer s.lifecycle.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sandbox != nil {
-		return s.sandbox, nil
+		return nil, fmt.Errorf("this shim runs a microVM already, which only containers of its pod can join: %w", errdefs.ErrFailedPrecondition)
 	}
-	sb, err := sandbox.New(bundle, kit, sandbox.Host{
-		Size:        size,
-		CgroupsPath: plan.CgroupsPath(), Resources: plan.Resources(),
-		OOMScoreAdj: plan.OOMScoreAdj(), Network: plan.Network(),
-	})
+	sb, err := sandbox.New(bundle, kit, host)
 	if err != nil {
 		return nil, err
 	}
-	s.sandbox = sb
+	s.sandbox, s.podID = sb, pod
 	return sb, nil
 }
 
-// closeIfIdle takes the sandbox away when its last container is gone.
+// closeIfIdle takes the sandbox away when its last container is gone. One of the
+// Sandbox API waits for StopSandbox.
 func (s *Service) closeIfIdle() error {
 	s.mu.Lock()
-	busy := len(s.containers) > 0
+	busy := len(s.containers) > 0 || s.pod != nil
 	s.mu.Unlock()
 	if busy {
 		return nil
@@ -189,7 +198,10 @@ func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, c *container, c
 		return err
 	}
 	go s.watch(sb)
-	return nil
+	if !c.pod.Sandbox {
+		return nil
+	}
+	return s.createPod(ctx, sb, c.plan)
 }
 
 // handOver gives the container to the guest.
@@ -204,7 +216,7 @@ func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *containe
 	init.streams.Store(streams)
 	undo.add(func() error { s.closeStdio(detached, init); return nil })
 
-	request, err := c.bundleRequest()
+	request, err := c.bundleRequest(s.podPlaces(c))
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,9 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 	}
 	s.closeExecs(ctx, c)
 	s.forget(c)
+	if c.pod.Sandbox {
+		errs = append(errs, s.endPod(ctx)) // it holds the pod's namespaces, and its bundle the shares
+	}
 	errs = append(errs, s.closeIfIdle())
 	s.stopHooks(ctx, c)
 	if err := errors.Join(errs...); err != nil {

@@ -108,13 +108,15 @@ func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
 	return err
 }
 
-// bundleRequest is the container as the agent is to prepare it.
-func (c *container) bundleRequest() (*api.CreateBundleRequest, error) {
+// bundleRequest is the container as the agent is to prepare it, with places of its
+// pod.
+func (c *container) bundleRequest(places spec.Places) (*api.CreateBundleRequest, error) {
 	request := &api.CreateBundleRequest{Container: c.id}
-	places := make([]string, len(c.given))
+	places.Rootfs, places.Cgroup, places.Network = api.SharePath(c.root.Tag), filepath.Join("/", c.id), api.NetworkPath()
+	places.Joined, places.Binds = c.joined, make([]string, len(c.given))
 	for i, g := range c.given {
 		bind := c.plan.Binds[i]
-		places[i] = g.place(c.id)
+		places.Binds[i] = g.place(c.id)
 		switch {
 		case g.socket != nil:
 			request.Sockets = append(request.Sockets, &api.SocketMount{
@@ -128,7 +130,7 @@ func (c *container) bundleRequest() (*api.CreateBundleRequest, error) {
 		}
 	}
 	var err error
-	request.Spec, err = c.plan.Guest(api.SharePath(c.root.Tag), filepath.Join("/", c.id), api.NetworkPath(), places)
+	request.Spec, err = c.plan.Guest(places)
 	return request, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 
 	"github.com/containerd/containerd/api/types"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // container is a task of this shim. Its maps are guarded by Service.mu.
@@ -22,10 +23,12 @@ type container struct {
 	bundle string
 	rootfs []*types.Mount
 	plan   *spec.Plan
-	root   *share.Share                 // nil when it has none
-	given  []given                      // for each of the plan's binds
-	anchor atomic.Pointer[jail.Process] // stands for it on the host; nil when it is not needed any more
-	pid    atomic.Uint32                // of that process, also after its end
+	pod    spec.Pod                            // that it is part of
+	root   *share.Share                        // nil when it has none
+	given  []given                             // for each of the plan's binds
+	joined map[specs.LinuxNamespaceType]string // in the guest, of other containers or the pod
+	anchor atomic.Pointer[jail.Process]        // stands for it on the host; nil when it is not needed any more
+	pid    atomic.Uint32                       // of that process, also after its end
 
 	deletion  sync.Mutex          // held while it is being deleted
 	guestPid  uint32              // of init, in the guest

@@ -20,7 +20,26 @@ func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
 	for _, name := range serviceNames {
 		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.methods()})
 	}
+	server.RegisterService(sandboxServiceName, &ttrpc.ServiceDesc{Methods: s.sandboxMethods()})
 	return nil
+}
+
+// sandboxServiceName is that of the Sandbox API.
+const sandboxServiceName = "containerd.runtime.sandbox.v1.Sandbox"
+
+func (s *Service) sandboxMethods() map[string]ttrpc.Method {
+	return map[string]ttrpc.Method{
+		"CreateSandbox":   method(s.CreateSandbox),
+		"StartSandbox":    method(s.StartSandbox),
+		"Platform":        method(s.Platform),
+		"StopSandbox":     method(s.StopSandbox),
+		"WaitSandbox":     method(s.WaitSandbox),
+		"SandboxStatus":   method(s.SandboxStatus),
+		"PingSandbox":     method(s.PingSandbox),
+		"ShutdownSandbox": method(s.ShutdownSandbox),
+		"SandboxMetrics":  method(s.SandboxMetrics),
+		"UpdateSandbox":   method(s.UpdateSandbox),
+	}
 }
 
 func (s *Service) methods() map[string]ttrpc.Method {

@@ -64,6 +64,8 @@ type Service struct {
 
 	mu         sync.Mutex
 	sandbox    *sandbox.Sandbox      // nil while there is none; guarded by mu
+	podID      string                // of the pod that the sandbox is of; guarded by mu
+	pod        *pod                  // of the Sandbox API, nil if there is none; guarded by mu
 	containers map[string]*container // guarded by mu
 }
 
@@ -168,7 +170,8 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 	return response, nil
 }
 
-// Shutdown implements the Task API: the shim ends unless it has containers. It
+// Shutdown implements the Task API: the shim ends unless it has containers, or a
+// sandbox that ShutdownSandbox is for. It
 // comes after a Delete, but a second client's may come during the first's, and
 // that for a create whose client is gone may come before the create has failed.
 func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
@@ -180,7 +183,7 @@ func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*empt
 	if c := s.containers[r.ID]; c != nil && !c.created {
 		c.abandoned = true
 	}
-	busy := len(s.containers) > 0
+	busy := len(s.containers) > 0 || s.pod != nil
 	s.mu.Unlock()
 	if !busy {
 		s.shutdown.Shutdown()

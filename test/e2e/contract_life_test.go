@@ -143,7 +143,7 @@ func TestFM68LeftoversOfACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = bystander.Process.Kill(); _ = bystander.Wait() }()
-	write(t, filepath.Join(bundle, "vmm.pid"), fmt.Sprintf("%d 1\n", bystander.Process.Pid))
+	write(t, filepath.Join(bundle, "sandbox.json"), fmt.Sprintf(`{"Pid": %d, "Start": "1"}`, bystander.Process.Pid))
 	shim := exec.Command(filepath.Join(host.Output, "bin", "containerd-shim-msb-v2"),
 		"-namespace", harness.Namespace, "-id", "crashed", "-bundle", bundle, "delete")
 	shim.Dir = bundle

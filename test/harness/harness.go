@@ -50,8 +50,11 @@ type Host struct {
 	log        string
 }
 
-// Start starts containerd and imports the image. Stop ends it.
-func Start() (_ *Host, err error) {
+// Start starts containerd and imports the images. Stop ends it.
+func Start() (*Host, error) { return start(nil) }
+
+// start is Start with a CRI plugin that configure configures, if there is one.
+func start(configure func(*Host) (string, error)) (_ *Host, err error) {
 	output := os.Getenv("MSB_OUTPUT")
 	if output == "" {
 		return nil, errors.New("MSB_OUTPUT must name the build's output directory: use make test-e2e or make bench")
@@ -72,14 +75,22 @@ func Start() (_ *Host, err error) {
 	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n", h.Driver), 0o600); err != nil {
 		return nil, err
 	}
-	if err := h.launch(); err != nil {
+	cri := ""
+	if configure != nil {
+		if cri, err = configure(h); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.launch(cri); err != nil {
 		return nil, err
 	}
 	if err := h.connect(); err != nil {
 		return nil, fmt.Errorf("connecting to containerd: %w\n%s", err, h.Log())
 	}
-	if _, stderr, code := h.Ctr("image", "import", filepath.Join(output, "images", "busybox.tar")); code != 0 {
-		return nil, fmt.Errorf("importing the image: %s", stderr)
+	for _, namespace := range []string{Namespace, KubernetesNamespace} {
+		if _, stderr, code := h.Ctr("--namespace", namespace, "image", "import", filepath.Join(output, "images", "busybox.tar")); code != 0 {
+			return nil, fmt.Errorf("importing the images: %s", stderr)
+		}
 	}
 	return h, nil
 }
@@ -87,18 +98,27 @@ func Start() (_ *Host, err error) {
 // Address is containerd's socket.
 func (h *Host) Address() string { return filepath.Join(h.Dir, "containerd.sock") }
 
-func (h *Host) launch() error {
+// withoutCRI are the plugins that a containerd without pods does not need.
+const withoutCRI = `"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"`
+
+func (h *Host) launch(cri string) error {
+	disabled := withoutCRI
+	if cri != "" {
+		disabled = ""
+	}
 	config := fmt.Sprintf(`version = 3
 root = %q
 state = %q
-disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
+disabled_plugins = [%s]
 [grpc]
   address = %q
 [ttrpc]
   address = %q
 [debug]
   level = "debug"
-`, filepath.Join(h.Dir, "root"), h.state(), h.Address(), h.Address()+".ttrpc")
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
+`, filepath.Join(h.Dir, "root"), h.state(), disabled, h.Address(), h.Address()+".ttrpc") + cri
 	file := filepath.Join(h.Dir, "config.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err

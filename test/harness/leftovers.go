@@ -27,6 +27,9 @@ func (h *Host) VMM() string { return vmms[h.Driver] }
 func (h *Host) Leftovers() Leftovers {
 	left := make(Leftovers)
 	for pid, name := range Processes() {
+		if h.isOthersShim(pid, name) {
+			continue
+		}
 		left[fmt.Sprintf("process %d %s", pid, name)] = true
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
@@ -70,6 +73,13 @@ func Processes() map[int]string {
 		}
 	}
 	return found
+}
+
+// isOthersShim tells the shim of another containerd: it has that one's address among
+// its arguments.
+func (h *Host) isOthersShim(pid int, name string) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && name == "containerd-shim" && strings.Contains(string(line), "-address") && !strings.Contains(string(line), h.Address())
 }
 
 // othersQEMU tells a QEMU that has nothing to do with a shim: it sees the host.

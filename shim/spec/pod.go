@@ -1,0 +1,137 @@
+package spec
+
+import (
+	"maps"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Annotations by which containerd's CRI plugin tells which pod a container is of
+// (containerd, internal/cri/annotations).
+const (
+	criContainerType = "io.kubernetes.cri.container-type"
+	criSandboxID     = "io.kubernetes.cri.sandbox-id"
+)
+
+// A Pod is what a container is part of.
+type Pod struct {
+	// ID is the sandbox's; empty means that the container is no pod's.
+	ID string
+	// Sandbox tells the pod's sandbox container, the one that pauses, from those
+	// that join it.
+	Sandbox bool
+}
+
+// PodOf reads the annotations of a container.
+func PodOf(annotations map[string]string) Pod {
+	switch annotations[criContainerType] {
+	case "sandbox":
+		return Pod{ID: annotations[criSandboxID], Sandbox: true}
+	case "container":
+		return Pod{ID: annotations[criSandboxID]}
+	}
+	return Pod{}
+}
+
+// Pod is the container's.
+func (p *Plan) Pod() Pod { return PodOf(p.spec.Annotations) }
+
+// processNamespace is the path of a namespace of a process (namespaces(7)).
+var processNamespace = regexp.MustCompile(`^/proc/([1-9][0-9]{0,9})/ns/(ipc|uts|pid)$`)
+
+// joins finds the namespaces of other processes that a container is to be in.
+func joins(namespaces []specs.LinuxNamespace) (map[specs.LinuxNamespaceType]int, error) {
+	var joined map[specs.LinuxNamespaceType]int
+	for _, namespace := range namespaces {
+		if namespace.Path == "" || namespace.Type == specs.NetworkNamespace {
+			continue
+		}
+		match := processNamespace.FindStringSubmatch(namespace.Path)
+		if match == nil {
+			return nil, unsupported("joining the %s namespace %s of the host is not possible from a microVM", namespace.Type, namespace.Path)
+		}
+		pid, err := strconv.Atoi(match[1])
+		if err != nil {
+			return nil, invalid("namespace %s: %v", namespace.Path, err)
+		}
+		if joined == nil {
+			joined = make(map[specs.LinuxNamespaceType]int)
+		}
+		joined[namespace.Type] = pid
+	}
+	return joined, nil
+}
+
+// Joins are the IPC, UTS and PID namespaces that the container is to share: of the
+// host's processes by these ids, each of which stands for a container or a pod.
+func (p *Plan) Joins() map[specs.LinuxNamespaceType]int { return p.joins }
+
+// NamespaceName is the kernel's name of a kind of namespace, as in /proc/PID/ns.
+func NamespaceName(kind specs.LinuxNamespaceType) string {
+	switch kind {
+	case specs.NetworkNamespace:
+		return "net"
+	case specs.MountNamespace:
+		return "mnt"
+	}
+	return string(kind)
+}
+
+// sharedMemory is where POSIX shared memory is (shm_overview(7)).
+const sharedMemory = "/dev/shm"
+
+// isSandboxMemory tells whether a bind is that of the directory which the CRI plugin
+// makes for a pod's shared memory. The guest's own serves instead: mappings of it
+// are shared, which those of a file server are not.
+func isSandboxMemory(pod Pod, bind Bind) bool {
+	return pod.ID != "" && bind.Destination == sharedMemory &&
+		filepath.Base(bind.Source) == "shm" && filepath.Base(filepath.Dir(bind.Source)) == pod.ID
+}
+
+// SandboxMemory is the host's directory of the pod's shared memory, whose size tells
+// that of the guest's; empty if the configuration names none.
+func (p *Plan) SandboxMemory() string { return p.sandboxMemory }
+
+// Files of a pod, by the place where its containers find them.
+var podFiles = map[string]string{"/etc/hostname": "hostname", "/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf"}
+
+// PodFileNames are the names of the files that a pod's sandbox makes, if the client
+// does not.
+var PodFileNames = slices.Sorted(maps.Values(podFiles))
+
+// podMounts replaces, in the mounts of a pod's container, its shared memory, and
+// with files adds those that the configuration does not mount.
+func podMounts(mounts []specs.Mount, memory string, files map[string]string, readOnly bool) []specs.Mount {
+	taken := make(map[string]bool)
+	for i, mount := range mounts {
+		destination := path.Clean(mount.Destination)
+		taken[destination] = true
+		if memory != "" && destination == sharedMemory && mount.Type == "tmpfs" {
+			mounts[i] = sharedMemoryMount(memory)
+		}
+	}
+	if memory != "" && !taken[sharedMemory] {
+		mounts = append(mounts, sharedMemoryMount(memory))
+	}
+	for _, place := range slices.Sorted(maps.Keys(podFiles)) {
+		source, have := files[podFiles[place]]
+		if !have || taken[place] {
+			continue
+		}
+		options := []string{"bind", "rprivate"}
+		if readOnly {
+			options = append(options, "ro")
+		}
+		mounts = append(mounts, specs.Mount{Destination: place, Type: "bind", Source: source, Options: options})
+	}
+	return mounts
+}
+
+func sharedMemoryMount(source string) specs.Mount {
+	return specs.Mount{Destination: sharedMemory, Type: "bind", Source: source, Options: []string{"bind", "rprivate", "rw", "nosuid", "nodev", "noexec"}}
+}

@@ -1,0 +1,110 @@
+package pod
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// TestPod: a pod's containers share its namespaces, its memory and its name.
+func TestPod(t *testing.T) {
+	perHandler(t, func(t *testing.T, handler string) {
+		p := startPod(t, handler, func(config *cri.PodSandboxConfig) {
+			config.Linux.Sysctls = map[string]string{"kernel.shm_rmid_forced": "1", "net.ipv4.ip_unprivileged_port_start": "80"}
+		})
+		a := p.start("a", nil, sleeper...)
+		b := p.start("b", nil, sleeper...)
+		a.want("pod", "hostname")
+		b.want("pod", "cat /etc/hostname")
+		a.want("search test.svc\nnameserver 10.96.0.10\noptions ndots:5", "cat /etc/resolv.conf")
+		b.must("grep localhost /etc/hosts")
+		for _, kind := range []string{"ipc", "uts", "net"} {
+			script := "readlink /proc/self/ns/" + kind
+			if a.must(script) != b.must(script) {
+				t.Errorf("%s: not shared", kind)
+			}
+		}
+		for _, kind := range []string{"pid", "mnt"} {
+			script := "readlink /proc/self/ns/" + kind
+			if a.must(script) == b.must(script) {
+				t.Errorf("%s: shared", kind)
+			}
+		}
+		a.want("1", "cat /proc/sys/kernel/shm_rmid_forced")
+		b.want("80", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start")
+		a.must("echo shared > /dev/shm/file")
+		b.want("shared", "cat /dev/shm/file")
+		b.want("65536", "df -k /dev/shm | awk 'NR == 2 { print $2 }'")
+		t.Run("a container goes while another runs", func(t *testing.T) { testRestarts(t, p, a) })
+		t.Run("the pod's status", func(t *testing.T) { testStatus(t, p) })
+	})
+}
+
+// mounts are how many there are in a container's guest, by its kernel's count of
+// virtio-fs file systems.
+func (c *container) mounts() string {
+	c.t.Helper()
+	return c.must("grep -c . /proc/self/mountinfo; ls /sys/fs/fuse/connections 2>/dev/null | wc -l")
+}
+
+// testRestarts starts and removes containers 20 times beside one that runs on.
+func testRestarts(t *testing.T, p *pod, other *container) {
+	other.must("echo $$ > /tmp/before")
+	var before string
+	for i := range 20 {
+		c := p.start("restarted", nil, "sh", "-c", fmt.Sprintf("echo round %d; exit %d", i, i))
+		if status := c.exited(); int(status.ExitCode) != i {
+			t.Errorf("round %d: exit code %d, %s", i, status.ExitCode, status.Message)
+		}
+		if log := c.log(); log != fmt.Sprintf("round %d\n", i) {
+			t.Errorf("round %d: log %q", i, log)
+		}
+		c.delete()
+		if i == 0 {
+			before = other.mounts()
+		}
+	}
+	if after := other.mounts(); after != before {
+		t.Errorf("mounts in the guest: %s, after one restart %s", after, before)
+	}
+	want := p.running()
+	if p.handler == harness.PauseHandler {
+		want++
+	}
+	if left := shares(t, p); len(left) != want {
+		t.Errorf("%d containers, and the pod is given %v", want, left)
+	}
+	other.must("test -f /tmp/before")
+}
+
+// testStatus: what the kubelet sees.
+func testStatus(t *testing.T, p *pod) {
+	response, err := runtime.PodSandboxStatus(call(t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := response.Status
+	if status.State != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(status.Network.GetIp(), "10.88.") || status.CreatedAt == 0 {
+		t.Errorf("status %v", status)
+	}
+	stats, err := runtime.PodSandboxStats(call(t), &cri.PodSandboxStatsRequest{PodSandboxId: p.id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	linux := stats.Stats.Linux
+	if used := linux.Memory.GetWorkingSetBytes().GetValue(); used < 64<<20 {
+		t.Errorf("the pod uses %d bytes: less than any VM", used)
+	}
+	if linux.Cpu.GetUsageCoreNanoSeconds().GetValue() == 0 || linux.Network.GetDefaultInterface().GetName() != "eth0" {
+		t.Errorf("stats %v", linux)
+	}
+	for _, c := range linux.Containers {
+		if used := c.Memory.GetWorkingSetBytes().GetValue(); used == 0 || used > 64<<20 {
+			t.Errorf("container %s uses %d bytes", c.Attributes.Metadata.Name, used)
+		}
+	}
+}
