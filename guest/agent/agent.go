@@ -115,6 +115,8 @@ func (s *server) accept(ctx context.Context, conn net.Conn, control *handover) {
 		control.give(conn)
 	case *api.StreamHeader_Stdio:
 		s.streams.Join(ctx, conn, purpose.Stdio)
+	case *api.StreamHeader_Port:
+		network.ServePort(conn, purpose.Port.Port)
 	default:
 		_ = api.ReplyStream(conn, fmt.Errorf("a stream for %T: %w", purpose, errdefs.ErrNotImplemented))
 		conn.Close()

@@ -1446,6 +1446,7 @@ type StreamHeader struct {
 	//	*StreamHeader_Control
 	//	*StreamHeader_Stdio
 	//	*StreamHeader_Socket
+	//	*StreamHeader_Port
 	Purpose       isStreamHeader_Purpose `protobuf_oneof:"purpose"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1515,6 +1516,15 @@ func (x *StreamHeader) GetSocket() *SocketStream {
 	return nil
 }
 
+func (x *StreamHeader) GetPort() *PortStream {
+	if x != nil {
+		if x, ok := x.Purpose.(*StreamHeader_Port); ok {
+			return x.Port
+		}
+	}
+	return nil
+}
+
 type isStreamHeader_Purpose interface {
 	isStreamHeader_Purpose()
 }
@@ -1534,11 +1544,18 @@ type StreamHeader_Socket struct {
 	Socket *SocketStream `protobuf:"bytes,3,opt,name=socket,proto3,oneof"`
 }
 
+type StreamHeader_Port struct {
+	// A TCP connection to a loopback address of the containers' network.
+	Port *PortStream `protobuf:"bytes,4,opt,name=port,proto3,oneof"`
+}
+
 func (*StreamHeader_Control) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Socket) isStreamHeader_Purpose() {}
+
+func (*StreamHeader_Port) isStreamHeader_Purpose() {}
 
 type ControlStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1673,6 +1690,51 @@ func (x *SocketStream) GetTag() string {
 	return ""
 }
 
+type PortStream struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 127.0.0.1 is tried, then ::1.
+	Port          uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortStream) Reset() {
+	*x = PortStream{}
+	mi := &file_guest_api_guest_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortStream) ProtoMessage() {}
+
+func (x *PortStream) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
+func (*PortStream) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PortStream) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 type StreamReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the stream is ready.
@@ -1683,7 +1745,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1757,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1770,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StreamReply) GetError() string {
@@ -1814,11 +1876,12 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
-	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xbb\x01\n" +
+	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xeb\x01\n" +
 	"\fStreamHeader\x127\n" +
 	"\acontrol\x18\x01 \x01(\v2\x1b.msb.guest.v1.ControlStreamH\x00R\acontrol\x121\n" +
 	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdio\x124\n" +
-	"\x06socket\x18\x03 \x01(\v2\x1a.msb.guest.v1.SocketStreamH\x00R\x06socketB\t\n" +
+	"\x06socket\x18\x03 \x01(\v2\x1a.msb.guest.v1.SocketStreamH\x00R\x06socket\x12.\n" +
+	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04portB\t\n" +
 	"\apurpose\"\x0f\n" +
 	"\rControlStream\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
@@ -1829,7 +1892,10 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\n" +
 	"\x06OUTPUT\x10\x01\" \n" +
 	"\fSocketStream\x12\x10\n" +
-	"\x03tag\x18\x01 \x01(\tR\x03tag\"#\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\" \n" +
+	"\n" +
+	"PortStream\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\"#\n" +
 	"\vStreamReply\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error2\xfc\x04\n" +
 	"\x05Guest\x12@\n" +
@@ -1857,7 +1923,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(*StartRequest)(nil),          // 1: msb.guest.v1.StartRequest
@@ -1888,13 +1954,14 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*ControlStream)(nil),         // 26: msb.guest.v1.ControlStream
 	(*StdioStream)(nil),           // 27: msb.guest.v1.StdioStream
 	(*SocketStream)(nil),          // 28: msb.guest.v1.SocketStream
-	(*StreamReply)(nil),           // 29: msb.guest.v1.StreamReply
-	nil,                           // 30: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 32: google.protobuf.Any
+	(*PortStream)(nil),            // 29: msb.guest.v1.PortStream
+	(*StreamReply)(nil),           // 30: msb.guest.v1.StreamReply
+	nil,                           // 31: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 33: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	31, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	32, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	4,  // 1: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
 	5,  // 2: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
 	14, // 3: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
@@ -1903,34 +1970,35 @@ var file_guest_api_guest_proto_depIdxs = []int32{
 	15, // 6: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
 	20, // 7: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
 	21, // 8: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	30, // 9: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	31, // 10: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	32, // 11: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	31, // 9: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	32, // 10: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	33, // 11: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
 	26, // 12: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
 	27, // 13: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
 	28, // 14: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	0,  // 15: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 16: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	3,  // 17: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	7,  // 18: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	9,  // 19: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	11, // 20: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	13, // 21: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	19, // 22: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	23, // 23: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	2,  // 24: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	6,  // 25: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	8,  // 26: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	10, // 27: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	12, // 28: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	18, // 29: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	22, // 30: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	24, // 31: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	24, // [24:32] is the sub-list for method output_type
-	16, // [16:24] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	29, // 15: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	0,  // 16: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 17: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	3,  // 18: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	7,  // 19: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	9,  // 20: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	11, // 21: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	13, // 22: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	19, // 23: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	23, // 24: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	2,  // 25: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	6,  // 26: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	8,  // 27: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	10, // 28: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	12, // 29: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	18, // 30: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	22, // 31: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	24, // 32: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	25, // [25:33] is the sub-list for method output_type
+	17, // [17:25] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -1942,6 +2010,7 @@ func file_guest_api_guest_proto_init() {
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
+		(*StreamHeader_Port)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1949,7 +2018,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -50,11 +50,17 @@ func ReplyStream(stream io.Writer, cause error) error {
 	return err
 }
 
+// Conn is a connection of which one direction can be ended.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
 // Join copies between a connection and a stream, in both directions, until both
 // have ended. The end of one direction is passed on and leaves the other open
 // (shutdown(2), SHUT_WR); an error, such as that the connection was closed, ends
 // both. The caller closes both.
-func Join(conn *net.UnixConn, stream net.Conn) {
+func Join(conn Conn, stream net.Conn) {
 	breakOff := func(err error) {
 		if err != nil {
 			conn.Close()

@@ -2,6 +2,9 @@ package sandbox
 
 import (
 	"context"
+	"net"
+
+	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
@@ -30,7 +33,23 @@ func (s *Sandbox) connectNetwork(ctx context.Context, driver vm.Driver) error {
 	if err := s.network.Follow(context.WithoutCancel(ctx), s.Guest); err != nil {
 		return err
 	}
+	if s.host.Pod {
+		s.openLoopback(ctx)
+	}
 	return s.SyncNetwork(ctx)
+}
+
+// openLoopback is not worth failing for: all of a pod's network but this needs no more
+// of the kernel than the rest.
+func (s *Sandbox) openLoopback(ctx context.Context) {
+	loopback, err := network.OpenLoopback(s.vmNetwork.Namespace, func(ctx context.Context, port uint32) (net.Conn, error) {
+		return s.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Port{Port: &api.PortStream{Port: port}}})
+	})
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("port-forward does not work for this pod")
+		return
+	}
+	s.loopback = loopback
 }
 
 // SyncNetwork takes over into the guest what the network namespace has now.

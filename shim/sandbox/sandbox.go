@@ -87,6 +87,8 @@ type Sandbox struct {
 	end     context.CancelFunc
 	group   *cgroup.Group
 	network *network.Network // nil with the host's
+	// loopback takes what is sent to the namespace's own to the guest's; may be nil.
+	loopback *network.Loopback
 	// vmNetwork is the VM's end of it, once it is open.
 	vmNetwork vm.Network
 	machine   vm.Machine
@@ -105,6 +107,9 @@ type Host struct {
 	OOMScoreAdj *int
 	// Network is the network that the VM has.
 	Network spec.Network
+	// Pod says that connections to the network's loopback addresses are for the guest:
+	// so containerd forwards ports to a pod.
+	Pod bool
 }
 
 // New prepares the sandbox of a bundle, with programs of the kit. This process is
@@ -369,6 +374,9 @@ func (s *Sandbox) Close(ctx context.Context) error {
 	}
 	if s.machine != nil {
 		errs = append(errs, s.machine.Stop(ctx))
+	}
+	if s.loopback != nil {
+		errs = append(errs, s.loopback.Close())
 	}
 	if s.network != nil {
 		errs = append(errs, s.network.Close())

@@ -48,6 +48,7 @@ type Trees struct {
 	dir    string
 	random io.Reader
 	shield Shield
+	users  users
 }
 
 // A Shield makes of a file one that has the same data and a metadata of its own.
@@ -173,14 +174,18 @@ type Share struct {
 	dir        string // the tag's directory
 	target     string // what the source is attached to
 	shieldName string // empty if it is not shielded
+	key        object // of a directory that may have more users
 }
 
-// Add shares a source with the guest: a directory in the pool, a regular file
-// staged alone in the files tree. The caller owns the source and closes it.
+// Add shares a source with the guest: a directory in the pool, once however often it is
+// added, a regular file staged alone in the files tree. The caller owns the source and
+// closes it.
 func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
 	switch {
 	case source.IsDir():
-		return t.add(t.pool(), dirPrefix, "", source.file, attributes)
+		return t.users.add(source.file, attributes, func() (Share, error) {
+			return t.add(t.pool(), dirPrefix, "", source.file, attributes)
+		})
 	case source.IsSocket():
 		return Share{}, fmt.Errorf("source %s is a socket, which is not shared: %w", source.path, errdefs.ErrInvalidArgument)
 	}
@@ -305,6 +310,10 @@ func (t *Trees) newTag(prefix string) (string, error) {
 	}
 	return prefix + hex.EncodeToString(bits[:]), nil
 }
+
+// Release is called once for each Add, before the guest lets go of the share. If it
+// tells that there is another user, neither the guest nor Remove is to take it away.
+func (t *Trees) Release(share Share) (last bool) { return t.users.release(share) }
 
 // Remove takes a share away from the host's side. The guest should have let go
 // of it before; if it has not, what it holds stays usable to it until its VM

@@ -147,7 +147,7 @@ func (s *Service) sandboxFor(c *container, config config.Config) (*sandbox.Sandb
 	return s.openSandbox(c.pod.ID, c.bundle, config.Kit, sandbox.Host{
 		Size:        size,
 		CgroupsPath: c.plan.CgroupsPath(), Resources: c.plan.Resources(),
-		OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(),
+		OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(), Pod: c.pod.ID != "",
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -94,9 +95,19 @@ func attributesOf(bind spec.Bind) share.Attributes {
 	}
 }
 
+// release leaves in the container's hands what nobody else in its VM uses.
+func (c *container) release(sb *sandbox.Sandbox) {
+	if c.released {
+		return
+	}
+	c.released = true
+	c.given = slices.DeleteFunc(c.given, func(g given) bool { return g.socket == nil && !sb.Trees.Release(g.share) })
+}
+
 // unshare takes back what a container was given; the guest has let go of it.
 func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
 	c.endAnchor()
+	c.release(sb)
 	for i := len(c.given) - 1; i >= 0; i-- {
 		err = errors.Join(err, c.given[i].takeBack(sb))
 	}
@@ -136,6 +147,7 @@ func (c *container) bundleRequest(places spec.Places) (*api.CreateBundleRequest,
 
 // removeBundle lets the guest write everything back and let go of the shares.
 func (s *Service) removeBundle(ctx context.Context, sb *sandbox.Sandbox, c *container) error {
+	c.release(sb)
 	request := &api.RemoveBundleRequest{Container: c.id}
 	if c.root != nil {
 		request.Shares = append(request.Shares, c.root.Tag)

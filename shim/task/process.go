@@ -19,16 +19,17 @@ import (
 
 // container is a task of this shim. Its maps are guarded by Service.mu.
 type container struct {
-	id     string
-	bundle string
-	rootfs []*types.Mount
-	plan   *spec.Plan
-	pod    spec.Pod                            // that it is part of
-	root   *share.Share                        // nil when it has none
-	given  []given                             // for each of the plan's binds
-	joined map[specs.LinuxNamespaceType]string // in the guest, of other containers or the pod
-	anchor atomic.Pointer[jail.Process]        // stands for it on the host; nil when it is not needed any more
-	pid    atomic.Uint32                       // of that process, also after its end
+	id       string
+	bundle   string
+	rootfs   []*types.Mount
+	plan     *spec.Plan
+	pod      spec.Pod                            // that it is part of
+	root     *share.Share                        // nil when it has none
+	released bool                                // what is left in given is this container's alone
+	given    []given                             // for each of the plan's binds
+	joined   map[specs.LinuxNamespaceType]string // in the guest, of other containers or the pod
+	anchor   atomic.Pointer[jail.Process]        // stands for it on the host; nil when it is not needed any more
+	pid      atomic.Uint32                       // of that process, also after its end
 
 	deletion  sync.Mutex          // held while it is being deleted
 	guestPid  uint32              // of init, in the guest

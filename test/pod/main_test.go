@@ -304,12 +304,12 @@ func (p *pod) shim() int {
 	return 0
 }
 
-// shares are the root file systems that the VM of the pod is given.
-func shares(t *testing.T, p *pod) (tags []string) {
-	t.Helper()
+// given are the root file systems that the VM of the pod is given.
+func (p *pod) given() (tags []string) {
+	p.t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", p.shim()))
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(data)) {
 		if fields := strings.Fields(line); strings.Contains(fields[4], "/msb/pool/rf_") {
@@ -317,4 +317,13 @@ func shares(t *testing.T, p *pod) (tags []string) {
 		}
 	}
 	return tags
+}
+
+// roots is how many there should be.
+func (p *pod) roots() int {
+	p.t.Helper()
+	if p.handler == harness.PauseHandler {
+		return p.running() + 1
+	}
+	return p.running()
 }

@@ -6,8 +6,6 @@ import (
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 // TestPod: a pod's containers share its namespaces, its memory and its name.
@@ -71,12 +69,8 @@ func testRestarts(t *testing.T, p *pod, other *container) {
 	if after := other.mounts(); after != before {
 		t.Errorf("mounts in the guest: %s, after one restart %s", after, before)
 	}
-	want := p.running()
-	if p.handler == harness.PauseHandler {
-		want++
-	}
-	if left := shares(t, p); len(left) != want {
-		t.Errorf("%d containers, and the pod is given %v", want, left)
+	if left := p.given(); len(left) != p.roots() {
+		t.Errorf("%d containers, and the pod is given %v", p.roots(), left)
 	}
 	other.must("test -f /tmp/before")
 }

@@ -1,0 +1,90 @@
+package share
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// users counts, for each directory that is shared, by how many mounts. Containers of a
+// pod that mount one directory so have one file system in the guest: locks, shared
+// mappings and inotify work between them, as they do with runc.
+type users struct {
+	mu     sync.Mutex
+	shares map[object]*used
+}
+
+// object is a directory of a mount, shared in one way.
+type object struct {
+	mount, inode uint64
+	attributes   Attributes
+}
+
+type used struct {
+	share Share
+	count int
+}
+
+// objectOf identifies a directory. With mounts below it, it has no identity: what a
+// share of it holds depends on when it was made.
+func objectOf(dir *os.File, attributes Attributes) (_ object, ok bool, err error) {
+	var stat unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID|unix.STATX_INO, &stat); err != nil {
+		return object{}, false, &os.PathError{Op: "statx", Path: dir.Name(), Err: err}
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return object{}, false, err
+	}
+	below, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
+		isBelow := strings.HasPrefix(info.Mountpoint, strings.TrimSuffix(path, "/")+"/")
+		return !isBelow, isBelow
+	})
+	return object{stat.Mnt_id, stat.Ino, attributes}, len(below) == 0, err
+}
+
+// add shares a directory, or returns the share that there is of it.
+func (u *users) add(dir *os.File, attributes Attributes, share func() (Share, error)) (Share, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	key, known, err := objectOf(dir, attributes)
+	if err != nil {
+		return Share{}, err
+	}
+	if !known {
+		return share()
+	}
+	if have := u.shares[key]; have != nil {
+		have.count++
+		return have.share, nil
+	}
+	added, err := share()
+	if err != nil {
+		return Share{}, err
+	}
+	added.key = key
+	if u.shares == nil {
+		u.shares = make(map[object]*used)
+	}
+	u.shares[key] = &used{share: added, count: 1}
+	return added, nil
+}
+
+// release takes one mount off, and tells whether it was the last.
+func (u *users) release(share Share) (last bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	have := u.shares[share.key]
+	if have == nil || have.share.Tag != share.Tag {
+		return true
+	}
+	have.count--
+	if have.count == 0 {
+		delete(u.shares, share.key)
+	}
+	return have.count == 0
+}
