@@ -19,15 +19,25 @@ func main() {
 	var hooks hook.Runner
 	if manager.IsDaemon() {
 		hooks.Mounts = manager.HostMounts()
-		if err := manager.Isolate(); err != nil {
-			fmt.Fprintln(os.Stderr, manager.Name+":", err)
-			os.Exit(1)
-		}
+		exitIf(manager.Isolate())
+	}
+	ctx := context.Background()
+	started, err := manager.StartLegacy(ctx)
+	exitIf(err)
+	if started {
+		return
 	}
 	task.Register(hooks, manager.Began())
-	shim.RunShim(context.Background(), manager.Manager{}, func(c *shim.Config) {
+	shim.RunShim(ctx, manager.Manager{}, func(c *shim.Config) {
 		// The shim waits for its own children, and containers' processes are
 		// the guest's to reap.
 		c.NoReaper, c.NoSubreaper = true, true
 	})
+}
+
+func exitIf(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, manager.Name+":", err)
+		os.Exit(1)
+	}
 }

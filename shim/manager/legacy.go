@@ -1,0 +1,113 @@
+package manager
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// containerd from 2.3 on gives "start" a BootstrapParams on stdin and takes a
+// BootstrapResult, and that is all pkg/shim knows. Earlier ones give the same
+// arguments and environment, and on stdin nothing or the runtime's options; all of
+// them, 1.6 to 2.2, take a bare address for an answer and then speak version 2 of
+// the Task API. Only stdin tells the two apart.
+
+// maxParams is pkg/shim's limit for what it reads from stdin, in bytes.
+const maxParams = 10 << 20
+
+// StartLegacy answers "start" in its earlier form. It returns false if the program
+// was called for anything else, which is left to pkg/shim, with stdin as it was.
+func StartLegacy(ctx context.Context) (bool, error) {
+	c, ok := parseStart(os.Args[1:])
+	if !ok {
+		return false, nil
+	}
+	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxParams))
+	if err != nil {
+		return false, fmt.Errorf("reading stdin: %w", err)
+	}
+	if c.isBootstrap(input) {
+		os.Stdin, err = unread(input)
+		return false, err
+	}
+	params, err := c.params(input)
+	if err != nil {
+		return false, err
+	}
+	result, err := Manager{}.Start(namespaces.WithNamespace(ctx, params.GetNamespace()), params)
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stdout.WriteString(result.GetAddress())
+	return true, err
+}
+
+// A startCall is what the arguments of "start" say, in both forms.
+type startCall struct {
+	namespace, id, address, binary string
+	debug                          bool
+}
+
+// parseStart returns false for any other action, and for arguments that it does not
+// understand, about which pkg/shim will say so.
+func parseStart(args []string) (c startCall, ok bool) {
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&c.namespace, "namespace", "", "")
+	flags.StringVar(&c.id, "id", "", "")
+	flags.StringVar(&c.address, "address", "", "")
+	flags.StringVar(&c.binary, "publish-binary", "", "")
+	flags.BoolVar(&c.debug, "debug", false, "")
+	err := flags.Parse(args)
+	return c, err == nil && flags.Arg(0) == "start" && c.namespace != ""
+}
+
+// isBootstrap tells whether stdin is a BootstrapParams. The runtime's options can
+// be read as one, but not as one of this container.
+func (c startCall) isBootstrap(input []byte) bool {
+	var params bootapi.BootstrapParams
+	return proto.Unmarshal(input, &params) == nil && params.GetInstanceID() == c.id && params.GetNamespace() == c.namespace
+}
+
+// params are the BootstrapParams that a later containerd would have given.
+func (c startCall) params(options []byte) (*bootapi.BootstrapParams, error) {
+	params := &bootapi.BootstrapParams{
+		InstanceID:             c.id,
+		Namespace:              c.namespace,
+		ContainerdGrpcAddress:  c.address,
+		ContainerdTtrpcAddress: os.Getenv("TTRPC_ADDRESS"),
+		ContainerdBinary:       c.binary,
+	}
+	if c.debug {
+		params.LogLevel = bootapi.LogLevel_LOG_LEVEL_DEBUG
+	}
+	if len(options) == 0 {
+		return params, nil
+	}
+	var value anypb.Any
+	if err := proto.Unmarshal(options, &value); err != nil {
+		return nil, fmt.Errorf("stdin has neither bootstrap parameters nor a runtime's options: %w", err)
+	}
+	params.Extensions = []*bootapi.Extension{{Value: &value}}
+	return params, nil
+}
+
+// unread is a file with the input to read from.
+func unread(input []byte) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		_, _ = w.Write(input)
+		_ = w.Close()
+	}()
+	return r, nil
+}
