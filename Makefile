@@ -43,7 +43,7 @@ DEPS := hack/deps
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 .PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
-	install uninstall clean distclean root clients always
+	install uninstall clean distclean root clients containerd-1.7 always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -75,6 +75,9 @@ test-e2e: root build tools clients ## end to end: a real containerd, real microV
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/nerdctl | tee $(RESULTS)/qemu.log
+
+# containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
+containerd-1.7: $(TOOLS)/1.7/containerd
 
 # What only the tests of nerdctl take.
 clients:
@@ -204,6 +207,15 @@ $(TOOLS)/containerd: hack/tools/containerd/go.mod
 		github.com/containerd/containerd/v2/cmd/containerd \
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 \
 		github.com/containerd/containerd/v2/cmd/ctr
+	@touch $@
+
+# The containerd of many distributions and of Kubernetes before 2.0; its own shim is for comparison.
+$(TOOLS)/1.7/containerd: hack/tools/containerd-1.7/go.mod
+	@$(STEP) "building containerd 1.7 (one or two minutes when new)" env CGO_ENABLED=0 \
+		go build -C hack/tools/containerd-1.7 $(BUILDFLAGS) -tags 'no_btrfs no_devmapper no_zfs no_aufs' -o $(TOOLS)/1.7/ \
+		github.com/containerd/containerd/cmd/containerd \
+		github.com/containerd/containerd/cmd/containerd-shim-runc-v2 \
+		github.com/containerd/containerd/cmd/ctr
 	@touch $@
 
 $(TOOLS)/runc: $(RUNC)
