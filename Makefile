@@ -74,7 +74,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 test-e2e: root build tools clients ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
-	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/nerdctl | tee $(RESULTS)/qemu.log
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/pod ./test/nerdctl | tee $(RESULTS)/qemu.log
 
 # containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
 containerd-1.7: $(TOOLS)/1.7/containerd

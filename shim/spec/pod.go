@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"maps"
 	"path"
 	"path/filepath"
@@ -17,6 +18,56 @@ const (
 	criContainerType = "io.kubernetes.cri.container-type"
 	criSandboxID     = "io.kubernetes.cri.sandbox-id"
 )
+
+// Annotations of a sandbox container that tell the limits of its pod. Its own limits are
+// those of a process that pauses.
+const (
+	criCPUQuota  = "io.kubernetes.cri.sandbox-cpu-quota"
+	criCPUPeriod = "io.kubernetes.cri.sandbox-cpu-period"
+	criCPUShares = "io.kubernetes.cri.sandbox-cpu-shares"
+	criMemory    = "io.kubernetes.cri.sandbox-memory"
+)
+
+// vmResources are the limits that a VM is for.
+func vmResources(spec *specs.Spec) (*specs.LinuxResources, error) {
+	if !PodOf(spec.Annotations).Sandbox {
+		return spec.Linux.Resources, nil
+	}
+	var errs []error
+	number := func(name string) int64 {
+		value, set := spec.Annotations[name]
+		if !set {
+			return 0
+		}
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			errs = append(errs, invalid("annotation %s: %q is not a number", name, value))
+		}
+		return n
+	}
+	resources := podResources(number(criCPUShares), number(criCPUQuota), number(criCPUPeriod), number(criMemory))
+	return resources, errors.Join(errs...)
+}
+
+// podResources are the limits of a pod; what is not positive is none.
+func podResources(shares, quota, period, memory int64) *specs.LinuxResources {
+	resources := &specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}}
+	if shares > 0 {
+		value := uint64(shares)
+		resources.CPU.Shares = &value
+	}
+	if quota > 0 {
+		value := uint64(defaultPeriod)
+		if period > 0 {
+			value = uint64(period)
+		}
+		resources.CPU.Quota, resources.CPU.Period = &quota, &value
+	}
+	if memory > 0 {
+		resources.Memory.Limit = &memory
+	}
+	return resources
+}
 
 // A Pod is what a container is part of.
 type Pod struct {

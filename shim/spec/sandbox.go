@@ -41,23 +41,10 @@ func (s *Sandbox) Size(trusted bool, byDefault, host Size) (Size, error) {
 	return SizeOf(annotations, s.Resources(), byDefault, host)
 }
 
-// Resources are the limits of the pod's containers together; nil means none.
+// Resources are the limits of the pod's containers together.
 func (s *Sandbox) Resources() *specs.LinuxResources {
 	limits := s.config.GetLinux().GetResources()
-	if limits == nil {
-		return nil
-	}
-	resources := &specs.LinuxResources{CPU: &specs.LinuxCPU{}, Memory: &specs.LinuxMemory{}}
-	if shares := uint64(limits.GetCpuShares()); shares > 0 {
-		resources.CPU.Shares = &shares
-	}
-	if quota, period := limits.GetCpuQuota(), uint64(limits.GetCpuPeriod()); quota > 0 && period > 0 {
-		resources.CPU.Quota, resources.CPU.Period = &quota, &period
-	}
-	if memory := limits.GetMemoryLimitInBytes(); memory > 0 {
-		resources.Memory.Limit = &memory
-	}
-	return resources
+	return podResources(limits.GetCpuShares(), limits.GetCpuQuota(), limits.GetCpuPeriod(), limits.GetMemoryLimitInBytes())
 }
 
 // CgroupsPath names the control group of the pod's VM, in the pod's own: as

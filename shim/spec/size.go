@@ -25,14 +25,6 @@ const (
 
 var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate}
 
-// Annotations by which Kubernetes' CRI plugin tells the size of a pod
-// (containerd, internal/cri/annotations).
-const (
-	criCPUQuota  = "io.kubernetes.cri.sandbox-cpu-quota"
-	criCPUPeriod = "io.kubernetes.cri.sandbox-cpu-period"
-	criMemory    = "io.kubernetes.cri.sandbox-memory"
-)
-
 const (
 	mib = 1 << 20
 	// Overhead is the memory in bytes that a guest needs beside its containers:
@@ -52,12 +44,12 @@ type Size struct {
 	Memory int64 // bytes, a multiple of MiB
 }
 
-// Size sizes the VM for the container: annotations first, then the pod's size
-// as Kubernetes tells it, then the container's own limits, then the default. A
+// Size sizes the VM for the container: annotations first, then the limits of the
+// container, or of the pod whose sandbox it is, then the default. A
 // limit is what the containers may use, so the guest's overhead is added to it.
 // host bounds the result.
 func (p *Plan) Size(byDefault, host Size) (Size, error) {
-	return SizeOf(p.spec.Annotations, p.spec.Linux.Resources, byDefault, host)
+	return SizeOf(p.spec.Annotations, p.resources, byDefault, host)
 }
 
 // SizeOf is Plan.Size of a container or a pod with these annotations and limits.
@@ -101,37 +93,14 @@ func cpusOf(annotations map[string]string, resources *specs.LinuxResources, byDe
 		}
 		return cpus, nil
 	}
-	quota, period, err := criQuota(annotations)
-	if err != nil {
-		return 0, err
-	}
-	if quota <= 0 && resources != nil && resources.CPU != nil && resources.CPU.Quota != nil {
-		quota = *resources.CPU.Quota
-		if resources.CPU.Period != nil {
-			period = *resources.CPU.Period
-		}
-	}
-	if quota <= 0 {
+	if resources == nil || resources.CPU == nil || resources.CPU.Quota == nil || *resources.CPU.Quota <= 0 {
 		return min(byDefault, host), nil
 	}
-	if period == 0 {
-		period = defaultPeriod
+	period := uint64(defaultPeriod)
+	if set := resources.CPU.Period; set != nil && *set > 0 {
+		period = *set
 	}
-	return min(max(1, int(math.Ceil(float64(quota)/float64(period)))), host), nil
-}
-
-func criQuota(annotations map[string]string) (quota int64, period uint64, err error) {
-	if value, set := annotations[criCPUQuota]; set {
-		if quota, err = strconv.ParseInt(value, 10, 64); err != nil {
-			return 0, 0, invalid("annotation %s: %q is not a number", criCPUQuota, value)
-		}
-	}
-	if value, set := annotations[criCPUPeriod]; set {
-		if period, err = strconv.ParseUint(value, 10, 64); err != nil {
-			return 0, 0, invalid("annotation %s: %q is not a number", criCPUPeriod, value)
-		}
-	}
-	return quota, period, nil
+	return min(max(1, int(math.Ceil(float64(*resources.CPU.Quota)/float64(period)))), host), nil
 }
 
 func memoryOf(annotations map[string]string, resources *specs.LinuxResources, byDefault int64) (int64, error) {
@@ -145,10 +114,8 @@ func memoryOf(annotations map[string]string, resources *specs.LinuxResources, by
 		}
 		return memory, nil
 	}
-	limit, err := memoryLimit(annotations, resources)
+	limit := limitOf(resources)
 	switch {
-	case err != nil:
-		return 0, err
 	case limit <= 0 || limit >= unlimited:
 		return byDefault, nil
 	case limit < minLimit:
@@ -156,19 +123,6 @@ func memoryOf(annotations map[string]string, resources *specs.LinuxResources, by
 			units.BytesSize(float64(limit)), units.BytesSize(minLimit))
 	}
 	return limit + Overhead, nil
-}
-
-func memoryLimit(annotations map[string]string, resources *specs.LinuxResources) (int64, error) {
-	if value, set := annotations[criMemory]; set {
-		limit, err := strconv.ParseInt(value, 10, 64)
-		if err != nil {
-			return 0, invalid("annotation %s: %q is not a number", criMemory, value)
-		}
-		if limit > 0 {
-			return limit, nil
-		}
-	}
-	return limitOf(resources), nil
 }
 
 func limitOf(resources *specs.LinuxResources) int64 {

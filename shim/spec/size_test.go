@@ -25,6 +25,9 @@ func TestSize(t *testing.T) {
 			}
 		}
 	}
+	pod := func(pairs ...string) func(*specs.Spec) {
+		return annotated(append([]string{criContainerType, "sandbox", criSandboxID, "p"}, pairs...)...)
+	}
 	for name, c := range map[string]struct {
 		change []func(*specs.Spec)
 		want   Size
@@ -42,30 +45,55 @@ func TestSize(t *testing.T) {
 		"the smallest":              {[]func(*specs.Spec){limits(minLimit, -1, 0)}, Size{1, minLimit + Overhead}, ""},
 		"too small":                 {[]func(*specs.Spec){limits(minLimit-1, -1, 0)}, Size{}, "too small"},
 		"too big":                   {[]func(*specs.Spec){limits(8*gib, -1, 0)}, Size{}, "the host has 8GiB"},
-		"a pod's":                   {[]func(*specs.Spec){annotated(criCPUQuota, "200000", criCPUPeriod, "100000", criMemory, "1073741824")}, Size{2, gib + Overhead}, ""},
-		"a pod without limits":      {[]func(*specs.Spec){annotated(criCPUQuota, "0", criCPUPeriod, "100000", criMemory, "0")}, byDefault, ""},
-		"a pod's before its own":    {[]func(*specs.Spec){limits(2*gib, -1, 0), annotated(criMemory, "1073741824")}, Size{1, gib + Overhead}, ""},
-		"annotations before all":    {[]func(*specs.Spec){limits(2*gib, 400_000, 0), annotated(AnnotationCPUs, "2", AnnotationMemory, "3GiB", criMemory, "1")}, Size{2, 3 * gib}, ""},
+		"a pod's":                   {[]func(*specs.Spec){pod(criCPUQuota, "200000", criCPUPeriod, "100000", criMemory, "1073741824")}, Size{2, gib + Overhead}, ""},
+		"a pod without limits":      {[]func(*specs.Spec){pod(criCPUQuota, "0", criCPUPeriod, "100000", criMemory, "0")}, byDefault, ""},
+		"a pod's before its own":    {[]func(*specs.Spec){limits(2*gib, -1, 0), pod(criMemory, "1073741824")}, Size{1, gib + Overhead}, ""},
+		"annotations before all":    {[]func(*specs.Spec){limits(2*gib, 400_000, 0), pod(AnnotationCPUs, "2", AnnotationMemory, "3GiB", criMemory, "1")}, Size{2, 3 * gib}, ""},
 		"too many CPUs":             {[]func(*specs.Spec){annotated(AnnotationCPUs, "5")}, Size{}, "more than the host's 4"},
 		"no CPUs":                   {[]func(*specs.Spec){annotated(AnnotationCPUs, "0")}, Size{}, "not a number of CPUs"},
 		"too little memory":         {[]func(*specs.Spec){annotated(AnnotationMemory, "1MiB")}, Size{}, "less than the 128MiB"},
 		"no memory":                 {[]func(*specs.Spec){annotated(AnnotationMemory, "lots")}, Size{}, "not a size"},
 		"unknown annotation":        {[]func(*specs.Spec){annotated("io.containerd.msb.qemu.path", "/bin/sh")}, Size{}, "not one of msb's"},
 		"others' annotations":       {[]func(*specs.Spec){annotated("io.containerd.msbx", "1", "a", "b")}, byDefault, ""},
-		"malformed pod quota":       {[]func(*specs.Spec){annotated(criCPUQuota, "x")}, Size{}, "not a number"},
-		"malformed pod memory":      {[]func(*specs.Spec){annotated(criMemory, "1Gi")}, Size{}, "not a number"},
+		"malformed pod quota":       {[]func(*specs.Spec){pod(criCPUQuota, "x")}, Size{}, "not a number"},
+		"malformed pod memory":      {[]func(*specs.Spec){pod(criMemory, "1Gi")}, Size{}, "not a number"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			var got Size
 			plan, err := New(container(c.change...), "/bundle")
-			if err != nil {
-				t.Fatal(err)
+			if err == nil {
+				got, err = plan.Size(byDefault, host)
 			}
-			got, err := plan.Size(byDefault, host)
 			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 				t.Fatalf("Size = %v, want %q", err, c.err)
 			}
 			if got != c.want {
 				t.Errorf("Size = %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestFits(t *testing.T) {
+	size := Size{CPUs: 2, Memory: 256*mib + Overhead}
+	number := func(n int64) *int64 { return &n }
+	period := uint64(50_000)
+	for name, c := range map[string]struct {
+		resources *specs.LinuxResources
+		err       string
+	}{
+		"nothing":       {nil, ""},
+		"all of it":     {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: number(256 * mib)}}, ""},
+		"more":          {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: number(256*mib + 1)}}, "cannot grow"},
+		"unlimited":     {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: number(-1)}, CPU: &specs.LinuxCPU{Quota: number(-1)}}, ""},
+		"both CPUs":     {&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: number(200_000)}}, ""},
+		"three CPUs":    {&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: number(300_000)}}, "cannot grow"},
+		"by the period": {&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: number(150_000), Period: &period}}, "cannot grow"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := size.Fits(c.resources)
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+				t.Errorf("Fits = %v, want %q", err, c.err)
 			}
 		})
 	}

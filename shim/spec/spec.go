@@ -26,6 +26,7 @@ type Plan struct {
 	Rootfs string
 
 	spec          *specs.Spec
+	resources     *specs.LinuxResources // for the VM
 	joins         map[specs.LinuxNamespaceType]int
 	sandboxMemory string
 	memoryIndex   int // of it in the spec's mounts
@@ -54,6 +55,9 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec}
 	var err error
 	if p.joins, err = joins(spec.Linux.Namespaces); err != nil {
+		return nil, err
+	}
+	if p.resources, err = vmResources(spec); err != nil {
 		return nil, err
 	}
 	files, err := fileOptions(spec.Annotations)
@@ -190,8 +194,9 @@ func guestDevice(kind string, major, minor int64) bool {
 // (runtime-spec, config-linux.md and config.md).
 func (p *Plan) CgroupsPath() string { return p.spec.Linux.CgroupsPath }
 
-// Resources are the container's limits; nil means none.
-func (p *Plan) Resources() *specs.LinuxResources { return p.spec.Linux.Resources }
+// Resources are the limits of the container, or of the pod whose sandbox it is; nil means
+// none.
+func (p *Plan) Resources() *specs.LinuxResources { return p.resources }
 
 // OOMScoreAdj is nil when the spec sets none.
 func (p *Plan) OOMScoreAdj() *int { return p.spec.Process.OOMScoreAdj }

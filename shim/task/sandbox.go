@@ -307,9 +307,13 @@ func (s *Service) ShutdownSandbox(ctx context.Context, r *sandboxapi.ShutdownSan
 	case errdefs.IsNotFound(err):
 		err = nil // its create failed
 	}
-	s.shutdown.Shutdown()
+	// containerd takes a connection that ends before the answer for a failure.
+	time.AfterFunc(shutdownDelay, s.shutdown.Shutdown)
 	return &sandboxapi.ShutdownSandboxResponse{}, err
 }
+
+// shutdownDelay is how long the answer to ShutdownSandbox may take to be sent.
+const shutdownDelay = 50 * time.Millisecond
 
 // SandboxMetrics implements the Sandbox API.
 func (s *Service) SandboxMetrics(_ context.Context, r *sandboxapi.SandboxMetricsRequest) (*sandboxapi.SandboxMetricsResponse, error) {

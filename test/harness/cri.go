@@ -20,6 +20,9 @@ const PauseImage = "msb.test/pause:latest"
 // KubernetesNamespace is containerd's namespace of pods.
 const KubernetesNamespace = "k8s.io"
 
+// PodsCgroup is the control group that tests put pods into.
+const PodsCgroup = "/msb-pods"
+
 // criConfig is containerd's configuration of its CRI plugin: all that it would keep
 // elsewhere is below the harness's directory. Root may lack what it takes to lower OOM
 // scores, so they are only raised.

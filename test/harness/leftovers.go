@@ -39,10 +39,12 @@ func (h *Host) Leftovers() Leftovers {
 		}
 	}
 	for _, pattern := range []string{
-		h.Bundle("*"), "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
+		h.Bundle("*"), filepath.Join(h.state(), "io.containerd.runtime.v2.task", KubernetesNamespace, "*"),
+		filepath.Join(h.state(), "io.containerd.sandbox.controller.v1.shim", KubernetesNamespace, "*"), "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
 		"/run/containerd/fifo/*",
 		// Control groups of containers, in version 2 and in each hierarchy of 1.
 		filepath.Join("/sys/fs/cgroup", Namespace, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", Namespace, "*/cgroup.procs"),
+		filepath.Join("/sys/fs/cgroup", PodsCgroup, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", PodsCgroup, "*/cgroup.procs"),
 	} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {

@@ -109,7 +109,7 @@ func podConfig(t *testing.T) *cri.PodSandboxConfig {
 		LogDirectory: t.TempDir(),
 		DnsConfig:    &cri.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: []string{"test.svc"}, Options: []string{"ndots:5"}},
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent: "/msb-test",
+			CgroupParent: harness.PodsCgroup,
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 			},
@@ -326,4 +326,18 @@ func (p *pod) roots() int {
 		return p.running() + 1
 	}
 	return p.running()
+}
+
+// child is the process id of a child of the pod's shim, by its name.
+func (p *pod) child(name string) int {
+	p.t.Helper()
+	shim := p.shim()
+	for pid, its := range harness.Processes() {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if its == name && strings.Contains(string(stat), fmt.Sprintf("\nPPid:\t%d\n", shim)) {
+			return pid
+		}
+	}
+	p.t.Fatalf("the pod has no process %s", name)
+	return 0
 }

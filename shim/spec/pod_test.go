@@ -1,0 +1,220 @@
+package spec
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// inPod makes a container one of the pod "p".
+func inPod(kind string) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Annotations = map[string]string{criContainerType: kind, criSandboxID: "p"}
+	}
+}
+
+func withNamespacePath(kind specs.LinuxNamespaceType, path string) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Linux.Namespaces = slices.Clone(s.Linux.Namespaces)
+		for i := range s.Linux.Namespaces {
+			if s.Linux.Namespaces[i].Type == kind {
+				s.Linux.Namespaces[i].Path = path
+			}
+		}
+	}
+}
+
+func without(kind specs.LinuxNamespaceType) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Linux.Namespaces = slices.DeleteFunc(slices.Clone(s.Linux.Namespaces), func(n specs.LinuxNamespace) bool { return n.Type == kind })
+	}
+}
+
+func TestPodOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		annotations map[string]string
+		want        Pod
+	}{
+		"none":      {nil, Pod{}},
+		"sandbox":   {map[string]string{criContainerType: "sandbox", criSandboxID: "p"}, Pod{ID: "p", Sandbox: true}},
+		"container": {map[string]string{criContainerType: "container", criSandboxID: "p"}, Pod{ID: "p"}},
+		"unknown":   {map[string]string{criContainerType: "x", criSandboxID: "p"}, Pod{}},
+		"no type":   {map[string]string{criSandboxID: "p"}, Pod{}},
+	} {
+		if got := PodOf(c.annotations); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
+func TestJoins(t *testing.T) {
+	for name, c := range map[string]struct {
+		kind specs.LinuxNamespaceType
+		path string
+		want int // 0: refused
+	}{
+		"a process's IPC":          {specs.IPCNamespace, "/proc/12/ns/ipc", 12},
+		"a process's PIDs":         {specs.PIDNamespace, "/proc/4194304/ns/pid", 4194304},
+		"a mount namespace":        {specs.MountNamespace, "/proc/12/ns/mnt", 0},
+		"one that is kept":         {specs.IPCNamespace, "/run/ipc", 0},
+		"the shim's":               {specs.IPCNamespace, "/proc/self/ns/ipc", 0},
+		"another way to write it":  {specs.IPCNamespace, "/proc/12/task/12/ns/ipc", 0},
+		"something after it":       {specs.IPCNamespace, "/proc/12/ns/ipc/..", 0},
+		"a number beyond all pids": {specs.UTSNamespace, "/proc/99999999999/ns/uts", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			plan, err := New(container(inPod("container"), withNamespacePath(c.kind, c.path)), "/bundle")
+			if c.want == 0 {
+				if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), c.path) {
+					t.Errorf("New = %v", err)
+				}
+				return
+			}
+			if err != nil || plan.Joins()[c.kind] != c.want || len(plan.Joins()) != 1 {
+				t.Errorf("joins %v, %v", plan.Joins(), err)
+			}
+		})
+	}
+}
+
+func TestPodRefused(t *testing.T) {
+	for says, kind := range map[string]specs.LinuxNamespaceType{
+		"hostNetwork": specs.NetworkNamespace, "hostPID": specs.PIDNamespace, "hostIPC": specs.IPCNamespace, "UTS": specs.UTSNamespace,
+	} {
+		_, err := New(container(inPod("sandbox"), without(kind)), "/bundle")
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+}
+
+// guestSpec is the configuration in the guest of a container of a pod.
+func guestSpec(t *testing.T, places Places, change ...func(*specs.Spec)) specs.Spec {
+	t.Helper()
+	plan, err := New(container(change...), "/bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := plan.Guest(places)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var guest specs.Spec
+	if err := json.Unmarshal(data, &guest); err != nil {
+		t.Fatal(err)
+	}
+	return guest
+}
+
+func sources(spec specs.Spec) map[string]string {
+	found := make(map[string]string)
+	for _, mount := range spec.Mounts {
+		found[mount.Destination] = mount.Source
+	}
+	return found
+}
+
+func TestPodMounts(t *testing.T) {
+	all := map[string]string{"hostname": "/g/hostname", "hosts": "/g/hosts", "resolv.conf": "/g/resolv.conf"}
+	bind := func(source, destination string) func(*specs.Spec) {
+		return withMount(specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind"}})
+	}
+	tmpfs := withMount(specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm"})
+	for name, c := range map[string]struct {
+		change []func(*specs.Spec)
+		binds  []string
+		files  map[string]string
+		want   map[string]string
+	}{
+		"the CRI plugin's memory": {[]func(*specs.Spec){inPod("container"), bind("/state/sandboxes/p/shm", "/dev/shm")}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
+		"another pod's memory":    {[]func(*specs.Spec){inPod("container"), bind("/state/sandboxes/q/shm", "/dev/shm")}, []string{"/g/share"}, nil, map[string]string{"/dev/shm": "/g/share"}},
+		"a volume there":          {[]func(*specs.Spec){inPod("container"), bind("/volumes/memory", "/dev/shm")}, []string{"/g/share"}, nil, map[string]string{"/dev/shm": "/g/share"}},
+		"a private one":           {[]func(*specs.Spec){inPod("container"), tmpfs}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
+		"none":                    {[]func(*specs.Spec){inPod("container")}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
+		"no pod":                  {[]func(*specs.Spec){tmpfs}, nil, nil, map[string]string{"/dev/shm": "shm"}},
+		"files": {[]func(*specs.Spec){inPod("container"), bind("/kubelet/hosts", "/etc/hosts")}, []string{"/g/share"}, all,
+			map[string]string{"/dev/shm": "/g/shm", "/etc/hosts": "/g/share", "/etc/hostname": "/g/hostname", "/etc/resolv.conf": "/g/resolv.conf"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			places := Places{Binds: c.binds, PodFiles: c.files, SharedMemory: "/g/shm"}
+			if name == "no pod" {
+				places.SharedMemory = ""
+			}
+			if got := sources(guestSpec(t, places, c.change...)); !maps.Equal(got, c.want) {
+				t.Errorf("mounts %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestJoinedInGuest(t *testing.T) {
+	guest := guestSpec(t, Places{Network: "/g/net", Joined: map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "/proc/5/ns/ipc"}},
+		inPod("container"), withNamespacePath(specs.IPCNamespace, "/proc/12/ns/ipc"))
+	for _, namespace := range guest.Linux.Namespaces {
+		want := map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "/proc/5/ns/ipc", specs.NetworkNamespace: "/g/net"}[namespace.Type]
+		if namespace.Path != want {
+			t.Errorf("%s: %q, want %q", namespace.Type, namespace.Path, want)
+		}
+	}
+}
+
+func TestSandbox(t *testing.T) {
+	config := &cri.PodSandboxConfig{
+		Hostname:    "name",
+		DnsConfig:   &cri.DNSConfig{Servers: []string{"1.1.1.1", "::1"}, Searches: []string{"a", "b"}, Options: []string{"ndots:5"}},
+		Annotations: map[string]string{AnnotationMemory: "1GiB", "other": "x"},
+		Linux: &cri.LinuxPodSandboxConfig{
+			CgroupParent: "/kubepods/pod1",
+			Resources:    &cri.LinuxContainerResources{CpuShares: 512, CpuQuota: 150_000, CpuPeriod: 100_000, MemoryLimitInBytes: 200 * mib},
+		},
+	}
+	sandbox, err := NewSandbox("p", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, byDefault := Size{CPUs: 4, Memory: 8 << 30}, Size{CPUs: 1, Memory: 512 * mib}
+	if size, err := sandbox.Size(false, byDefault, host); err != nil || size != (Size{2, 200*mib + Overhead}) {
+		t.Errorf("size %+v, %v", size, err)
+	}
+	if size, err := sandbox.Size(true, byDefault, host); err != nil || size.Memory != 1<<30 {
+		t.Errorf("with its annotations: %+v, %v", size, err)
+	}
+	if *sandbox.Resources().CPU.Shares != 512 || sandbox.CgroupsPath() != "/kubepods/pod1/p" {
+		t.Errorf("%+v in %s", sandbox.Resources().CPU, sandbox.CgroupsPath())
+	}
+	config.Linux.CgroupParent = "/kubepods.slice/kubepods-pod1.slice"
+	if path := sandbox.CgroupsPath(); path != "kubepods-pod1.slice:cri-containerd:p" {
+		t.Errorf("under systemd: %s", path)
+	}
+	files := sandbox.Files("name", []byte("node"))
+	if string(files["resolv.conf"]) != "search a b\nnameserver 1.1.1.1\nnameserver ::1\noptions ndots:5\n" || string(files["hostname"]) != "name\n" {
+		t.Errorf("files %q", files)
+	}
+	config.DnsConfig = nil
+	if files := sandbox.Files("name", []byte("node")); string(files["resolv.conf"]) != "node" {
+		t.Errorf("without DNS settings: %q", files["resolv.conf"])
+	}
+}
+
+func TestSandboxRefused(t *testing.T) {
+	for says, options := range map[string]*cri.NamespaceOption{
+		"hostNetwork": {Network: cri.NamespaceMode_NODE},
+		"hostPID":     {Pid: cri.NamespaceMode_NODE},
+		"hostIPC":     {Ipc: cri.NamespaceMode_NODE},
+		"hostUsers":   {UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD}},
+	} {
+		_, err := NewSandbox("p", &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options}}})
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+	if _, err := NewSandbox("p", nil); err != nil {
+		t.Errorf("no configuration: %v", err)
+	}
+}

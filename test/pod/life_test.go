@@ -1,0 +1,189 @@
+package pod
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// limited gives a container a memory limit in bytes.
+func limited(memory int64) func(*cri.ContainerConfig) {
+	return func(config *cri.ContainerConfig) { config.Linux.Resources.MemoryLimitInBytes = memory }
+}
+
+const mib = 1 << 20
+
+// TestLimits: a pod's VM is as big as the kubelet says, its containers' limits hold in it
+// and can be changed up to its size; who uses more is killed, alone.
+func TestLimits(t *testing.T) {
+	perHandler(t, func(t *testing.T, handler string) {
+		p := startPod(t, handler, func(config *cri.PodSandboxConfig) {
+			config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 300 * mib, CpuQuota: 50_000, CpuPeriod: 100_000}
+		})
+		steady := p.start("steady", nil, sleeper...)
+		if total, _ := strconv.Atoi(steady.must("awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo")); total < 300 || total > 430 {
+			t.Errorf("the VM has %d MiB", total)
+		}
+		greedy := p.start("greedy", limited(32*mib), sleeper...)
+		greedy.want(fmt.Sprint(32*mib), "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/$(cut -d: -f3 /proc/self/cgroup)/memory.max")
+		update := func(memory int64) error {
+			_, err := runtime.UpdateContainerResources(call(t), &cri.UpdateContainerResourcesRequest{
+				ContainerId: greedy.id, Linux: &cri.LinuxContainerResources{MemoryLimitInBytes: memory},
+			})
+			return err
+		}
+		if err := update(48 * mib); err != nil {
+			t.Error(err)
+		}
+		if err := update(1024 * mib); err == nil || !strings.Contains(err.Error(), "cannot grow") {
+			t.Errorf("more than the VM has: %v", err)
+		}
+		_, _ = runtime.ExecSync(call(t), &cri.ExecSyncRequest{ContainerId: greedy.id, Cmd: []string{"true"}})
+		hog := p.start("hog", limited(32*mib), "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")
+		if status := hog.exited(); status.ExitCode != 137 || status.Reason != "OOMKilled" {
+			t.Errorf("out of memory: exit code %d, reason %s", status.ExitCode, status.Reason)
+		}
+		steady.want("still here", "echo still here")
+		greedy.stop()
+		if status := greedy.exited(); status.ExitCode != 0 && status.ExitCode != 143 {
+			t.Errorf("stopped: exit code %d", status.ExitCode)
+		}
+	})
+}
+
+// TestSharedPID: containers of a pod with one PID namespace see and signal each other.
+func TestSharedPID(t *testing.T) {
+	perHandler(t, func(t *testing.T, handler string) {
+		p := startPod(t, handler, func(config *cri.PodSandboxConfig) {
+			config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
+		})
+		a := p.start("a", nil, "sleep", "1000")
+		b := p.start("b", nil, sleeper...)
+		if a.must("readlink /proc/self/ns/pid") != b.must("readlink /proc/self/ns/pid") {
+			t.Error("the PID namespace is not shared")
+		}
+		if init := b.must("tr '\\0' ' ' < /proc/1/cmdline"); !strings.Contains(init, "sleep infinity") && !strings.Contains(init, "hold") {
+			t.Errorf("the init of the pod is %q", init)
+		}
+		// Nothing of the agent is to be had by its init.
+		if output, _ := b.exec("ls /proc/1/root/sbin 2>&1"); strings.Contains(output, "msb-agent") {
+			t.Errorf("the agent's root is in reach of a container: %s", output)
+		}
+		b.must("kill -TERM 1; kill -KILL 1; sleep 1; kill -0 1 || true")
+		b.must("for i in 1 2 3; do sh -c 'sleep 0 & exit'; done; sleep 1; test $(grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l) -lt 4")
+		b.must("kill -KILL $(pidof sleep)")
+		if status := a.exited(); status.ExitCode != 137 {
+			t.Errorf("killed by its neighbour: exit code %d", status.ExitCode)
+		}
+		b.want("fine", "echo fine")
+	})
+}
+
+// TestPodKilled: whatever of a pod is killed, the kubelet learns of it and can remove
+// the pod.
+func TestPodKilled(t *testing.T) {
+	for name, victim := range map[string]func(p *pod) int{
+		"VMM":    func(p *pod) int { return p.child(host.VMM()) },
+		"shim":   func(p *pod) int { return p.shim() },
+		"anchor": func(p *pod) int { return p.pid() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			perHandler(t, func(t *testing.T, handler string) {
+				p := startPod(t, handler, nil)
+				a, b := p.start("a", nil, sleeper...), p.start("b", nil, sleeper...)
+				if err := unix.Kill(victim(p), unix.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				if name == "anchor" && handler == harness.PauseHandler {
+					p.notReady() // the sandbox container's; the others run on until the pod is stopped
+					return
+				}
+				for _, c := range []*container{a, b} {
+					if status := c.exited(); status.ExitCode != 137 && status.ExitCode != 255 {
+						t.Errorf("exit code %d", status.ExitCode)
+					}
+				}
+				p.notReady()
+			})
+		})
+	}
+}
+
+// notReady waits until the CRI plugin says that the sandbox has ended.
+func (p *pod) notReady() {
+	p.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		response, err := runtime.PodSandboxStatus(call(p.t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if response.Status.State == cri.PodSandboxState_SANDBOX_NOTREADY {
+			return
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatal("the pod is still ready")
+		}
+	}
+}
+
+// pid is the process by whose namespaces the host knows the pod.
+func (p *pod) pid() int {
+	p.t.Helper()
+	response, err := runtime.PodSandboxStatus(call(p.t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: true})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var info struct{ Pid int }
+	if err := json.Unmarshal([]byte(response.Info["info"]), &info); err != nil || info.Pid == 0 {
+		p.t.Fatalf("info %q: %v", response.Info["info"], err)
+	}
+	return info.Pid
+}
+
+// TestPorts: containerd forwards ports by connecting to loopback in the pod's network
+// namespace; that reaches the pod's containers, whatever the port.
+func TestPorts(t *testing.T) {
+	perHandler(t, func(t *testing.T, handler string) {
+		p := startPod(t, handler, nil)
+		c := p.start("server", nil, "sh", "-c", "mkdir /www; echo served > /www/file; exec httpd -f -p 127.0.0.1:8080 -h /www")
+		c.must("for i in 1 2 3 4 5 6 7 8 9; do nc -z 127.0.0.1 8080 && break; sleep 0.3; done")
+		namespace := fmt.Sprintf("/proc/%d/ns/net", p.pid())
+		get := func(port int) (string, error) {
+			var answer []byte
+			err := harness.InNamespace(namespace, func() error {
+				conn, err := net.DialTimeout("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), 10*time.Second)
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				fmt.Fprintf(conn, "GET /file HTTP/1.0\r\n\r\n")
+				answer, err = io.ReadAll(conn)
+				return err
+			})
+			return string(answer), err
+		}
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				if answer, err := get(8080); err != nil || !strings.HasSuffix(answer, "served\n") {
+					t.Errorf("%q, %v", answer, err)
+				}
+			})
+		}
+		all.Wait()
+		if answer, err := get(8081); err == nil && answer != "" {
+			t.Errorf("a port that nobody listens on answers %q", answer)
+		}
+	})
+}
