@@ -23,6 +23,8 @@ SHIELD  := $(KIT)/msb-shield
 ANCHOR  := $(KIT)/msb-anchor
 PROBE   := $(TOOLS)/probe
 NERDCTL := $(TOOLS)/nerdctl
+CRITEST := $(TOOLS)/critest
+CRIMAGES := $(OUTPUT)/images/critest
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 
 RESULTS := $(OUTPUT)/results
@@ -42,7 +44,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun conformance test-conformance critest bench bench-krun lint proto \
 	install uninstall clean distclean root clients containerd-1.7 always
 
 help: ## list the targets
@@ -69,7 +71,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/hostile | tee $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/hostile ./test/conformance/expect ./test/conformance/registry | tee $(RESULTS)/host.log
 
 test-e2e: root build tools clients ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -91,6 +93,34 @@ test-krun: root build tools deps-krun ## the same under libkrun, in an emulated 
 	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/hostile
 	@hack/kvmhost -t 2700 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/hostile.test \
 		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m' | tee $(RESULTS)/krun.log
+
+# What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
+# runs sandboxes, and a regular expression for the names of specs.
+HANDLER    ?= msb
+SANDBOXERS ?= podsandbox shim
+FOCUS      ?=
+UPDATE     ?=
+
+conformance: root build tools clients critest ## Kubernetes' tests of its container runtime interface; UPDATE=1 writes what is expected (root)
+	@mkdir -p $(RESULTS)
+	@status=0; for sandboxer in $(SANDBOXERS); do \
+		echo "==> critest, sandboxer $$sandboxer"; \
+		MSB_OUTPUT=$(OUTPUT) MSB_RESULTS=$(RESULTS) go test -count=1 -v -timeout 150m ./test/conformance -handler $(HANDLER) \
+			-sandboxer $$sandboxer -focus '$(FOCUS)' $(if $(UPDATE),-update) | tee $(RESULTS)/critest-$(HANDLER)-$$sandboxer.log || status=1; \
+	done; exit $$status
+
+test-conformance: ## those of them that say the most, in about ten minutes (root)
+	@$(MAKE) conformance FOCUS='$(CRITEST_SHORT)'
+
+# One or two specs of each kind.
+CRITEST_SHORT := Multiple Containers|Networking|Streaming|Mount|OOM|sysctls|execSync|stopping|reopening|Supplemental|NoNewPrivs|Namespace|Privileged|Paths
+
+critest:
+	@$(DEPS) iptables dpkg-deb
+	@$(STEP) "building critest and crictl (a minute when new)" bash -c 'cd hack/tools/critest && \
+		CGO_ENABLED=0 go test -c $(BUILDFLAGS) -o $(CRITEST) sigs.k8s.io/cri-tools/cmd/critest && \
+		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(TOOLS)/ sigs.k8s.io/cri-tools/cmd/crictl'
+	@$(MAKE) $(CRIMAGES)/index.json
 
 bench: root build tools ## measure, against runc on this machine, and print a table (root)
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
@@ -221,6 +251,11 @@ $(TOOLS)/1.7/containerd: hack/tools/containerd-1.7/go.mod
 $(TOOLS)/runc: $(RUNC)
 	@install -D -m 0755 $(RUNC) $@
 
-$(IMAGE): hack/image/main.go
+$(IMAGE): $(wildcard hack/image/*.go)
 	@mkdir -p $(@D)
 	@$(STEP) "building the busybox image" go run -C hack -buildvcs=false ./image "$$(command -v busybox)" $@
+
+$(CRIMAGES)/index.json: $(wildcard hack/image/*.go) hack/busybox-conformance $(PROBE)
+	@busybox=$$(hack/busybox-conformance $(OUTPUT)/cache/busybox) && \
+		$(STEP) "building the images for critest" go run -C hack -buildvcs=false ./image "$$busybox" $(PROBE) $(CRIMAGES)
+	@touch $@

@@ -3,79 +3,185 @@ package harness
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
-// Runtime handlers of a containerd that StartCRI has started.
+// Runtime handlers of a containerd with CRI.
 const (
-	// PauseHandler is for pods with a sandbox container.
+	// PauseHandler is the runtime under test with containerd's sandboxer of sandbox
+	// containers, which pause.
 	PauseHandler = "msb"
-	// SandboxHandler is for pods by the Sandbox API.
+	// SandboxHandler is the runtime under test with the Sandbox API.
 	SandboxHandler = "msb-sandbox"
+	// RuncHandler is runc, to compare with.
+	RuncHandler = "runc"
 )
 
-// PauseImage is the sandbox container's.
-const PauseImage = "msb.test/pause:latest"
+// SandboxImage is the sandbox containers'.
+const SandboxImage = "msb.test/pause:sandbox"
 
-// KubernetesNamespace is containerd's namespace of pods.
+// KubernetesNamespace is containerd's namespace of pods, and critest's control group.
 const KubernetesNamespace = "k8s.io"
 
-// PodsCgroup is the control group that tests put pods into.
+// PodsCgroup is the control group of the tests' own pods.
 const PodsCgroup = "/msb-pods"
 
-// criConfig is containerd's configuration of its CRI plugin: all that it would keep
-// elsewhere is below the harness's directory. Root may lack what it takes to lower OOM
-// scores, so they are only raised.
-const criConfig = `
-[plugins."io.containerd.cri.v1.images"]
-  [plugins."io.containerd.cri.v1.images".pinned_images]
-    sandbox = %[1]q
+// wrapper starts containerd with mounts that are its own, and shared among them as a
+// host's are. Over the directories that neither containerd nor CNI's library can be
+// told to leave alone there are empty ones, so that nobody else's are touched. AppArmor
+// looks disabled, as containerd is told to take it.
+const wrapper = `mount --make-rprivate /
+mount --make-rshared /
+for dir in /run/containerd /var/lib/cni /opt/containerd; do
+	mkdir -p $dir
+	mount -t tmpfs tmpfs $dir
+done
+apparmor=/sys/module/apparmor/parameters/enabled
+if [ -e $apparmor ]; then mount --bind /dev/null $apparmor; fi
+exec "$@"`
+
+// The plugin's configuration. root has no CAP_SYS_RESOURCE everywhere, hence
+// restrict_oom_score_adj.
+const criPlugins = `disabled_plugins = ["io.containerd.nri.v1.nri"]
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = %[1]q
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = %[2]q
 [plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = true
   disable_apparmor = true
+  restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = [%[2]q]
-    conf_dir = %[3]q
-  [plugins."io.containerd.cri.v1.runtime".containerd]
-    default_runtime_name = "msb"
+  cdi_spec_dirs = []
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = [%[3]q]
+  conf_dir = %[4]q
+[plugins."io.containerd.cri.v1.runtime".containerd]
+  default_runtime_name = "runc"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.msb]
+  runtime_type = %[5]q
+  sandboxer = "podsandbox"
+  privileged_without_host_devices = true
+  options = { ConfigPath = %[6]q }
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.msb-sandbox]
+  runtime_type = %[5]q
+  sandboxer = "shim"
+  disable_pause_image_pull = true
+  privileged_without_host_devices = true
+  options = { ConfigPath = %[6]q }
 `
 
-const criRuntime = `
-    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s]
-      runtime_type = %[2]q
-      sandboxer = %[3]q
-      disable_pause_image_pull = %[4]t
-      privileged_without_host_devices = true
-      pod_annotations = ["io.containerd.msb.*"]
-      container_annotations = ["io.containerd.msb.*"]
-      [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s.options]
-        ConfigPath = %[5]q
-`
-
-// podNetwork is the pods' (CNI's specification, "Network configuration format").
 const podNetwork = `{
-  "cniVersion": "1.0.0", "name": "pods",
-  "plugins": [{
-    "type": "bridge", "bridge": "msbpods", "isGateway": true, "ipMasq": false,
-    "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.88.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}
-  }]
+  "cniVersion": "1.0.0",
+  "name": "pods",
+  "plugins": [
+    {
+      "type": "bridge", "bridge": "pods", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+      "ipam": {
+        "type": "host-local", "dataDir": %q,
+        "ranges": [[{"subnet": "10.98.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]
+      }
+    },
+    {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}
+  ]
 }
 `
 
-// StartCRI starts containerd with its CRI plugin, which serves at Address too.
-func StartCRI() (*Host, error) {
-	return start(func(h *Host) (string, error) {
-		conf := filepath.Join(h.Dir, "cni")
-		if err := os.Mkdir(conf, 0o700); err != nil {
-			return "", err
+// CRI has containerd serve Kubernetes' container runtime interface, in mount and IPC
+// namespaces of its own besides that of the network.
+func CRI(h *Host) error {
+	h.wrapper = []string{"/bin/sh", "-ec", wrapper, "sh"}
+	h.namespaces |= syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC
+	// A pod with a user namespace has to get through to its root file system.
+	if err := os.Chmod(h.Dir, 0o711); err != nil {
+		return err
+	}
+	networks := filepath.Join(h.Dir, "cni")
+	h.plugins = fmt.Sprintf(criPlugins, SandboxImage, h.registries(), filepath.Join(h.Output, "cni"), networks, Runtime, h.Config)
+	if err := os.MkdirAll(networks, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(networks, "pods.conflist"), fmt.Appendf(nil, podNetwork, filepath.Join(h.Dir, "ipam")), 0o600)
+}
+
+func (h *Host) registries() string { return filepath.Join(h.Dir, "registries") }
+
+// UseRegistry has containerd pull all images, whatever their registry, from the one at
+// an address in its network.
+func (h *Host) UseRegistry(address string) error {
+	dir := filepath.Join(h.registries(), "_default")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	hosts := fmt.Sprintf("server = \"http://%[1]s\"\n[host.\"http://%[1]s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", address)
+	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o600)
+}
+
+// StartCommand starts a command in containerd's namespaces.
+func (h *Host) StartCommand(cmd *exec.Cmd) error {
+	pidfd, err := unix.PidfdOpen(h.Pid(), 0)
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(pidfd)
+	return thread.Run(func() error {
+		// A thread can only enter a mount namespace with a working directory and root
+		// of its own.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return os.NewSyscallError("unshare", err)
 		}
-		network := fmt.Sprintf(podNetwork, filepath.Join(h.Dir, "addresses"))
-		if err := os.WriteFile(filepath.Join(conf, "pods.conflist"), []byte(network), 0o600); err != nil {
-			return "", err
+		if err := unix.Setns(pidfd, int(h.namespaces)); err != nil {
+			return os.NewSyscallError("setns", err)
 		}
-		config := fmt.Sprintf(criConfig, PauseImage, filepath.Join(h.Output, "cni"), conf)
-		config += fmt.Sprintf(criRuntime, PauseHandler, Runtime, "podsandbox", false, h.Config)
-		return config + fmt.Sprintf(criRuntime, SandboxHandler, Runtime, "shim", true, h.Config), nil
+		return cmd.Start()
 	})
+}
+
+// Crictl runs crictl and returns all that it printed.
+func (h *Host) Crictl(arguments ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(h.Output, "tools", "crictl"),
+		append([]string{"--config", os.DevNull, "--runtime-endpoint", "unix://" + h.Address(), "--timeout", "60s"}, arguments...)...)
+	output, err := cmd.CombinedOutput()
+	return string(output), err
+}
+
+// StopPods removes all pods and the control group around them, and then ends shims
+// that are left, which it reports.
+func (h *Host) StopPods() error {
+	output, err := h.Crictl("rmp", "--all", "--force")
+	if err != nil {
+		err = fmt.Errorf("crictl rmp: %w\n%s", err, output)
+	}
+	for deadline := time.Now().Add(5 * time.Second); len(h.shims()) > 0 && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	for _, pid := range h.shims() {
+		err = fmt.Errorf("shim %d outlived its pods; %w", pid, err)
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	one, _ := filepath.Glob("/sys/fs/cgroup/*/k8s.io")
+	for _, dir := range append(one, "/sys/fs/cgroup/k8s.io") {
+		_ = unix.Rmdir(dir) // not while it has somebody else's
+	}
+	return err
+}
+
+// shims are the shims of this containerd: they have its address among their arguments.
+func (h *Host) shims() (found []int) {
+	for pid, name := range Processes() {
+		arguments, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if name == "containerd-shim" && strings.Contains(string(arguments), h.Address()) {
+			found = append(found, pid)
+		}
+	}
+	return found
 }

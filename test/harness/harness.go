@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,13 +49,20 @@ type Host struct {
 
 	containerd *exec.Cmd
 	log        string
+	plugins    string   // the part of containerd's configuration that is about plugins
+	wrapper    []string // runs containerd, if there is one
+	namespaces uintptr  // those of containerd that are its own
 }
 
-// Start starts containerd and imports the images. Stop ends it.
-func Start() (*Host, error) { return start(nil) }
+// An Option changes what Start starts, such as CRI.
+type Option func(*Host) error
 
-// start is Start with a CRI plugin that configure configures, if there is one.
-func start(configure func(*Host) (string, error)) (_ *Host, err error) {
+// Without CRI nothing of the host outside h.Dir is needed.
+const withoutCRI = `disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
+`
+
+// Start starts containerd and imports the image. Stop ends it.
+func Start(options ...Option) (_ *Host, err error) {
 	output := os.Getenv("MSB_OUTPUT")
 	if output == "" {
 		return nil, errors.New("MSB_OUTPUT must name the build's output directory: use make test-e2e or make bench")
@@ -66,6 +74,7 @@ func start(configure func(*Host) (string, error)) (_ *Host, err error) {
 	h := &Host{
 		Dir: dir, Output: output, log: filepath.Join(dir, "log"),
 		Driver: cmp.Or(os.Getenv("MSB_DRIVER"), "qemu"), Config: filepath.Join(dir, "msb.toml"),
+		plugins: withoutCRI, namespaces: syscall.CLONE_NEWNET,
 	}
 	defer func() {
 		if err != nil {
@@ -75,13 +84,12 @@ func start(configure func(*Host) (string, error)) (_ *Host, err error) {
 	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n", h.Driver), 0o600); err != nil {
 		return nil, err
 	}
-	cri := ""
-	if configure != nil {
-		if cri, err = configure(h); err != nil {
+	for _, option := range options {
+		if err := option(h); err != nil {
 			return nil, err
 		}
 	}
-	if err := h.launch(cri); err != nil {
+	if err := h.launch(); err != nil {
 		return nil, err
 	}
 	if err := h.connect(); err != nil {
@@ -98,27 +106,18 @@ func start(configure func(*Host) (string, error)) (_ *Host, err error) {
 // Address is containerd's socket.
 func (h *Host) Address() string { return filepath.Join(h.Dir, "containerd.sock") }
 
-// withoutCRI are the plugins that a containerd without pods does not need.
-const withoutCRI = `"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"`
-
-func (h *Host) launch(cri string) error {
-	disabled := withoutCRI
-	if cri != "" {
-		disabled = ""
-	}
+func (h *Host) launch() error {
 	config := fmt.Sprintf(`version = 3
 root = %q
 state = %q
-disabled_plugins = [%s]
+%s
 [grpc]
   address = %q
 [ttrpc]
   address = %q
 [debug]
   level = "debug"
-[plugins."io.containerd.nri.v1.nri"]
-  disable = true
-`, filepath.Join(h.Dir, "root"), h.state(), disabled, h.Address(), h.Address()+".ttrpc") + cri
+`, filepath.Join(h.Dir, "root"), h.state(), h.plugins, h.Address(), h.Address()+".ttrpc")
 	file := filepath.Join(h.Dir, "config.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
@@ -128,13 +127,14 @@ disabled_plugins = [%s]
 		return err
 	}
 	defer log.Close()
-	h.containerd = exec.Command(filepath.Join(h.Output, "tools", "containerd"), "--config", file)
+	command := append(slices.Clone(h.wrapper), filepath.Join(h.Output, "tools", "containerd"), "--config", file)
+	h.containerd = exec.Command(command[0], command[1:]...)
 	h.containerd.Stdout, h.containerd.Stderr = log, log
 	h.containerd.Env = append(os.Environ(), "PATH="+strings.Join([]string{
 		filepath.Join(h.Output, "bin"), filepath.Join(h.Output, "tools"), os.Getenv("PATH"),
 	}, ":"))
 	// The network that is the host's to containers is the test's own.
-	h.containerd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Cloneflags: syscall.CLONE_NEWNET}
+	h.containerd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Cloneflags: h.namespaces}
 	if err := h.containerd.Start(); err != nil {
 		return err
 	}

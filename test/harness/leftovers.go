@@ -32,7 +32,9 @@ func (h *Host) Leftovers() Leftovers {
 		}
 		left[fmt.Sprintf("process %d %s", pid, name)] = true
 	}
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	// containerd's mounts may be its own.
+	root := fmt.Sprintf("/proc/%d/root", h.Pid())
+	mounts, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", h.Pid()))
 	for line := range strings.Lines(string(mounts)) {
 		if strings.Contains(line, h.Dir) || strings.Contains(line, "msb") {
 			left["mount "+strings.TrimSpace(line)] = true
@@ -40,8 +42,8 @@ func (h *Host) Leftovers() Leftovers {
 	}
 	for _, pattern := range []string{
 		h.Bundle("*"), filepath.Join(h.state(), "io.containerd.runtime.v2.task", KubernetesNamespace, "*"),
-		filepath.Join(h.state(), "io.containerd.sandbox.controller.v1.shim", KubernetesNamespace, "*"), "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
-		"/run/containerd/fifo/*",
+		filepath.Join(h.state(), "io.containerd.sandbox.controller.v1.shim", KubernetesNamespace, "*"), root + "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
+		root + "/run/containerd/fifo/*",
 		// Control groups of containers, in version 2 and in each hierarchy of 1.
 		filepath.Join("/sys/fs/cgroup", Namespace, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", Namespace, "*/cgroup.procs"),
 		filepath.Join("/sys/fs/cgroup", PodsCgroup, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", PodsCgroup, "*/cgroup.procs"),

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) (code int) {
 	var err error
-	if host, err = harness.StartCRI(); err != nil {
+	if host, err = harness.Start(harness.CRI); err != nil {
 		fmt.Fprintln(os.Stderr, "pod:", err)
 		return 1
 	}

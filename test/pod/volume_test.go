@@ -2,6 +2,7 @@ package pod
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,14 +65,7 @@ func (v volumes) directory(name string) string {
 func (v volumes) memory(name, size string) string {
 	v.t.Helper()
 	dir := v.directory(name)
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		v.t.Fatal(err)
-	}
-	v.t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			v.t.Errorf("the emptyDir in memory is still in use: %v", err)
-		}
-	})
+	v.mount(dir, "-t", "tmpfs", "-o", "size="+size, "tmpfs")
 	return dir
 }
 
@@ -79,15 +73,28 @@ func (v volumes) memory(name, size string) string {
 func (v volumes) subPath(name, source string) string {
 	v.t.Helper()
 	place := v.write(name, "")
-	if err := unix.Mount(source, place, "", unix.MS_BIND, ""); err != nil {
-		v.t.Fatal(err)
+	v.mount(place, "--bind", source)
+	return place
+}
+
+// mount mounts where containerd sees it, until the test's end.
+func (v volumes) mount(place string, arguments ...string) {
+	v.t.Helper()
+	run := func(command ...string) error {
+		cmd := exec.Command(command[0], command[1:]...)
+		if err := host.StartCommand(cmd); err != nil {
+			return err
+		}
+		return cmd.Wait()
+	}
+	if err := run(append(append([]string{"mount"}, arguments...), place)...); err != nil {
+		v.t.Fatalf("mounting on %s: %v", place, err)
 	}
 	v.t.Cleanup(func() {
-		if err := unix.Unmount(place, 0); err != nil {
-			v.t.Errorf("the subPath is still in use: %v", err)
+		if err := run("umount", place); err != nil {
+			v.t.Errorf("%s is still in use: %v", place, err)
 		}
 	})
-	return place
 }
 
 func mounting(mounts ...*cri.Mount) func(*cri.ContainerConfig) {
