@@ -44,8 +44,9 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun conformance test-conformance critest bench bench-krun lint proto \
-	install uninstall clean distclean root clients containerd-1.7 always
+.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
+	conformance conformance-cri conformance-client test-conformance critest client-suite containerd-1.7 \
+	install uninstall clean distclean root clients always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -78,6 +79,16 @@ test-e2e: root build tools clients ## end to end: a real containerd, real microV
 	@mkdir -p $(RESULTS)
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/pod ./test/nerdctl | tee $(RESULTS)/qemu.log
 
+# Besides the tests, what those of them need that are about runc.
+client-suite: $(OUTPUT)/images/client
+	@$(DEPS) mkfs.xfs lsof
+	@$(STEP) "building containerd's tests of its client" bash -c 'cd hack/tools/containerd-client && \
+		CGO_ENABLED=0 go test -c $(BUILDFLAGS) -o $(TOOLS)/client.test github.com/containerd/containerd/v2/integration/client && \
+		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(TOOLS)/ github.com/containerd/containerd/v2/integration/failpoint/cmd/runc-fp'
+
+$(OUTPUT)/images/client: hack/clientimages/main.go $(IMAGE)
+	@$(STEP) "making the images for containerd's tests of its client" go run -C hack -buildvcs=false ./clientimages $(IMAGE) $@
+
 # containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
 containerd-1.7: $(TOOLS)/1.7/containerd
 
@@ -101,7 +112,9 @@ SANDBOXERS ?= podsandbox shim
 FOCUS      ?=
 UPDATE     ?=
 
-conformance: root build tools clients critest ## Kubernetes' tests of its container runtime interface; UPDATE=1 writes what is expected (root)
+conformance: conformance-cri conformance-client ## others' tests, all of them: of Kubernetes and of containerd (root)
+
+conformance-cri: root build tools clients critest ## critest; UPDATE=1 writes what is expected (root)
 	@mkdir -p $(RESULTS)
 	@status=0; for sandboxer in $(SANDBOXERS); do \
 		echo "==> critest, sandboxer $$sandboxer"; \
@@ -109,8 +122,13 @@ conformance: root build tools clients critest ## Kubernetes' tests of its contai
 			-sandboxer $$sandboxer -focus '$(FOCUS)' $(if $(UPDATE),-update) | tee $(RESULTS)/critest-$(HANDLER)-$$sandboxer.log || status=1; \
 	done; exit $$status
 
+conformance-client: root build tools client-suite ## containerd's tests of its client; UPDATE=1 writes what is expected (root)
+	@echo "==> containerd's tests of its client"
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 60m ./test/conformance/client $(if $(UPDATE),-update) $(if $(SHORT),-short)
+
 test-conformance: ## those of them that say the most, in about ten minutes (root)
-	@$(MAKE) conformance FOCUS='$(CRITEST_SHORT)'
+	@$(MAKE) conformance-cri FOCUS='$(CRITEST_SHORT)'
+	@$(MAKE) conformance-client SHORT=1
 
 # One or two specs of each kind.
 CRITEST_SHORT := Multiple Containers|Networking|Streaming|Mount|OOM|sysctls|execSync|stopping|reopening|Supplemental|NoNewPrivs|Namespace|Privileged|Paths

@@ -236,6 +236,6 @@ func TestVersion(t *testing.T) {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("makes a mount namespace: needs root")
+		t.Fatal("this test makes a mount namespace: run it as root")
 	}
 }
