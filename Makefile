@@ -26,11 +26,13 @@ NERDCTL := $(TOOLS)/nerdctl
 CRITEST := $(TOOLS)/critest
 CRIMAGES := $(OUTPUT)/images/critest
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
+INSTALL := $(OUTPUT)/install
 
 RESULTS := $(OUTPUT)/results
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
+IMAGE_NAME ?= localhost/msb-install:latest
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Without -buildvcs=false go asks git, and fails when root builds another user's
@@ -46,7 +48,7 @@ REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 .PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
 	conformance conformance-cri conformance-client test-conformance critest client-suite containerd-1.7 \
-	install uninstall clean distclean root clients always
+	install uninstall image clean distclean root clients always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -72,7 +74,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/hostile ./test/conformance/expect ./test/conformance/registry | tee $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/hostile ./test/conformance/expect ./test/conformance/registry | tee $(RESULTS)/host.log
 
 test-e2e: root build tools clients ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -181,10 +183,26 @@ uninstall: ## remove what install put there
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
-clean: ## remove what was built, but not what was downloaded
-	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools cni images log results)
+image: build deps-krun ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
+	@rm -rf $(INSTALL)
+	@$(MAKE) install DESTDIR=$(INSTALL) PREFIX=/kit
+	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
+	@$(STEP) "building the installer" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(INSTALL)/msb-install ./cmd/msb-install
+	@$(STEP) "building the installer's image" go run -C hack -buildvcs=false ./image tree $(INSTALL) $(IMAGE_NAME) /msb-install $(OUTPUT)/images/msb-install.tar
+	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
 
-distclean: ## remove what was built and what was downloaded
+clean: ## remove what was built, but not what was downloaded
+	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools cni images install log results)
+
+distimage: build deps-krun ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
+	@rm -rf $(INSTALL)
+	@$(MAKE) install DESTDIR=$(INSTALL) PREFIX=/kit
+	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
+	@$(STEP) "building the installer" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(INSTALL)/msb-install ./cmd/msb-install
+	@$(STEP) "building the installer's image" go run -C hack -buildvcs=false ./image tree $(INSTALL) $(IMAGE_NAME) /msb-install $(OUTPUT)/images/msb-install.tar
+	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
+
+clean: ## remove what was built and what was downloaded
 	@rm -rf $(OUTPUT)
 
 root:
@@ -271,9 +289,9 @@ $(TOOLS)/runc: $(RUNC)
 
 $(IMAGE): $(wildcard hack/image/*.go)
 	@mkdir -p $(@D)
-	@$(STEP) "building the busybox image" go run -C hack -buildvcs=false ./image "$$(command -v busybox)" $@
+	@$(STEP) "building the busybox image" go run -C hack -buildvcs=false ./image busybox "$$(command -v busybox)" $@
 
 $(CRIMAGES)/index.json: $(wildcard hack/image/*.go) hack/busybox-conformance $(PROBE)
 	@busybox=$$(hack/busybox-conformance $(OUTPUT)/cache/busybox) && \
-		$(STEP) "building the images for critest" go run -C hack -buildvcs=false ./image "$$busybox" $(PROBE) $(CRIMAGES)
+		$(STEP) "building the images for critest" go run -C hack -buildvcs=false ./image critest "$$busybox" $(PROBE) $(CRIMAGES)
 	@touch $@

@@ -1,19 +1,24 @@
-// image builds the OCI images that the demo, the tests and the benchmarks run.
+// image builds the project's OCI images.
 //
-//	image BUSYBOX OUTPUT.tar
-//	image BUSYBOX PROBE DIRECTORY
+//	image busybox BUSYBOX OUTPUT.tar         what the demo, the tests and the benchmarks
+//	                                         run: one static busybox and nothing else, and
+//	                                         the same as a sandbox container's, which pauses
+//	image critest BUSYBOX PROBE DIRECTORY    what critest asks for
+//	image tree DIRECTORY NAME PROGRAM OUTPUT.tar
+//	                                         the files below a directory, which run PROGRAM
 //
-// The first are one static busybox and nothing else, as an archive of an OCI image
-// layout, for "ctr image import". The second are the images that critest asks for,
-// as an OCI image layout in a directory, for the registry of the conformance tests.
+// An archive of an OCI image layout is for "ctr image import", a layout in a directory
+// for the registry of the conformance tests.
 package main
 
 import (
 	"archive/tar"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -29,13 +34,15 @@ const (
 
 func main() {
 	var err error
-	switch len(os.Args) {
-	case 3:
-		err = run(os.Args[1], os.Args[2])
-	case 4:
-		err = conformance(os.Args[1], os.Args[2], os.Args[3])
+	switch arguments := os.Args[1:]; {
+	case len(arguments) == 3 && arguments[0] == "busybox":
+		err = busybox(arguments[1], arguments[2])
+	case len(arguments) == 4 && arguments[0] == "critest":
+		err = critest(arguments[1], arguments[2], arguments[3])
+	case len(arguments) == 5 && arguments[0] == "tree":
+		err = tree(arguments[1], arguments[2], arguments[3], arguments[4])
 	default:
-		fmt.Fprintln(os.Stderr, "usage: image BUSYBOX OUTPUT.tar, or image BUSYBOX PROBE DIRECTORY")
+		fmt.Fprintln(os.Stderr, "usage: image busybox BUSYBOX OUTPUT.tar\n       image critest BUSYBOX PROBE DIRECTORY\n       image tree DIRECTORY NAME PROGRAM OUTPUT.tar")
 		os.Exit(2)
 	}
 	if err != nil {
@@ -44,18 +51,69 @@ func main() {
 	}
 }
 
-func run(busybox, output string) error {
+func busybox(program, output string) error {
 	image, err := scratch()
 	if err != nil {
 		return err
 	}
-	layer, err := rootfs(busybox, tar.TypeSymlink)
+	layer, err := rootfs(program, tar.TypeSymlink)
 	if err != nil {
 		return err
 	}
 	if image, err = layer.on(image); err != nil {
 		return err
 	}
+	pause, err := configured(image, func(config *v1.ConfigFile) { config.Config.Cmd = []string{"/bin/sleep", "infinity"} })
+	if err != nil {
+		return err
+	}
+	return archiveOf(output, map[string]v1.Image{name: image, pauseName: pause})
+}
+
+// tree makes an image of the files below a directory, root's and without their times: the
+// same files are the same image.
+func tree(dir, name, program, output string) error {
+	image, err := scratch()
+	if err != nil {
+		return err
+	}
+	files := newLayer()
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if mode := int64(info.Mode().Perm()); entry.IsDir() {
+			files.directory(relative, mode)
+		} else {
+			files.copy(path, relative, mode)
+		}
+		return files.err
+	})
+	if err != nil {
+		return err
+	}
+	if image, err = files.on(image); err != nil {
+		return err
+	}
+	image, err = configured(image, func(config *v1.ConfigFile) {
+		config.Config.Entrypoint, config.Config.Cmd = []string{program}, nil
+	})
+	if err != nil {
+		return err
+	}
+	return archiveOf(output, map[string]v1.Image{name: image})
+}
+
+// archiveOf writes an archive of images by their references.
+func archiveOf(output string, images map[string]v1.Image) error {
 	dir, err := os.MkdirTemp("", "msb-image-")
 	if err != nil {
 		return err
@@ -65,16 +123,11 @@ func run(busybox, output string) error {
 	if err != nil {
 		return err
 	}
-	// containerd takes the whole reference from its own annotation.
-	if err := put(path, image, "io.containerd.image.name", name); err != nil {
-		return err
-	}
-	pause, err := configured(image, func(config *v1.ConfigFile) { config.Config.Cmd = []string{"/bin/sleep", "infinity"} })
-	if err != nil {
-		return err
-	}
-	if err := put(path, pause, "io.containerd.image.name", pauseName); err != nil {
-		return err
+	for _, name := range slices.Sorted(maps.Keys(images)) {
+		// containerd takes the whole reference from its own annotation.
+		if err := put(path, images[name], "io.containerd.image.name", name); err != nil {
+			return err
+		}
 	}
 	return archive(dir, output)
 }

@@ -57,9 +57,9 @@ func (s *imageSet) add(base v1.Image, added *layer, change func(config *v1.Confi
 	return image
 }
 
-// conformance writes the images that critest's specs name, below the repositories of
+// critest writes the images that critest's specs name, below the repositories of
 // its registries. What only has to exist is busybox and a file.
-func conformance(busybox, probe, output string) error {
+func critest(busybox, probe, output string) error {
 	if err := os.RemoveAll(output); err != nil {
 		return err
 	}
