@@ -194,15 +194,7 @@ image: build deps-krun ## build the image that installs msb on a node of Kuberne
 clean: ## remove what was built, but not what was downloaded
 	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools cni images install log results)
 
-distimage: build deps-krun ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
-	@rm -rf $(INSTALL)
-	@$(MAKE) install DESTDIR=$(INSTALL) PREFIX=/kit
-	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
-	@$(STEP) "building the installer" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(INSTALL)/msb-install ./cmd/msb-install
-	@$(STEP) "building the installer's image" go run -C hack -buildvcs=false ./image tree $(INSTALL) $(IMAGE_NAME) /msb-install $(OUTPUT)/images/msb-install.tar
-	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
-
-clean: ## remove what was built and what was downloaded
+distclean: ## remove what was built and what was downloaded
 	@rm -rf $(OUTPUT)
 
 root:

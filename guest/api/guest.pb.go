@@ -159,9 +159,13 @@ type CreateBundleRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	// The OCI runtime configuration, as it is to stand in config.json.
-	Spec          []byte         `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	Files         []*FileMount   `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
-	Sockets       []*SocketMount `protobuf:"bytes,4,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	Spec    []byte         `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Files   []*FileMount   `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	Sockets []*SocketMount `protobuf:"bytes,4,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	// Directories of the pool on which the host has something mounted, each with its
+	// tag first: they are entered before runc binds what is above them, because a mount
+	// that is found only later would be as read-only as that.
+	Submounts     [][]byte `protobuf:"bytes,5,rep,name=submounts,proto3" json:"submounts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,6 +224,13 @@ func (x *CreateBundleRequest) GetFiles() []*FileMount {
 func (x *CreateBundleRequest) GetSockets() []*SocketMount {
 	if x != nil {
 		return x.Sockets
+	}
+	return nil
+}
+
+func (x *CreateBundleRequest) GetSubmounts() [][]byte {
+	if x != nil {
+		return x.Submounts
 	}
 	return nil
 }
@@ -1787,12 +1798,13 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n" +
 	"\fStartRequest\x12,\n" +
 	"\x03now\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\x0f\n" +
-	"\rStartResponse\"\xab\x01\n" +
+	"\rStartResponse\"\xc9\x01\n" +
 	"\x13CreateBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12-\n" +
 	"\x05files\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\x05files\x123\n" +
-	"\asockets\x18\x04 \x03(\v2\x19.msb.guest.v1.SocketMountR\asockets\"p\n" +
+	"\asockets\x18\x04 \x03(\v2\x19.msb.guest.v1.SocketMountR\asockets\x12\x1c\n" +
+	"\tsubmounts\x18\x05 \x03(\fR\tsubmounts\"p\n" +
 	"\tFileMount\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12 \n" +

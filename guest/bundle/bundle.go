@@ -62,7 +62,18 @@ func Create(request *api.CreateBundleRequest) (path string, err error) {
 	if err := os.WriteFile(filepath.Join(path, "config.json"), request.Spec, 0o600); err != nil {
 		return "", err
 	}
+	enter(request.Submounts)
 	return path, bindFiles(request.Container, request.Files)
+}
+
+// enter has the kernel make the mounts of directories of the pool. What cannot be entered
+// is no mount to it, and found as such.
+func enter(submounts [][]byte) {
+	for _, path := range submounts {
+		if dir, err := os.Open(filepath.Join(api.PoolPath(), filepath.Clean("/"+string(path)))); err == nil {
+			dir.Close()
+		}
+	}
 }
 
 // bindFiles binds staged files to their places, with the files tree mounted no

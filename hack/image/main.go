@@ -63,7 +63,7 @@ func busybox(program, output string) error {
 	if image, err = layer.on(image); err != nil {
 		return err
 	}
-	pause, err := configured(image, func(config *v1.ConfigFile) { config.Config.Cmd = []string{"/bin/sleep", "infinity"} })
+	pause, err := configured(image, func(config *v1.ConfigFile) { config.Config.Cmd = []string{"/bin/tail", "-f", "/dev/null"} })
 	if err != nil {
 		return err
 	}

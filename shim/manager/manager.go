@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
@@ -224,8 +225,13 @@ func runHooks(ctx context.Context, id, bundle string) error {
 // Info implements shim.Shim. The version is this build's: the linker sets it in
 // containerd's package, from which pkg/shim prints it too.
 func (Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
+	features, err := typeurl.MarshalAnyToProto(spec.Features())
+	if err != nil {
+		return nil, err
+	}
 	return &types.RuntimeInfo{
-		Name:    Name,
-		Version: &types.RuntimeVersion{Version: version.Version},
+		Name:     Name,
+		Version:  &types.RuntimeVersion{Version: version.Version},
+		Features: features,
 	}, nil
 }

@@ -25,9 +25,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -272,6 +274,18 @@ func (t *Trees) add(tree, prefix, name string, source *os.File, attributes Attri
 		entry.Close()
 	}
 	return share, attach(source, share.target, attributes)
+}
+
+// Submounts are the paths of what is mounted below a shared directory, from the pool on.
+func (t *Trees) Submounts(share Share) ([]string, error) {
+	below, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(info.Mountpoint, share.target+"/"), false
+	})
+	var paths []string
+	for _, mount := range below {
+		paths = append(paths, strings.TrimPrefix(mount.Mountpoint, t.pool()+"/"))
+	}
+	return paths, err
 }
 
 // newDir makes the directory of a new tag. A tag that is taken is never reused:

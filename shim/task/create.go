@@ -216,7 +216,7 @@ func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *containe
 	init.streams.Store(streams)
 	undo.add(func() error { s.closeStdio(detached, init); return nil })
 
-	request, err := c.bundleRequest(s.podPlaces(c))
+	request, err := c.bundleRequest(sb, s.podPlaces(c))
 	if err != nil {
 		return err
 	}

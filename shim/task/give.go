@@ -121,7 +121,7 @@ func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
 
 // bundleRequest is the container as the agent is to prepare it, with places of its
 // pod.
-func (c *container) bundleRequest(places spec.Places) (*api.CreateBundleRequest, error) {
+func (c *container) bundleRequest(sb *sandbox.Sandbox, places spec.Places) (*api.CreateBundleRequest, error) {
 	request := &api.CreateBundleRequest{Container: c.id}
 	places.Rootfs, places.Cgroup, places.Network = api.SharePath(c.root.Tag), filepath.Join("/", c.id), api.NetworkPath()
 	places.Joined, places.Binds = c.joined, make([]string, len(c.given))
@@ -138,6 +138,14 @@ func (c *container) bundleRequest(places spec.Places) (*api.CreateBundleRequest,
 			request.Files = append(request.Files, &api.FileMount{
 				Tag: g.share.Tag, Name: []byte(g.share.Name), Destination: bind.Destination, ReadOnly: bind.ReadOnly,
 			})
+		case bind.ReadOnly && bind.Recursive && !bind.RecursiveReadOnly:
+			paths, err := sb.Trees.Submounts(g.share)
+			if err != nil {
+				return nil, fmt.Errorf("mount %s: %w", bind.Destination, err)
+			}
+			for _, path := range paths {
+				request.Submounts = append(request.Submounts, []byte(path))
+			}
 		}
 	}
 	var err error

@@ -27,7 +27,7 @@ func (h *Host) VMM() string { return vmms[h.Driver] }
 func (h *Host) Leftovers() Leftovers {
 	left := make(Leftovers)
 	for pid, name := range Processes() {
-		if h.isOthersShim(pid, name) {
+		if h.isOthers(pid) {
 			continue
 		}
 		left[fmt.Sprintf("process %d %s", pid, name)] = true
@@ -79,11 +79,26 @@ func Processes() map[int]string {
 	return found
 }
 
-// isOthersShim tells the shim of another containerd: it has that one's address among
-// its arguments.
-func (h *Host) isOthersShim(pid int, name string) bool {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && name == "containerd-shim" && strings.Contains(string(line), "-address") && !strings.Contains(string(line), h.Address())
+// isOthers tells a process of another containerd: it, or the process that it comes from,
+// is a shim that has that one's address among its arguments. What has lost its shim is
+// nobody's.
+func (h *Host) isOthers(pid int) bool {
+	for ; pid > 1; pid = parent(pid) {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		_, rest, isShim := strings.Cut(string(line), "\x00-address\x00")
+		if address, _, _ := strings.Cut(rest, "\x00"); isShim && address != h.Address() {
+			return true
+		}
+	}
+	return false
+}
+
+// parent is a process's, or 0.
+func parent(pid int) (ppid int) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(status), "\nPPid:\t")
+	_, _ = fmt.Sscan(rest, &ppid)
+	return ppid
 }
 
 // othersQEMU tells a QEMU that has nothing to do with a shim: it sees the host.

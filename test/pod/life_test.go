@@ -73,7 +73,7 @@ func TestSharedPID(t *testing.T) {
 		if a.must("readlink /proc/self/ns/pid") != b.must("readlink /proc/self/ns/pid") {
 			t.Error("the PID namespace is not shared")
 		}
-		if init := b.must("tr '\\0' ' ' < /proc/1/cmdline"); !strings.Contains(init, "sleep infinity") && !strings.Contains(init, "hold") {
+		if init := b.must("tr '\\0' ' ' < /proc/1/cmdline"); !strings.Contains(init, "tail -f") && !strings.Contains(init, "hold") {
 			t.Errorf("the init of the pod is %q", init)
 		}
 		// Nothing of the agent is to be had by its init.
