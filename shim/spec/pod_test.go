@@ -138,8 +138,12 @@ func TestPodMounts(t *testing.T) {
 		"a private one":           {[]func(*specs.Spec){inPod("container"), tmpfs}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
 		"none":                    {[]func(*specs.Spec){inPod("container")}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
 		"no pod":                  {[]func(*specs.Spec){tmpfs}, nil, nil, map[string]string{"/dev/shm": "shm"}},
-		"files": {[]func(*specs.Spec){inPod("container"), bind("/kubelet/hosts", "/etc/hosts")}, []string{"/g/share"}, all,
-			map[string]string{"/dev/shm": "/g/shm", "/etc/hosts": "/g/share", "/etc/hostname": "/g/hostname", "/etc/resolv.conf": "/g/resolv.conf"}},
+		"files": {
+			[]func(*specs.Spec){inPod("container"), bind("/kubelet/hosts", "/etc/hosts")},
+			[]string{"/g/share"},
+			all,
+			map[string]string{"/dev/shm": "/g/shm", "/etc/hosts": "/g/share", "/etc/hostname": "/g/hostname", "/etc/resolv.conf": "/g/resolv.conf"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			places := Places{Binds: c.binds, PodFiles: c.files, SharedMemory: "/g/shm"}
