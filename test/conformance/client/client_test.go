@@ -31,10 +31,11 @@ var (
 	limit  = flag.Duration("limit", 40*time.Minute, "how long the suite may take")
 )
 
-// short is what -short runs: the tests of a task's life, without those that pull,
-// wait or restart.
-const short = "^(TestContainer(Start|Output|Wait|Exec|Kill|CloseIO|Pids|Attach|Hostname|Metrics|PTY|NoSTDIN|LargeExecArgs)|" +
-	"TestTask(ForceDelete|Resize|Spec|Update)|TestProcessForceDelete|TestDelete(RunningContainer|ContainerExecCreated)|TestRuntimeInfo)$"
+// short is what -short runs: the tests of a task's life and of a containerd that
+// starts again. Most of the others are not about the runtime, or are more of the same.
+const short = "^(TestContainer(Start|Output|Wait|Exec|Kill|CloseIO|Pids|Attach|Hostname|Metrics|PTY|NoSTDIN|LargeExecArgs|Hook)|" +
+	"TestTask(ForceDelete|Resize|Spec|Update)|TestProcessForceDelete|TestDelete(RunningContainer|ContainerExecCreated)|TestRuntimeInfo|" +
+	"TestShim(DoesNotLeakPipes|DoesNotLeakSockets|OOMScore)|TestDaemon(Restart|RestartWithRunningShim|ReconnectsToShimIOPipesOnRestart))$"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(worldEnv); dir != "" {
@@ -132,10 +133,10 @@ func (s suite) run(tests string, omitted []string) map[string]string {
 	return results
 }
 
-// sweepControlGroups removes those of the suite's namespaces in containerd, which
-// are there once for all containers.
+// sweepControlGroups removes those of the suite's namespaces in containerd and of
+// TestShimInCgroup, as far as they are empty.
 func sweepControlGroups() {
-	for _, pattern := range []string{"testing*", "nnnn*"} {
+	for _, pattern := range []string{"testing*", "nnnn*", "containerd"} {
 		for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 			tops, _ := filepath.Glob(filepath.Join(root, pattern))
 			for _, top := range tops {

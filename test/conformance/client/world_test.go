@@ -54,7 +54,12 @@ func live(dir string, suite []string) (code int, err error) {
 	}
 	cmd := exec.Command(suite[0], suite[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), environment...)
+	// Tests make sockets there, whose names cannot be long.
+	temporary := filepath.Join(dir, "t")
+	if err := os.Mkdir(temporary, 0o711); err != nil {
+		return 1, err
+	}
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+temporary), environment...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return 1, err
