@@ -24,6 +24,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
+// base is the image that the others are made from.
+const base = "msb.test/busybox:latest"
+
 // refName is the annotation that names an image in a layout's index.
 const refName = "org.opencontainers.image.ref.name"
 
@@ -89,7 +92,7 @@ func main() {
 }
 
 func run(archive, dir string) error {
-	base, err := open(archive)
+	busybox, err := open(archive)
 	if err != nil {
 		return err
 	}
@@ -102,19 +105,19 @@ func run(archive, dir string) error {
 	}
 	for _, image := range []struct {
 		name      string
-		base      v1.Image
+		from      v1.Image
 		platforms []v1.Platform
 		layers    [][]file
 	}{
-		{"containerd/busybox:1.36", base, linux, [][]file{append(accounts, netcat...)}},
-		{"containerd/volume-copy-up:2.2", base, linux, [][]file{accounts, volume, {{"test_dir/second", "second layer\n", 0o644}}}},
-		{"containerd/volume-ownership:2.1", base, linux, [][]file{accounts, debian}},
+		{"containerd/busybox:1.36", busybox, linux, [][]file{append(accounts, netcat...)}},
+		{"containerd/volume-copy-up:2.2", busybox, linux, [][]file{accounts, volume, {{"test_dir/second", "second layer\n", 0o644}}}},
+		{"containerd/volume-ownership:2.1", busybox, linux, [][]file{accounts, debian}},
 		{"containerd/windows/nanoserver:1809", emptyImage(), windows, [][]file{{{"Files/License.txt", "none\n", 0o644}}}},
 		{"pause:3.6", emptyImage(), linux, [][]file{{{"pause", "3.6\n", 0o755}}}},
 		{"pause:3.10.2", emptyImage(), linux, [][]file{{{"pause", "3.10.2\n", 0o755}}}},
 		{"e2e-test-images/busybox:1.29-2", emptyImage(), linux, [][]file{{{"bin/busybox", "1.29-2\n", 0o755}}}},
 	} {
-		index, err := build(image.name, image.base, image.platforms, image.layers)
+		index, err := build(image.name, image.from, image.platforms, image.layers)
 		if err == nil {
 			err = out.AppendIndex(index, layout.WithAnnotations(map[string]string{refName: image.name}))
 		}
@@ -125,7 +128,7 @@ func run(archive, dir string) error {
 	return nil
 }
 
-// open reads the archive's one image.
+// open reads the image base from the archive.
 func open(archive string) (v1.Image, error) {
 	dir, err := os.MkdirTemp("", "msb-layout-")
 	if err != nil {
@@ -143,11 +146,16 @@ func open(archive string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	image, err := index.Image(manifest.Manifests[0].Digest)
-	if err != nil {
-		return nil, err
+	for _, descriptor := range manifest.Manifests {
+		if descriptor.Annotations["io.containerd.image.name"] == base {
+			image, err := index.Image(descriptor.Digest)
+			if err != nil {
+				return nil, err
+			}
+			return inMemory(image)
+		}
 	}
-	return inMemory(image)
+	return nil, fmt.Errorf("%s has no image %s", archive, base)
 }
 
 func emptyImage() v1.Image {
