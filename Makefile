@@ -46,7 +46,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
 	conformance conformance-cri conformance-client test-conformance critest client-suite containerd-1.7 \
 	install uninstall image clean distclean root clients always
 
@@ -59,6 +59,9 @@ build: shim kit ## build the shim and the guest kit into _output
 
 demo: root build tools ## run containers in microVMs and show what they can and cannot do (root)
 	@hack/containerd-private hack/demo
+
+demo-1.7: root build tools containerd-1.7
+	@MSB_CONTAINERD=1.7 hack/containerd-private hack/demo
 
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
