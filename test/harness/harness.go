@@ -22,6 +22,8 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/vishvananda/netlink"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 const (
@@ -48,6 +50,7 @@ type Host struct {
 	Client *client.Client
 
 	containerd *exec.Cmd
+	ended      chan struct{} // closed when containerd has ended
 	log        string
 	plugins    string   // the part of containerd's configuration that is about plugins
 	wrapper    []string // runs containerd, if there is one
@@ -135,7 +138,7 @@ state = %q
 	}, ":"))
 	// The network that is the host's to containers is the test's own.
 	h.containerd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Cloneflags: h.namespaces}
-	if err := h.containerd.Start(); err != nil {
+	if err := h.startContainerd(); err != nil {
 		return err
 	}
 	return h.InNetwork(func() error {
@@ -146,6 +149,25 @@ state = %q
 		return errors.Join(netlink.LinkSetUp(loopback),
 			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0), os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
 	})
+}
+
+// startContainerd starts it from a thread that stays until it has ended: Pdeathsig is
+// about that thread, not about the process.
+func (h *Host) startContainerd() error {
+	started, ended := make(chan error), make(chan struct{})
+	thread.Go(func() {
+		err := h.containerd.Start()
+		started <- err
+		if err == nil {
+			_ = h.containerd.Wait()
+			close(ended)
+		}
+	})
+	err := <-started
+	if err == nil {
+		h.ended = ended
+	}
+	return err
 }
 
 // connect waits until containerd serves.
@@ -173,9 +195,9 @@ func (h *Host) Stop() error {
 	if h.Client != nil {
 		errs = append(errs, h.Client.Close())
 	}
-	if h.containerd != nil && h.containerd.Process != nil {
+	if h.ended != nil {
 		_ = h.containerd.Process.Signal(syscall.SIGTERM)
-		_ = h.containerd.Wait()
+		<-h.ended
 	}
 	return errors.Join(append(errs, os.RemoveAll(h.Dir))...)
 }
