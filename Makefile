@@ -27,6 +27,7 @@ CRITEST := $(TOOLS)/critest
 CRIMAGES := $(OUTPUT)/images/critest
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 INSTALL := $(OUTPUT)/install
+KUBERNETES := $(OUTPUT)/kubernetes
 
 RESULTS := $(OUTPUT)/results
 
@@ -46,9 +47,9 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-unit test-e2e test-krun bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-unit test-e2e test-krun test-kubernetes bench bench-krun lint proto \
 	conformance conformance-cri conformance-client test-conformance critest client-suite containerd-1.7 \
-	install uninstall image clean distclean root clients always
+	install uninstall image clean distclean root clients kubernetes always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -102,6 +103,13 @@ clients:
 	@$(DEPS) iptables
 	@$(STEP) "building CNI plugins" bash -c 'cd hack/tools/cni && CGO_ENABLED=0 GOBIN=$(OUTPUT)/cni go install -buildvcs=false tool'
 	@if [ ! -e $(NERDCTL) ]; then $(STEP) "building nerdctl" hack/nerdctl $(NERDCTL); fi
+
+test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one node: its pods, and deploy/ on it (root)
+	@$(STEP) "building the tests of Kubernetes" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/kubernetes
+	@mkdir -p $(RESULTS)
+	@cd test/kubernetes && $(CURDIR)/hack/kubernetes $(OUTPUT)/test/kubernetes.test -test.v -test.timeout 40m | tee $(RESULTS)/kubernetes.log
+
+kubernetes: $(KUBERNETES)/kubelet
 
 test-krun: root build tools deps-krun ## the same under libkrun, in an emulated host with KVM (root)
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
@@ -195,7 +203,7 @@ image: build deps-krun ## build the image that installs msb on a node of Kuberne
 	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
 
 clean: ## remove what was built, but not what was downloaded
-	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools cni images install log results)
+	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools cni images install kubernetes log results)
 
 distclean: ## remove what was built and what was downloaded
 	@rm -rf $(OUTPUT)
@@ -277,6 +285,15 @@ $(TOOLS)/1.7/containerd: hack/tools/containerd-1.7/go.mod
 		github.com/containerd/containerd/cmd/containerd \
 		github.com/containerd/containerd/cmd/containerd-shim-runc-v2 \
 		github.com/containerd/containerd/cmd/ctr
+	@touch $@
+
+# The version is what kubelet and the API server say of themselves.
+$(KUBERNETES)/kubelet: hack/tools/kubernetes/go.mod
+	@$(STEP) "building Kubernetes (seven minutes when new)" bash -c 'cd hack/tools/kubernetes && \
+		version=$$(go list -m -f {{.Version}} k8s.io/kubernetes) package=k8s.io/component-base/version && \
+		CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "-s -w -X $$package.gitVersion=$$version -X $$package.gitMajor=1 -X $$package.gitMinor=$$(cut -d. -f2 <<<$$version)" \
+			-o $(KUBERNETES)/ k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubectl,kubelet} && \
+		CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "-s -w" -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3'
 	@touch $@
 
 $(TOOLS)/runc: $(RUNC)

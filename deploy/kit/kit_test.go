@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func kitOf(shim string) fstest.MapFS {
@@ -158,29 +161,37 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := make(chan error)
+	type result struct {
+		unlock func()
+		err    error
+	}
+	second := make(chan result)
 	go func() {
 		unlock, err := s.Lock()
-		if err == nil {
-			unlock()
-		}
-		second <- err
+		second <- result{unlock, err}
 	}()
 	select {
-	case err := <-second:
-		t.Fatalf("two hold the lock (%v)", err)
+	case r := <-second:
+		t.Fatalf("two hold the lock (%v)", r.err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	// The one that waits must not take a lock on a directory that is gone.
-	if err := os.Remove(s.Dir); err != nil {
+	// A lock on a directory that is gone keeps nobody out of the new one.
+	if err := errors.Join(os.Remove(s.Dir), os.Mkdir(s.Dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	unlock()
-	if err := <-second; err != nil {
-		t.Error(err)
+	r := <-second
+	if r.err != nil {
+		t.Fatal(r.err)
 	}
-	if _, err := os.Stat(s.Dir); err != nil {
-		t.Error(err)
+	defer r.unlock()
+	dir, err := os.Open(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("the directory that is there is not locked (%v)", err)
 	}
 }
 

@@ -198,8 +198,13 @@ func TestInstallWhileUninstallWaits(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	m.install(t, "2", "b")
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it still waits for the VM")
 	}
 	m.install(t, "2", "b")
 }
