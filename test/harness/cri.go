@@ -80,6 +80,35 @@ const criPlugins = `disabled_plugins = ["io.containerd.nri.v1.nri"]
   options = { ConfigPath = %[6]q }
 `
 
+// The same for containerd 1.7, which knows no Sandbox API.
+const criPlugin17 = `disabled_plugins = ["io.containerd.nri.v1.nri"]
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = %[1]q
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  cdi_spec_dirs = []
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = %[2]q
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = %[3]q
+  conf_dir = %[4]q
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  default_runtime_name = "msb"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.msb]
+  runtime_type = %[5]q
+  privileged_without_host_devices = true
+  options = { ConfigPath = %[6]q }
+`
+
+// Handlers are those of the runtime under test, in a containerd with CRI.
+func (h *Host) Handlers() []string {
+	if h.release == release17 {
+		return []string{PauseHandler}
+	}
+	return []string{PauseHandler, SandboxHandler}
+}
+
 const podNetwork = `{
   "cniVersion": "1.0.0",
   "name": "pods",
@@ -106,7 +135,11 @@ func CRI(h *Host) error {
 		return err
 	}
 	networks := filepath.Join(h.Dir, "cni")
-	h.plugins = fmt.Sprintf(criPlugins, SandboxImage, h.registries(), filepath.Join(h.Output, "cni"), networks, Runtime, h.Config)
+	plugins := criPlugins
+	if h.release == release17 {
+		plugins = criPlugin17
+	}
+	h.plugins = fmt.Sprintf(plugins, SandboxImage, h.registries(), filepath.Join(h.Output, "cni"), networks, Runtime, h.Config)
 	if err := os.MkdirAll(networks, 0o700); err != nil {
 		return err
 	}

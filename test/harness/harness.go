@@ -49,6 +49,7 @@ type Host struct {
 	// Client is connected to it.
 	Client *client.Client
 
+	release    string // of containerd: empty is the build's, or else release17
 	containerd *exec.Cmd
 	ended      chan struct{} // closed when containerd has ended
 	log        string
@@ -56,6 +57,9 @@ type Host struct {
 	wrapper    []string // runs containerd, if there is one
 	namespaces uintptr  // those of containerd that are its own
 }
+
+// release17 in MSB_CONTAINERD starts containerd 1.7.
+const release17 = "1.7"
 
 // An Option changes what Start starts, such as CRI.
 type Option func(*Host) error
@@ -76,7 +80,7 @@ func Start(options ...Option) (_ *Host, err error) {
 	}
 	h := &Host{
 		Dir: dir, Output: output, log: filepath.Join(dir, "log"),
-		Driver: cmp.Or(os.Getenv("MSB_DRIVER"), "qemu"), Config: filepath.Join(dir, "msb.toml"),
+		release: os.Getenv("MSB_CONTAINERD"), Driver: cmp.Or(os.Getenv("MSB_DRIVER"), "qemu"), Config: filepath.Join(dir, "msb.toml"),
 		plugins: withoutCRI, namespaces: syscall.CLONE_NEWNET,
 	}
 	defer func() {
@@ -110,7 +114,11 @@ func Start(options ...Option) (_ *Host, err error) {
 func (h *Host) Address() string { return filepath.Join(h.Dir, "containerd.sock") }
 
 func (h *Host) launch() error {
-	config := fmt.Sprintf(`version = 3
+	version := 3 // of the configuration
+	if h.release == release17 {
+		version = 2
+	}
+	config := fmt.Sprintf(`version = %d
 root = %q
 state = %q
 %s
@@ -120,7 +128,7 @@ state = %q
   address = %q
 [debug]
   level = "debug"
-`, filepath.Join(h.Dir, "root"), h.state(), h.plugins, h.Address(), h.Address()+".ttrpc")
+`, version, filepath.Join(h.Dir, "root"), h.state(), h.plugins, h.Address(), h.Address()+".ttrpc")
 	file := filepath.Join(h.Dir, "config.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
@@ -130,7 +138,7 @@ state = %q
 		return err
 	}
 	defer log.Close()
-	command := append(slices.Clone(h.wrapper), filepath.Join(h.Output, "tools", "containerd"), "--config", file)
+	command := append(slices.Clone(h.wrapper), filepath.Join(h.Output, "tools", h.release, "containerd"), "--config", file)
 	h.containerd = exec.Command(command[0], command[1:]...)
 	h.containerd.Stdout, h.containerd.Stderr = log, log
 	h.containerd.Env = append(os.Environ(), "PATH="+strings.Join([]string{
@@ -228,14 +236,14 @@ func (h *Host) Ctr(args ...string) (stdout, stderr string, code int) {
 
 // CtrCommand is ctr, to be run.
 func (h *Host) CtrCommand(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.Address()}, args...)...)
+	return exec.Command(filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address()}, args...)...)
 }
 
 // CtrInput runs ctr with an input.
 func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string, code int) {
 	ctx, cancel := h.Context()
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", "ctr"), append([]string{"--address", h.Address()}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address()}, args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = input, &out, &errOut
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

@@ -19,12 +19,10 @@ import (
 )
 
 var (
-	host    *harness.Host
-	runtime cri.RuntimeServiceClient
+	host     *harness.Host
+	runtime  cri.RuntimeServiceClient
+	handlers []string // runtime handlers under test
 )
-
-// handlers are the runtime handlers under test.
-var handlers = []string{harness.PauseHandler, harness.SandboxHandler}
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -50,6 +48,7 @@ func run(m *testing.M) (code int) {
 			code = 1
 		}
 	}()
+	handlers = host.Handlers()
 	conn, err := grpc.NewClient("unix://"+host.Address(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pod:", err)

@@ -82,7 +82,7 @@ func testStatus(t *testing.T, p *pod) {
 		t.Fatal(err)
 	}
 	status := response.Status
-	if status.State != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(status.Network.GetIp(), "10.88.") || status.CreatedAt == 0 {
+	if status.State != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(status.Network.GetIp(), "10.98.") || status.CreatedAt == 0 {
 		t.Errorf("status %v", status)
 	}
 	stats, err := runtime.PodSandboxStats(call(t), &cri.PodSandboxStatsRequest{PodSandboxId: p.id})
