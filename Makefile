@@ -111,12 +111,13 @@ test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one
 
 kubernetes: $(KUBERNETES)/kubelet
 
-test-krun: root build tools deps-krun ## the same under libkrun, in an emulated host with KVM (root)
+test-krun: root build tools clients deps-krun ## the same under libkrun, in an emulated host with KVM (root)
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
 	@mkdir -p $(RESULTS)
-	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/hostile
-	@hack/kvmhost -t 2700 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/hostile.test \
-		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m' | tee $(RESULTS)/krun.log
+	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
+	@hack/kvmhost -t 3300 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/pod.test -p $(OUTPUT)/test/hostile.test \
+		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m && \
+			MSB_DRIVER=krun MSB_PODS=4 /put/pod.test -test.v -test.timeout 20m -test.skip TestOverhead' | tee $(RESULTS)/krun.log
 
 # What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
 # runs sandboxes, and a regular expression for the names of specs.
@@ -156,7 +157,7 @@ critest:
 bench: root build tools ## measure, against runc on this machine, and print a table (root)
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
 
-bench-krun: root build tools deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
+bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox
 	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
 	@hack/kvmhost -t 1800 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun TMPDIR=/var /put/bench /put/microsandbox

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,7 +116,10 @@ func start(t *testing.T) *harness.Host {
 		if err := host.StopPods(); err != nil {
 			t.Error(err)
 		}
-		if left := host.New(before); *handler == "msb" && len(left) > 0 {
+		left := slices.DeleteFunc(host.New(before), func(what string) bool {
+			return strings.Contains(what, temporary(host)+"/") // critest's own: a spec that fails unmounts nothing
+		})
+		if *handler == "msb" && len(left) > 0 {
 			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 		}
 		keep(t, "containerd.log", host.Log())
@@ -152,6 +156,9 @@ func runtimeHandler() string {
 	return *handler
 }
 
+// temporary is where critest makes what it mounts into containers.
+func temporary(host *harness.Host) string { return filepath.Join(host.Dir, "tmp") }
+
 // keep keeps a log with the results of tests, if those are kept.
 func keep(t *testing.T, name, content string) {
 	t.Helper()
@@ -177,8 +184,8 @@ func critest(t *testing.T, host *harness.Host) []spec {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	report, logPath, temporary := filepath.Join(host.Dir, "report.json"), filepath.Join(host.Dir, "critest.log"), filepath.Join(host.Dir, "tmp")
-	if err := os.Mkdir(temporary, 0o755); err != nil {
+	report, logPath, dir := filepath.Join(host.Dir, "report.json"), filepath.Join(host.Dir, "critest.log"), temporary(host)
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(logPath)
@@ -190,8 +197,8 @@ func critest(t *testing.T, host *harness.Host) []spec {
 		"-config", os.DevNull, "-runtime-endpoint", "unix://"+host.Address(), "-runtime-handler", runtimeHandler(),
 		"-ginkgo.json-report", report, "-ginkgo.randomize-all=false", "-ginkgo.seed=1", "-ginkgo.no-color",
 		"-ginkgo.timeout", (limit - time.Minute).String(), "-ginkgo.focus", *focus, "-test.timeout=0")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = temporary, log, log
-	cmd.Env = append(os.Environ(), "TMPDIR="+temporary)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	if err = host.StartCommand(cmd); err == nil {

@@ -114,16 +114,30 @@ const podNetwork = `{
   "name": "pods",
   "plugins": [
     {
-      "type": "bridge", "bridge": "pods", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+      "type": "bridge", "bridge": "pods", "isGateway": true, "ipMasq": %[2]t, "hairpinMode": true,
       "ipam": {
-        "type": "host-local", "dataDir": %q,
+        "type": "host-local", "dataDir": %[1]q,
         "ranges": [[{"subnet": "10.98.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]
       }
-    },
-    {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}
+    }%[3]s
   ]
 }
 `
+
+// hostPorts are for a machine with iptables.
+const hostPorts = `,
+    {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}`
+
+// podNetwork is the pods' (CNI's specification). Without iptables, as in the emulated
+// host, they have no ports of the host and no way out of it.
+func (h *Host) podNetwork() []byte {
+	_, err := exec.LookPath("iptables")
+	ports := ""
+	if err == nil {
+		ports = hostPorts
+	}
+	return fmt.Appendf(nil, podNetwork, filepath.Join(h.Dir, "ipam"), err == nil, ports)
+}
 
 // CRI has containerd serve Kubernetes' container runtime interface, in mount and IPC
 // namespaces of its own besides that of the network.
@@ -143,7 +157,7 @@ func CRI(h *Host) error {
 	if err := os.MkdirAll(networks, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(networks, "pods.conflist"), fmt.Appendf(nil, podNetwork, filepath.Join(h.Dir, "ipam")), 0o600)
+	return os.WriteFile(filepath.Join(networks, "pods.conflist"), h.podNetwork(), 0o600)
 }
 
 func (h *Host) registries() string { return filepath.Join(h.Dir, "registries") }

@@ -67,6 +67,7 @@ func TestSharedPID(t *testing.T) {
 	perHandler(t, func(t *testing.T, handler string) {
 		p := startPod(t, handler, func(config *cri.PodSandboxConfig) {
 			config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
+			config.Linux.SecurityContext.Privileged = true // one of its containers is
 		})
 		a := p.start("a", nil, "sleep", "1000")
 		b := p.start("b", nil, sleeper...)
@@ -87,7 +88,30 @@ func TestSharedPID(t *testing.T) {
 			t.Errorf("killed by its neighbour: exit code %d", status.ExitCode)
 		}
 		b.want("fine", "echo fine")
+		t.Run("a container goes whose files another holds", func(t *testing.T) { testHeld(t, p) })
 	})
+}
+
+// testHeld: a container with all rights holds another's root file system. That one goes
+// all the same, from the host's mounts and from containerd's snapshots.
+func testHeld(t *testing.T, p *pod) {
+	victim := p.start("victim", nil, "sh", "-c", "echo secret > /held; exec sleep 4321")
+	hostile := p.start("hostile", func(config *cri.ContainerConfig) { config.Linux.SecurityContext.Privileged = true }, sleeper...)
+	hostile.want("secret", `for pid in $(pidof sleep); do if grep -q 4321 /proc/$pid/cmdline 2>/dev/null; then victim=$pid; fi; done
+		cat /proc/$victim/root/held
+		(cd /proc/$victim/root/bin && exec sleep 1000 < ../held > /dev/null 2>&1) &`)
+	victim.stop()
+	victim.delete()
+	if left := p.given(); len(left) != p.roots() {
+		t.Errorf("%d containers, and the pod is given %v", p.roots(), left)
+	}
+	snapshots, stderr, code := host.Ctr("--namespace", harness.KubernetesNamespace, "snapshot", "ls")
+	if code != 0 || strings.Contains(snapshots, victim.id) {
+		t.Errorf("the snapshot of the removed container is still there: %s%s", snapshots, stderr)
+	}
+	hostile.want("secret", "for pid in $(pidof sleep); do if grep -q 1000 /proc/$pid/cmdline 2>/dev/null; then cat /proc/$pid/fd/0; fi; done")
+	hostile.stop()
+	hostile.delete()
 }
 
 // TestPodKilled: whatever of a pod is killed, the kubelet learns of it and can remove
