@@ -71,7 +71,7 @@ var lines = []line{
 	{name: "FM62", meaning: "the VMM is killed: exits for all, nothing is left"},
 	{name: "FM63", meaning: "started again after the source was replaced: the new content"},
 	{name: "FM64", meaning: "deleted twice: not found"},
-	{name: "FM65", meaning: "of a pod's containers, one does not see the other's mounts", open: "a VM has one container"},
+	{name: "FM65", meaning: "of a pod's containers, one does not see the other's mounts"},
 	{name: "FM66", meaning: "another sandbox sees nothing of this one"},
 	{name: "FM67", meaning: "the staging is taken away from outside: answered, no hang"},
 	{name: "FM68", meaning: "what a crash of the host left is swept"},
