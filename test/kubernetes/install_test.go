@@ -127,7 +127,7 @@ func upgrade(t *testing.T, containerdBefore string) {
 	if err := os.CopyFS(overlay, os.DirFS(deploy)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(overlay, "config.toml"), []byte("[vm]\nmemory = \"256MiB\"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(overlay, "config.toml"), []byte("[vm]\npod_annotations = true\nmemory = \"256MiB\"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	must(t, "apply", "-k", overlay)
