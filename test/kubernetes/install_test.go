@@ -2,9 +2,12 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -101,7 +104,20 @@ func TestInstall(t *testing.T) {
 
 	t.Run("upgrade", func(t *testing.T) { upgrade(t, once) })
 	t.Run("the label is removed", func(t *testing.T) {
+		end := runFromKit(t)
 		must(t, "label", "node", node, label+"-")
+		eventually(t, "containerd's file", time.Minute, func() (string, bool) {
+			_, err := os.Stat(dropIn)
+			return "it is there", errors.Is(err, os.ErrNotExist)
+		})
+		time.Sleep(3 * time.Second)
+		if pods := must(t, "-n", "msb", "get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}"); pods == "" {
+			t.Error("the pod does not wait for what runs from its kit")
+		}
+		if _, err := os.Stat(filepath.Join(kit, "versions")); err != nil {
+			t.Errorf("the kit did not stay for what runs from it: %v", err)
+		}
+		end()
 		eventually(t, "the node", time.Minute, clean)
 		eventually(t, "the node's runtimes", time.Minute, func() (string, bool) {
 			handlers := must(t, "get", "node", node, "-o", "jsonpath={.status.runtimeHandlers[*].name}")
@@ -117,6 +133,26 @@ func TestInstall(t *testing.T) {
 	if after := bystander(); after != before {
 		t.Errorf("the pod beside was %s and is %s", before, after)
 	}
+}
+
+// runFromKit starts a process of a program in the kit, as a VM's are.
+func runFromKit(t *testing.T) (end func()) {
+	t.Helper()
+	sleep, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(kit, "current", "bin", "sleep")
+	if err := os.WriteFile(program, sleep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	process := exec.Command(program, "600")
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() { _, _ = process.Process.Kill(), process.Wait() })
+	t.Cleanup(end)
+	return end
 }
 
 // Another configuration is another version. The old pod ends after the new one is
