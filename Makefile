@@ -110,6 +110,7 @@ test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one
 	@cd test/kubernetes && $(CURDIR)/hack/kubernetes $(OUTPUT)/test/kubernetes.test -test.v -test.timeout 40m | tee $(RESULTS)/kubernetes.log
 
 kubernetes: $(KUBERNETES)/kubelet
+	@$(DEPS) openssl ip
 
 test-krun: root build tools clients deps-krun ## the same under libkrun, in an emulated host with KVM (root)
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
