@@ -47,7 +47,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-unit test-e2e test-krun test-kubernetes bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-unit test-e2e test-1.7 test-krun test-kubernetes bench bench-krun lint proto \
 	conformance conformance-cri conformance-client test-conformance critest client-suite containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -67,7 +67,7 @@ demo-1.7: root build tools containerd-1.7
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
 
-test: lint test-unit test-e2e test-krun ## lint, unit and end-to-end tests, and the table of the contract of a mount
+test: lint test-unit test-e2e test-1.7 test-krun ## lint, unit and end-to-end tests, and the table of the contract of a mount
 	@echo "==> the contract of a mount"
 	@MSB_RESULTS=$(RESULTS) go test -count=1 -v ./test/contract
 
@@ -94,6 +94,10 @@ client-suite: $(OUTPUT)/images/client
 
 $(OUTPUT)/images/client: hack/clientimages/main.go $(IMAGE)
 	@$(STEP) "making the images for containerd's tests of its client" go run -C hack -buildvcs=false ./clientimages $(IMAGE) $@
+
+test-1.7: root build tools clients containerd-1.7 ## pods under containerd 1.7 (root)
+	@echo "==> pods under containerd 1.7"
+	@MSB_CONTAINERD=1.7 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 20m -run '^(TestPod|TestVolumesFM65|TestPodKilled)$$' ./test/pod
 
 # containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
 containerd-1.7: $(TOOLS)/1.7/containerd

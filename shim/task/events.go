@@ -60,9 +60,23 @@ func (s *Service) receive(event *api.Event) {
 		log.G(s.ctx).WithError(err).WithField("type", event.GetEvent().GetTypeUrl()).Warn("dropping an event of the guest")
 		return
 	}
+	if exit, ok := translated.(*eventsapi.TaskExit); ok && exit.ID == exit.ContainerID {
+		s.endAnchorOf(exit.ContainerID)
+	}
 	s.publish(translated)
 	if deletion, ok := translated.(*eventsapi.TaskDelete); ok {
 		s.markDeleted(deletion.ContainerID)
+	}
+}
+
+// endAnchorOf ends the process that stands for a container whose init has ended, so that
+// the task's pid is nobody's when its exit is known.
+func (s *Service) endAnchorOf(id string) {
+	s.mu.Lock()
+	c := s.containers[id]
+	s.mu.Unlock()
+	if c != nil {
+		c.endAnchor()
 	}
 }
 
@@ -147,6 +161,9 @@ func (s *Service) reportDeath() {
 	}
 	s.mu.Unlock()
 	for _, event := range exits {
+		if event.ID == event.ContainerID {
+			s.endAnchorOf(event.ContainerID)
+		}
 		s.publish(event)
 	}
 }
