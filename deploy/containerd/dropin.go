@@ -64,6 +64,9 @@ func (c config) runtimes() map[string]any {
 func (c config) shim() (path string, ok bool) {
 	runtime, ok := c.runtimes()[Runtime].(map[string]any)
 	path, _ = runtime["runtime_path"].(string)
+	if kind, _ := runtime["runtime_type"].(string); filepath.IsAbs(kind) {
+		path = kind
+	}
 	return path, ok
 }
 
