@@ -160,6 +160,10 @@ func shims() (pids []string) {
 	return pids
 }
 
+// sandboxesGone is how long ended sandboxes, and with the Sandbox API their shims, may be
+// there: kubelet removes them once a minute.
+const sandboxesGone = 90 * time.Second
+
 // nothingLeft sees at the end of a test that its pods left no shim and no mount.
 func nothingLeft(t *testing.T) {
 	t.Helper()
@@ -180,6 +184,6 @@ func nothingLeft(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-		eventually(t, "as many as before, "+before, 30*time.Second, func() (string, bool) { now := state(); return now, now == before })
+		eventually(t, "as many as before, "+before, sandboxesGone, func() (string, bool) { now := state(); return now, now == before })
 	})
 }
