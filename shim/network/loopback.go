@@ -169,7 +169,9 @@ func (l *Loopback) forward(conn *net.TCPConn) {
 		return
 	}
 	port := conn.LocalAddr().(*net.TCPAddr).Port
-	stream, err := l.dial(context.Background(), uint32(port))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	stream, err := l.dial(ctx, uint32(port))
 	if err != nil {
 		log.L.WithError(err).Debugf("a connection to port %d of the guest", port)
 		_ = conn.SetLinger(0)

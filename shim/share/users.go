@@ -18,10 +18,12 @@ type users struct {
 	shares map[object]*used
 }
 
-// object is a directory of a mount, shared in one way.
+// object is a directory of a mount, shared in one way. As long as it is shared, no other
+// directory has its device and inode; the mount, which may be more restricted than
+// another of the same directory, is not kept.
 type object struct {
-	mount, inode uint64
-	attributes   Attributes
+	device, inode, mount uint64
+	attributes           Attributes
 }
 
 type used struct {
@@ -33,7 +35,9 @@ type used struct {
 // share of it holds depends on when it was made.
 func objectOf(dir *os.File, attributes Attributes) (_ object, ok bool, err error) {
 	var stat unix.Statx_t
-	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID|unix.STATX_INO, &stat); err != nil {
+	// The unique id, of Linux 6.8, is never used again; older kernels give the other.
+	const mask = unix.STATX_INO | unix.STATX_MNT_ID | unix.STATX_MNT_ID_UNIQUE
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, mask, &stat); err != nil {
 		return object{}, false, &os.PathError{Op: "statx", Path: dir.Name(), Err: err}
 	}
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
@@ -44,7 +48,7 @@ func objectOf(dir *os.File, attributes Attributes) (_ object, ok bool, err error
 		isBelow := strings.HasPrefix(info.Mountpoint, strings.TrimSuffix(path, "/")+"/")
 		return !isBelow, isBelow
 	})
-	return object{stat.Mnt_id, stat.Ino, attributes}, len(below) == 0, err
+	return object{unix.Mkdev(stat.Dev_major, stat.Dev_minor), stat.Ino, stat.Mnt_id, attributes}, len(below) == 0, err
 }
 
 // add shares a directory, or returns the share that there is of it.

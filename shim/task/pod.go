@@ -34,7 +34,10 @@ func (s *Service) sandboxOfPod(pod string) (*sandbox.Sandbox, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if sb == nil || s.podID != pod {
-		return nil, errors.Join(fmt.Errorf("the sandbox %s of the container's pod does not run: %w", pod, errdefs.ErrFailedPrecondition), err)
+		if err == nil {
+			err = errors.New("this shim runs another")
+		}
+		return nil, fmt.Errorf("the sandbox %s of the container's pod does not run, create the pod anew: %v: %w", pod, err, errdefs.ErrFailedPrecondition)
 	}
 	return sb, nil
 }
@@ -54,7 +57,7 @@ func (s *Service) joined(plan *spec.Plan) (map[specs.LinuxNamespaceType]string, 
 }
 
 // guestPidOf is the process in the guest for the one that stands for it on the
-// host, or 0.
+// host, or 0. What has ended has none: its pid may be another's.
 func (s *Service) guestPidOf(pid uint32) uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,7 +65,7 @@ func (s *Service) guestPidOf(pid uint32) uint32 {
 		return s.pod.guestPid
 	}
 	for _, c := range s.containers {
-		if c.created && c.pid.Load() == pid {
+		if c.created && c.anchor.Load() != nil && c.pid.Load() == pid {
 			return c.guestPid
 		}
 	}
