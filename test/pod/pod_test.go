@@ -12,9 +12,10 @@ import (
 func TestPod(t *testing.T) {
 	perHandler(t, func(t *testing.T, handler string) {
 		p := startPod(t, handler, func(config *cri.PodSandboxConfig) {
+			config.Linux.SecurityContext.Privileged = true // a looks at the guest
 			config.Linux.Sysctls = map[string]string{"kernel.shm_rmid_forced": "1", "net.ipv4.ip_unprivileged_port_start": "80"}
 		})
-		a := p.start("a", nil, sleeper...)
+		a := p.start("a", func(config *cri.ContainerConfig) { config.Linux.SecurityContext.Privileged = true }, sleeper...)
 		b := p.start("b", nil, sleeper...)
 		a.want("pod", "hostname")
 		b.want("pod", "cat /etc/hostname")
@@ -42,16 +43,18 @@ func TestPod(t *testing.T) {
 	})
 }
 
-// mounts are how many there are in a container's guest, by its kernel's count of
-// virtio-fs file systems.
-func (c *container) mounts() string {
+// left is what containers could leave in the guest, as far as one that owns it sees:
+// control groups, file systems, zombies.
+func (c *container) left() string {
 	c.t.Helper()
-	return c.must("grep -c . /proc/self/mountinfo; ls /sys/fs/fuse/connections 2>/dev/null | wc -l")
+	return c.must("ls -d /sys/fs/cgroup/*/ | wc -l; grep -c . /proc/self/mountinfo; mkdir -p /fuse && mount -t fusectl none /fuse && ls /fuse | wc -l; umount /fuse")
 }
 
-// testRestarts starts and removes containers 20 times beside one that runs on.
+// testRestarts starts and removes a container 20 times, has one killed for its memory and
+// deletes one, beside others that run on.
 func testRestarts(t *testing.T, p *pod, other *container) {
 	other.must("echo $$ > /tmp/before")
+	deleted := p.start("deleted", nil, sleeper...)
 	var before string
 	for i := range 20 {
 		c := p.start("restarted", nil, "sh", "-c", fmt.Sprintf("echo round %d; exit %d", i, i))
@@ -62,12 +65,21 @@ func testRestarts(t *testing.T, p *pod, other *container) {
 			t.Errorf("round %d: log %q", i, log)
 		}
 		c.delete()
-		if i == 0 {
-			before = other.mounts()
+		switch i {
+		case 0:
+			deleted.stop()
+			deleted.delete()
+			before = other.left()
+		case 10:
+			greedy := p.start("greedy", limited(32*mib), "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")
+			if status := greedy.exited(); status.Reason != "OOMKilled" {
+				t.Errorf("out of memory: %s", status.Reason)
+			}
+			greedy.delete()
 		}
 	}
-	if after := other.mounts(); after != before {
-		t.Errorf("mounts in the guest: %s, after one restart %s", after, before)
+	if after := other.left(); after != before {
+		t.Errorf("in the guest are %q, after one restart were %q", after, before)
 	}
 	if left := p.given(); len(left) != p.roots() {
 		t.Errorf("%d containers, and the pod is given %v", p.roots(), left)
