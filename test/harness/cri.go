@@ -31,9 +31,6 @@ const SandboxImage = "msb.test/pause:sandbox"
 // KubernetesNamespace is containerd's namespace of pods, and critest's control group.
 const KubernetesNamespace = "k8s.io"
 
-// PodsCgroup is the control group of the tests' own pods.
-const PodsCgroup = "/msb-pods"
-
 // wrapper starts containerd with mounts that are its own, and shared among them as a
 // host's are. Over the directories that neither containerd nor CNI's library can be
 // told to leave alone there are empty ones, so that nobody else's are touched. AppArmor
@@ -160,6 +157,17 @@ func CRI(h *Host) error {
 	return os.WriteFile(filepath.Join(networks, "pods.conflist"), h.podNetwork(), 0o600)
 }
 
+// PodsCgroup is the control group for pods of a test.
+func (h *Host) PodsCgroup() string { return "/" + filepath.Base(h.Dir) }
+
+// removeGroup removes an empty control group, in version 2 and in each hierarchy of 1.
+func removeGroup(path string) {
+	one, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
+	for _, dir := range append(one, "/sys/fs/cgroup"+path) {
+		_ = unix.Rmdir(dir) // not while it has somebody else's
+	}
+}
+
 func (h *Host) registries() string { return filepath.Join(h.Dir, "registries") }
 
 // UseRegistry has containerd pull all images, whatever their registry, from the one at
@@ -175,19 +183,9 @@ func (h *Host) UseRegistry(address string) error {
 
 // StartCommand starts a command in containerd's namespaces.
 func (h *Host) StartCommand(cmd *exec.Cmd) error {
-	pidfd, err := unix.PidfdOpen(h.Pid(), 0)
-	if err != nil {
-		return os.NewSyscallError("pidfd_open", err)
-	}
-	defer unix.Close(pidfd)
 	return thread.Run(func() error {
-		// A thread can only enter a mount namespace with a working directory and root
-		// of its own.
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return os.NewSyscallError("unshare", err)
-		}
-		if err := unix.Setns(pidfd, int(h.namespaces)); err != nil {
-			return os.NewSyscallError("setns", err)
+		if err := enter(h.Pid(), h.namespaces); err != nil {
+			return err
 		}
 		return cmd.Start()
 	})
@@ -215,10 +213,7 @@ func (h *Host) StopPods() error {
 		err = fmt.Errorf("shim %d outlived its pods; %w", pid, err)
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
-	one, _ := filepath.Glob("/sys/fs/cgroup/*/k8s.io")
-	for _, dir := range append(one, "/sys/fs/cgroup/k8s.io") {
-		_ = unix.Rmdir(dir) // not while it has somebody else's
-	}
+	removeGroup("/" + KubernetesNamespace)
 	return err
 }
 

@@ -146,7 +146,7 @@ state = %q
 	}, ":"))
 	// The network that is the host's to containers is the test's own.
 	h.containerd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Cloneflags: h.namespaces}
-	if err := h.startContainerd(); err != nil {
+	if err := h.startContainerd(func() error { return nil }); err != nil {
 		return err
 	}
 	return h.InNetwork(func() error {
@@ -160,11 +160,14 @@ state = %q
 }
 
 // startContainerd starts it from a thread that stays until it has ended: Pdeathsig is
-// about that thread, not about the process.
-func (h *Host) startContainerd() error {
+// about that thread, not about the process. enter moves the thread before.
+func (h *Host) startContainerd(enter func() error) error {
 	started, ended := make(chan error), make(chan struct{})
 	thread.Go(func() {
-		err := h.containerd.Start()
+		err := enter()
+		if err == nil {
+			err = h.containerd.Start()
+		}
 		started <- err
 		if err == nil {
 			_ = h.containerd.Wait()
@@ -185,8 +188,10 @@ func (h *Host) connect() (err error) {
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if _, err = os.Stat(h.Address()); err == nil {
 			if h.Client, err = client.New(h.Address()); err == nil {
-				_, err = h.Client.Version(ctx)
-				return err
+				if _, err = h.Client.Version(ctx); err == nil {
+					return nil
+				}
+				_ = h.Client.Close()
 			}
 		}
 		if time.Now().After(deadline) {
@@ -207,6 +212,7 @@ func (h *Host) Stop() error {
 		_ = h.containerd.Process.Signal(syscall.SIGTERM)
 		<-h.ended
 	}
+	removeGroup(h.PodsCgroup())
 	return errors.Join(append(errs, os.RemoveAll(h.Dir))...)
 }
 

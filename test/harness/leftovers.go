@@ -46,7 +46,7 @@ func (h *Host) Leftovers() Leftovers {
 		root + "/run/containerd/fifo/*",
 		// Control groups of containers, in version 2 and in each hierarchy of 1.
 		filepath.Join("/sys/fs/cgroup", Namespace, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", Namespace, "*/cgroup.procs"),
-		filepath.Join("/sys/fs/cgroup", PodsCgroup, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", PodsCgroup, "*/cgroup.procs"),
+		filepath.Join("/sys/fs/cgroup", h.PodsCgroup(), "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", h.PodsCgroup(), "*/cgroup.procs"),
 	} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {

@@ -211,3 +211,27 @@ func TestPorts(t *testing.T) {
 		}
 	})
 }
+
+// TestContainerdRestart: a pod runs on while containerd is away, and containerd knows it
+// again.
+func TestContainerdRestart(t *testing.T) {
+	perHandler(t, func(t *testing.T, handler string) {
+		p := startPod(t, handler, nil)
+		a := p.start("a", nil, "sh", "-c", "trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i > /ticks; sleep 1; done")
+		if err := host.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		before := a.must("cat /ticks")
+		a.must("sleep 2; test $(cat /ticks) -gt " + before)
+		b := p.start("b", nil, sleeper...)
+		b.want("pod", "hostname")
+		response, err := runtime.PodSandboxStatus(call(t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
+		if err != nil || response.Status.State != cri.PodSandboxState_SANDBOX_READY {
+			t.Errorf("the pod's status: %v, %v", response, err)
+		}
+		a.stop()
+		if status := a.exited(); status.ExitCode != 0 {
+			t.Errorf("exit code %d", status.ExitCode)
+		}
+	})
+}

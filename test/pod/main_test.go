@@ -108,7 +108,7 @@ func podConfig(t *testing.T) *cri.PodSandboxConfig {
 		LogDirectory: t.TempDir(),
 		DnsConfig:    &cri.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: []string{"test.svc"}, Options: []string{"ndots:5"}},
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent: harness.PodsCgroup,
+			CgroupParent: host.PodsCgroup(),
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 			},
