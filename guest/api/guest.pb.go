@@ -162,9 +162,10 @@ type CreateBundleRequest struct {
 	Spec    []byte         `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Files   []*FileMount   `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
 	Sockets []*SocketMount `protobuf:"bytes,4,rep,name=sockets,proto3" json:"sockets,omitempty"`
-	// Directories of the pool on which the host has something mounted, each with its
-	// tag first: they are entered before runc binds what is above them, because a mount
-	// that is found only later would be as read-only as that.
+	// Directories of the pool that are mounts of the host, each path with a tag first.
+	// They are entered before runc binds them: a mount that the kernel makes only in a
+	// container's namespace would be a file system of that container's own, and as
+	// read-only as the mount above it.
 	Submounts     [][]byte `protobuf:"bytes,5,rep,name=submounts,proto3" json:"submounts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -66,8 +66,8 @@ func Create(request *api.CreateBundleRequest) (path string, err error) {
 	return path, bindFiles(request.Container, request.Files)
 }
 
-// enter has the kernel make the mounts of directories of the pool. What cannot be entered
-// is no mount to it, and found as such.
+// enter has the kernel make the mounts of directories of the pool in the agent's mount
+// namespace, of which containers' are copies. What cannot be entered is found so by runc.
 func enter(submounts [][]byte) {
 	for _, path := range submounts {
 		if dir, err := os.Open(filepath.Join(api.PoolPath(), filepath.Clean("/"+string(path)))); err == nil {

@@ -138,19 +138,31 @@ func (c *container) bundleRequest(sb *sandbox.Sandbox, places spec.Places) (*api
 			request.Files = append(request.Files, &api.FileMount{
 				Tag: g.share.Tag, Name: []byte(g.share.Name), Destination: bind.Destination, ReadOnly: bind.ReadOnly,
 			})
-		case bind.ReadOnly && bind.Recursive && !bind.RecursiveReadOnly:
-			paths, err := sb.Trees.Submounts(g.share)
+		default:
+			paths, err := submounts(sb, g.share, bind)
 			if err != nil {
 				return nil, fmt.Errorf("mount %s: %w", bind.Destination, err)
 			}
-			for _, path := range paths {
-				request.Submounts = append(request.Submounts, []byte(path))
-			}
+			request.Submounts = append(request.Submounts, paths...)
 		}
 	}
 	var err error
 	request.Spec, err = c.plan.Guest(places)
 	return request, err
+}
+
+// submounts are the paths in the pool of a shared directory's mount and, where only that
+// one is to be read-only, of those below it.
+func submounts(sb *sandbox.Sandbox, shared share.Share, bind spec.Bind) ([][]byte, error) {
+	paths := [][]byte{[]byte(shared.Tag)}
+	if !bind.ReadOnly || !bind.Recursive || bind.RecursiveReadOnly {
+		return paths, nil
+	}
+	below, err := sb.Trees.Submounts(shared)
+	for _, path := range below {
+		paths = append(paths, []byte(path))
+	}
+	return paths, err
 }
 
 // removeBundle lets the guest write everything back and let go of the shares.

@@ -124,13 +124,14 @@ func TestVolumesFM65(t *testing.T) {
 		hostFile := v.write("host-file", "of the host")
 		hostDir := filepath.Dir(v.write("host-dir/file", "in a directory"))
 
+		tools := readOnly(filepath.Join(host.Output, "tools"), "/tools")
 		p := startPod(t, handler, nil)
 		a := p.start("a", mounting(
 			readOnly(configMap, "/config"), readOnly(secret, "/secret"), readOnly(token, "/var/run/secrets/kubernetes.io/serviceaccount"),
 			mount(disk, "/disk"), mount(memory, "/memory"), readOnly(subPath, "/sub-path"), mount(hosts, "/etc/hosts"),
-			mount(termination, "/dev/termination-log"), mount(hostFile, "/host-file"), readOnly(hostDir, "/host-dir"),
+			mount(termination, "/dev/termination-log"), mount(hostFile, "/host-file"), readOnly(hostDir, "/host-dir"), tools,
 		), sleeper...)
-		b := p.start("b", mounting(mount(disk, "/other/disk"), mount(memory, "/dev/shm")), sleeper...)
+		b := p.start("b", mounting(mount(disk, "/other/disk"), mount(memory, "/dev/shm"), tools), sleeper...)
 
 		a.want("old", "cat /config/key")
 		a.want("s3cret", "cat /secret/password")
@@ -155,8 +156,8 @@ func TestVolumesFM65(t *testing.T) {
 		b.want("in memory", "cat /dev/shm/file")
 		b.want("8192", "df -k /dev/shm | awk 'NR == 2 { print $2 }'")
 		check(t, filepath.Join(disk, "file"), "together\n")
-		a.must("flock -x /disk/file sleep 20 > /dev/null 2>&1 &")
-		b.must("sleep 1; ! flock -n -x /other/disk/file true")
+		a.must("/tools/probe hold /disk/file 30 > /held 2>&1 & sleep 1; grep -q held /held || { cat /held; exit 1; }")
+		b.want("EAGAIN EAGAIN", "/tools/probe trylock /other/disk/file")
 
 		// And what only one has, the other has not.
 		for _, name := range []string{"key", "password", "ca.crt", "host-file", "termination-log"} {

@@ -19,7 +19,7 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
-	"mmap": mmap, "direct": direct, "append": appendLines, "lock": lock, "trylock": tryLock,
+	"mmap": mmap, "direct": direct, "append": appendLines, "lock": lock, "trylock": tryLock, "hold": hold,
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
