@@ -134,7 +134,9 @@ func (s *Service) endMember(ctx context.Context, sb *sandbox.Sandbox, c *contain
 	c.deletion.Lock()
 	defer c.deletion.Unlock()
 	if sb.Running() {
+		s.mu.Lock()
 		init := c.processes[""]
+		s.mu.Unlock()
 		if !init.hasExited() {
 			if _, err := sb.Tasks.Kill(ctx, &taskapi.KillRequest{ID: c.id, Signal: uint32(unix.SIGKILL), All: true}); err != nil {
 				log.G(ctx).WithError(err).WithField("id", c.id).Debug("killing a container with its pod")

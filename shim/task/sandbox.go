@@ -134,7 +134,10 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRe
 	err = s.startPod(ctx, sb, p)
 	s.lifecycle.Unlock()
 	if err != nil {
-		return nil, errors.Join(err, s.stopPod(ctx, p, exit{sandbox.ExitKilled, time.Now()}))
+		if stopErr := s.stopPod(ctx, p, exit{sandbox.ExitKilled, time.Now()}); stopErr != nil {
+			log.G(ctx).WithError(stopErr).Warn("undoing a failed start of a sandbox")
+		}
+		return nil, err
 	}
 	return &sandboxapi.StartSandboxResponse{Pid: p.pid, CreatedAt: timestamppb.New(p.createdAt)}, nil
 }
@@ -153,15 +156,26 @@ func (s *Service) startPod(ctx context.Context, sb *sandbox.Sandbox, p *pod) err
 	if err != nil {
 		return s.native(sb, err)
 	}
-	s.mu.Lock()
-	p.state, p.guestPid, p.createdAt = podStarted, response.Pid, time.Now()
-	s.mu.Unlock()
+	if err := s.markStarted(p, response.Pid); err != nil {
+		return err
+	}
 	go func() {
 		s.watch(sb)
 		if err := s.stopPod(s.ctx, p, exit{sandbox.ExitKilled, time.Now()}); err != nil {
 			log.G(s.ctx).WithError(err).Error("cleaning up after the end of a VM")
 		}
 	}()
+	return nil
+}
+
+// markStarted fails if the sandbox was stopped while it was being started.
+func (s *Service) markStarted(p *pod, guestPid uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.state == podEnded {
+		return fmt.Errorf("sandbox %s was stopped while it was being started: %w", p.id, errdefs.ErrFailedPrecondition)
+	}
+	p.state, p.guestPid, p.createdAt = podStarted, guestPid, time.Now()
 	return nil
 }
 

@@ -120,6 +120,9 @@ func TestEndedSandbox(t *testing.T) {
 	if err := calls["Wait"](t.Context()); err != nil {
 		t.Errorf("Wait: %v", err)
 	}
+	if err := s.markStarted(s.pod, 1); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("stopped while it was being started: %v", err)
+	}
 	if err := calls["Start"](t.Context()); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Start after the end: %v", err)
 	}
