@@ -22,42 +22,17 @@ import (
 var host *harness.Host
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) (code int) {
-	var err error
-	if host, err = harness.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		return 1
-	}
-	defer func() {
-		if code != 0 {
-			fmt.Fprintln(os.Stderr, "--- containerd's log, errors and consoles:")
-			for line := range strings.Lines(host.Log()) {
-				if strings.Contains(line, "level=error") || strings.Contains(line, "source=console") {
-					fmt.Fprint(os.Stderr, line)
-				}
-			}
-		}
-		if err := host.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e:", err)
-			code = 1
-		}
-	}()
-	return m.Run()
+	os.Exit(harness.Main(func(h *harness.Host) int {
+		host = h
+		return m.Run()
+	}))
 }
 
 // nothingLeft fails the test if, at its end, something is there that was not
 // at its start.
 func nothingLeft(t *testing.T) {
 	t.Helper()
-	before := host.Leftovers()
-	t.Cleanup(func() {
-		if left := host.New(before); len(left) > 0 {
-			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
-		}
-	})
+	host.NothingLeft(t)
 }
 
 // task is a container with its task, as a client of containerd sees it.

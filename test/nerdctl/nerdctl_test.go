@@ -22,27 +22,16 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) (code int) {
-	var err error
-	if host, err = harness.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, "nerdctl:", err)
-		return 1
-	}
-	defer func() {
-		if err := host.Stop(); err != nil {
+	os.Exit(harness.Main(func(h *harness.Host) (code int) {
+		host = h
+		// What nerdctl keeps for itself goes with containerd's.
+		var err error
+		if dir, err = os.MkdirTemp(host.Dir, "nerdctl-"); err != nil {
 			fmt.Fprintln(os.Stderr, "nerdctl:", err)
-			code = 1
+			return 1
 		}
-	}()
-	// What nerdctl keeps for itself goes with containerd's.
-	if dir, err = os.MkdirTemp(host.Dir, "nerdctl-"); err != nil {
-		fmt.Fprintln(os.Stderr, "nerdctl:", err)
-		return 1
-	}
-	return m.Run()
+		return m.Run()
+	}))
 }
 
 // nerdctl runs it in containerd's network namespace.

@@ -25,37 +25,17 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
+	os.Exit(harness.Main(func(h *harness.Host) int { return run(m, h) }, harness.CRI))
 }
 
-func run(m *testing.M) (code int) {
-	var err error
-	if host, err = harness.Start(harness.CRI); err != nil {
-		fmt.Fprintln(os.Stderr, "pod:", err)
-		return 1
-	}
-	defer func() {
-		if code != 0 {
-			fmt.Fprintln(os.Stderr, "--- containerd's log, errors and consoles:")
-			for line := range strings.Lines(host.Log()) {
-				if strings.Contains(line, "level=error") || strings.Contains(line, "source=console") {
-					fmt.Fprint(os.Stderr, line)
-				}
-			}
-		}
-		if err := host.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, "pod:", err)
-			code = 1
-		}
-	}()
-	handlers = host.Handlers()
-	conn, err := grpc.NewClient("unix://"+host.Address(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+func run(m *testing.M, h *harness.Host) int {
+	conn, err := grpc.NewClient("unix://"+h.Address(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "pod:", err)
+		fmt.Fprintln(os.Stderr, "connecting to the CRI plugin:", err)
 		return 1
 	}
 	defer conn.Close()
-	runtime = cri.NewRuntimeServiceClient(conn)
+	host, handlers, runtime = h, h.Handlers(), cri.NewRuntimeServiceClient(conn)
 	return m.Run()
 }
 
@@ -63,12 +43,7 @@ func run(m *testing.M) (code int) {
 // start.
 func nothingLeft(t *testing.T) {
 	t.Helper()
-	before := host.Leftovers()
-	t.Cleanup(func() {
-		if left := host.New(before); len(left) > 0 {
-			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
-		}
-	})
+	host.NothingLeft(t)
 }
 
 // perHandler runs a test with each of the handlers.
