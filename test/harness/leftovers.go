@@ -50,7 +50,7 @@ func (h *Host) Leftovers() Leftovers {
 	} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {
-			left["path "+path] = true
+			left["path "+strings.TrimPrefix(path, root)] = true
 		}
 	}
 	return left

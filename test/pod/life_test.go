@@ -212,6 +212,20 @@ func TestPorts(t *testing.T) {
 	})
 }
 
+// awaitRuntime waits until the CRI plugin serves, which it does after containerd itself.
+func awaitRuntime(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		_, err := runtime.Status(call(t), &cri.StatusRequest{})
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the CRI plugin does not serve: %v", err)
+		}
+	}
+}
+
 // TestContainerdRestart: a pod runs on while containerd is away, and containerd knows it
 // again.
 func TestContainerdRestart(t *testing.T) {
@@ -221,6 +235,7 @@ func TestContainerdRestart(t *testing.T) {
 		if err := host.Restart(); err != nil {
 			t.Fatal(err)
 		}
+		awaitRuntime(t)
 		before := a.must("cat /ticks")
 		a.must("sleep 2; test $(cat /ticks) -gt " + before)
 		b := p.start("b", nil, sleeper...)
