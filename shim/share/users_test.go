@@ -44,7 +44,8 @@ func TestUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(other, unix.MNT_DETACH) })
-	if add(t, trees, dir, Attributes{Recursive: true}).Tag == add(t, trees, dir, Attributes{Recursive: true}).Tag {
+	first, second = add(t, trees, dir, Attributes{Recursive: true}), add(t, trees, dir, Attributes{Recursive: true})
+	if first.Tag == second.Tag {
 		t.Error("a directory with mounts below it is shared once")
 	}
 }
