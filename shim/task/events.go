@@ -60,23 +60,9 @@ func (s *Service) receive(event *api.Event) {
 		log.G(s.ctx).WithError(err).WithField("type", event.GetEvent().GetTypeUrl()).Warn("dropping an event of the guest")
 		return
 	}
-	if exit, ok := translated.(*eventsapi.TaskExit); ok && exit.ID == exit.ContainerID {
-		s.endAnchorOf(exit.ContainerID)
-	}
 	s.publish(translated)
 	if deletion, ok := translated.(*eventsapi.TaskDelete); ok {
 		s.markDeleted(deletion.ContainerID)
-	}
-}
-
-// endAnchorOf ends the process that stands for a container whose init has ended, so that
-// the task's pid is nobody's when its exit is known.
-func (s *Service) endAnchorOf(id string) {
-	s.mu.Lock()
-	c := s.containers[id]
-	s.mu.Unlock()
-	if c != nil {
-		c.endAnchor()
 	}
 }
 
@@ -105,8 +91,7 @@ func (s *Service) translate(event any) (any, error) {
 	case *eventsapi.TaskExecStarted:
 		e.Pid = pid
 	case *eventsapi.TaskExit:
-		p := c.processes[execID(c, e.ID)]
-		if p == nil || !p.setExit(exit{e.ExitStatus, e.ExitedAt.AsTime()}) {
+		if !c.setExit(execID(c, e.ID), exit{e.ExitStatus, e.ExitedAt.AsTime()}) {
 			return nil, errdefs.ErrNotFound
 		}
 		e.Pid = pid
@@ -151,19 +136,16 @@ func (s *Service) reportDeath() {
 			continue
 		}
 		for id, p := range c.processes {
-			if id != "" && p.started && p.setExit(now) {
+			if id != "" && p.started && c.setExit(id, now) {
 				exits = append(exits, exitEvent(c.id, id, c.pid.Load(), now))
 			}
 		}
-		if c.processes[""].setExit(now) {
+		if c.setExit("", now) {
 			exits = append(exits, exitEvent(c.id, c.id, c.pid.Load(), now))
 		}
 	}
 	s.mu.Unlock()
 	for _, event := range exits {
-		if event.ID == event.ContainerID {
-			s.endAnchorOf(event.ContainerID)
-		}
 		s.publish(event)
 	}
 }

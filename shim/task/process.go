@@ -77,10 +77,16 @@ func (p *process) exitedWithin(wait time.Duration) bool {
 	}
 }
 
-// setExit records the exit; only the first counts. The caller holds Service.mu.
-func (p *process) setExit(e exit) (first bool) {
-	if p.hasExited() {
+// setExit records a process's exit; only the first counts. When anyone learns of the
+// init's, the task's pid is nobody's: the process that stands for the container has been
+// waited for. The caller holds Service.mu.
+func (c *container) setExit(execID string, e exit) (first bool) {
+	p := c.processes[execID]
+	if p == nil || p.hasExited() {
 		return false
+	}
+	if execID == "" {
+		c.endAnchor()
 	}
 	p.exit = e
 	close(p.exited)

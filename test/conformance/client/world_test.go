@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -65,10 +66,19 @@ func live(dir string, suite []string) (code int, err error) {
 		return 1, err
 	}
 	code, err = reap(cmd.Process.Pid)
-	for _, process := range others() {
+	for _, process := range remaining(10 * time.Second) {
 		fmt.Fprintln(os.Stderr, leftMark+process)
 	}
 	return code, err
+}
+
+// remaining are the others that do not end in a time: a shim ends after its container.
+func remaining(patience time.Duration) (all []string) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if all = others(); len(all) == 0 || time.Now().After(deadline) {
+			return all
+		}
+	}
 }
 
 // leftMark begins a line about a process that the suite left behind.
