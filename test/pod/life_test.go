@@ -83,7 +83,7 @@ func TestSharedPID(t *testing.T) {
 		}
 		b.must("kill -TERM 1; kill -KILL 1; sleep 1; kill -0 1 || true")
 		b.must("for i in 1 2 3; do sh -c 'sleep 0 & exit'; done; sleep 1; test $(grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l) -lt 4")
-		b.must("kill -KILL $(pidof sleep)")
+		b.must("kill -KILL " + sleepOf("1000")) // not those that come and go with b's init
 		if status := a.exited(); status.ExitCode != 137 {
 			t.Errorf("killed by its neighbour: exit code %d", status.ExitCode)
 		}
@@ -92,14 +92,20 @@ func TestSharedPID(t *testing.T) {
 	})
 }
 
+// sleepOf is for a shell the process that sleeps so many seconds.
+func sleepOf(seconds string) string {
+	return "$(for pid in $(pidof sleep); do if grep -q " + seconds + " /proc/$pid/cmdline 2>/dev/null; then echo $pid; fi; done)"
+}
+
 // testHeld: a container with all rights holds another's root file system. That one goes
 // all the same, from the host's mounts and from containerd's snapshots.
 func testHeld(t *testing.T, p *pod) {
 	victim := p.start("victim", nil, "sh", "-c", "echo secret > /held; exec sleep 4321")
 	hostile := p.start("hostile", func(config *cri.ContainerConfig) { config.Linux.SecurityContext.Privileged = true }, sleeper...)
-	hostile.want("secret", `for pid in $(pidof sleep); do if grep -q 4321 /proc/$pid/cmdline 2>/dev/null; then victim=$pid; fi; done
+	hostile.want("secret", "victim="+sleepOf("4321")+`
 		cat /proc/$victim/root/held
-		(cd /proc/$victim/root/bin && exec sleep 1000 < ../held > /dev/null 2>&1) &`)
+		(cd /proc/$victim/root/bin && exec sleep 1000 < ../held > /dev/null 2>&1) &
+		until test -n "`+sleepOf("1000")+`"; do :; done`)
 	victim.stop()
 	victim.delete()
 	if left := p.given(); len(left) != p.roots() {
@@ -109,7 +115,7 @@ func testHeld(t *testing.T, p *pod) {
 	if code != 0 || strings.Contains(snapshots, victim.id) {
 		t.Errorf("the snapshot of the removed container is still there: %s%s", snapshots, stderr)
 	}
-	hostile.want("secret", "for pid in $(pidof sleep); do if grep -q 1000 /proc/$pid/cmdline 2>/dev/null; then cat /proc/$pid/fd/0; fi; done")
+	hostile.want("secret", "cat /proc/"+sleepOf("1000")+"/fd/0")
 	hostile.stop()
 	hostile.delete()
 }
