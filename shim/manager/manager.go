@@ -28,6 +28,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 )
 
 // Name is the runtime's name for containerd and its clients.
@@ -171,42 +172,46 @@ func Isolate() error {
 	return nil
 }
 
-// Stop implements shim.Shim: it cleans up a bundle whose shim is dead. The
-// shim's mounts went with its namespace; what may be left is the VMM, the control
-// group, TAP devices, and the shim's socket.
+// Stop implements shim.Shim: it cleans up a bundle whose shim is dead, and says how its
+// task ended. The shim's mounts went with its namespace; what may be left is the VMM, the
+// control group, TAP devices, and the shim's socket.
 func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
 		return shim.StopStatus{}, err
 	}
 	bundle := filepath.Join(filepath.Dir(cwd), id)
-	pid, err := cleanUpSandbox(ctx, bundle)
-	if err != nil {
-		log.G(ctx).WithError(err).WithField("id", id).Warn("cleaning up after a dead shim")
+	logger := log.G(ctx).WithField("id", id)
+	if err := cleanUpSandbox(ctx, bundle); err != nil {
+		logger.WithError(err).Warn("cleaning up after a dead shim")
 	}
 	if err := runHooks(ctx, id, bundle); err != nil {
-		log.G(ctx).WithError(err).WithField("id", id).Warn("running the hooks of a dead shim")
+		logger.WithError(err).Warn("running the hooks of a dead shim")
 	}
 	if address, err := shim.ReadAddress(filepath.Join(bundle, addressFile)); err == nil {
 		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
-			log.G(ctx).WithError(err).WithField("id", id).Warn("removing the socket of a dead shim")
+			logger.WithError(err).Warn("removing the socket of a dead shim")
 		}
 	}
-	return shim.StopStatus{Pid: pid, ExitStatus: sandbox.ExitKilled, ExitedAt: time.Now()}, nil
+	ended, err := task.ReadRecord(bundle)
+	if err != nil {
+		logger.WithError(err).Warn("reading how the task of a dead shim ended")
+	}
+	return shim.StopStatus{Pid: int(ended.Pid), ExitStatus: int(ended.Status), ExitedAt: ended.ExitedAt}, nil
 }
 
 // cleanUpSandbox takes away what a dead shim's sandbox has left, if the bundle is the
-// one that it was made for, and returns its VMM's process id.
-func cleanUpSandbox(ctx context.Context, bundle string) (pid int, err error) {
+// one that it was made for.
+func cleanUpSandbox(ctx context.Context, bundle string) error {
 	record, err := sandbox.ReadRecord(bundle)
 	if err != nil || record == nil {
-		return 0, err
+		return err
 	}
 	errs := []error{record.Kill(ctx), cgroup.Remove(record.CgroupsPath)}
 	if record.Network != "" {
 		errs = append(errs, network.Sweep(record.Network))
 	}
-	return record.Pid, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // runHooks runs the poststop hooks of a bundle's container, which its shim can do no

@@ -2,14 +2,14 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/record"
 )
 
 // recordFile is the file of a bundle that says what its sandbox has on the host, for
@@ -29,41 +29,12 @@ type Record struct {
 	Network string
 }
 
-func (r Record) write(bundle string) error {
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(bundle, recordFile)
-	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
-}
+func (r Record) write(bundle string) error { return record.Write(bundle, recordFile, r) }
 
 // ReadRecord is what the shim of a bundle has noted; a nil Record means nothing.
-func ReadRecord(bundle string) (*Record, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, recordFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	record := new(Record)
-	if err := json.Unmarshal(data, record); err != nil {
-		return nil, fmt.Errorf("%s of %s is damaged: %w", recordFile, bundle, err)
-	}
-	return record, nil
-}
+func ReadRecord(bundle string) (*Record, error) { return record.Read[Record](bundle, recordFile) }
 
-func removeRecord(bundle string) error {
-	err := os.Remove(filepath.Join(bundle, recordFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}
+func removeRecord(bundle string) error { return record.Remove(bundle, recordFile) }
 
 // Kill ends the VMM that a dead shim left behind, if it still runs. The process is
 // held by descriptor and its start time compared, so that no other process with a

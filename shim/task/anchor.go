@@ -19,6 +19,7 @@ func (s *Service) startAnchor(sb *sandbox.Sandbox, c *container) error {
 	}
 	c.pid.Store(uint32(process.Pid()))
 	c.anchor.Store(process)
+	c.note(exit{})
 	go func() {
 		<-process.Exited()
 		if c.anchor.Load() == nil {

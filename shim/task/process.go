@@ -79,7 +79,8 @@ func (p *process) exitedWithin(wait time.Duration) bool {
 
 // setExit records a process's exit; only the first counts. When anyone learns of the
 // init's, the task's pid is nobody's: the process that stands for the container has been
-// waited for. The caller holds Service.mu.
+// waited for. And it is noted for who cleans up after a shim that was killed. The caller
+// holds Service.mu.
 func (c *container) setExit(execID string, e exit) (first bool) {
 	p := c.processes[execID]
 	if p == nil || p.hasExited() {
@@ -87,6 +88,7 @@ func (c *container) setExit(execID string, e exit) (first bool) {
 	}
 	if execID == "" {
 		c.endAnchor()
+		c.note(e)
 	}
 	p.exit = e
 	close(p.exited)

@@ -7,10 +7,10 @@
 // decide: which containers and processes there are, how they ended, and which
 // events go to containerd.
 //
-// Process ids. To the host a task is its VMM: the process id of a task, and of
-// every exec in it, is the VMM's, in answers and in events alike. Only Pids
-// lists what runs inside, by the guest's ids, with the VMM's in the place of
-// init's.
+// Process ids. To the host a task is its anchor: a process with no rights that stands for
+// the container (sandbox.Anchor). Its id is that of the task, and of every exec in it, in
+// answers and in events alike. Only Pids lists what runs inside, by the guest's ids,
+// with the anchor's in the place of init's.
 package task
 
 import (

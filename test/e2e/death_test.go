@@ -70,23 +70,44 @@ func TestGuestFrozen(t *testing.T) {
 	}
 }
 
-// The shim is killed: the VM goes with it, containerd reports the exit, and
-// nothing keeps the container's name or files busy.
+// The shim is killed: the VM goes with it, containerd reports the exit by the task's pid,
+// and nothing keeps the container's name or files busy. How a task ended before that
+// is not forgotten.
 func TestShimKilled(t *testing.T) {
 	nothingLeft(t)
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, "x")
-	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/file")})}}, sleeper...)
-	vmm := c.vmm()
-	if err := unix.Kill(shimOf(t, c.ID()), unix.SIGKILL); err != nil {
-		t.Fatal(err)
+	for name, life := range map[string]struct {
+		command []string
+		status  uint32
+	}{
+		"running": {sleeper, 137},
+		"exited":  {[]string{"sh", "-c", "exit 42"}, 42},
+	} {
+		t.Run(name, func(t *testing.T) {
+			events := record(t)
+			c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/file")})}}, life.command...)
+			if life.status == 42 {
+				if code := await(t, c.exit); code != life.status {
+					t.Errorf("exit code %d", code)
+				}
+			}
+			vmm := c.vmm()
+			if err := unix.Kill(shimOf(t, c.ID()), unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, "the VMM to be gone", func() bool { return unix.Kill(vmm, 0) != nil })
+			_, all := events.until(t, c.ID(), "/tasks/delete")
+			checkEvents(t, c, all)
+			for _, event := range all {
+				if ended, ok := event.(interface{ GetExitStatus() uint32 }); ok && ended.GetExitStatus() != life.status {
+					t.Errorf("%T has status %d, want %d", event, ended.GetExitStatus(), life.status)
+				}
+			}
+			_, _ = c.Delete(c.ctx)
+			waitFor(t, "the bundle to be gone", func() bool { _, err := os.Stat(host.Bundle(c.ID())); return err != nil })
+		})
 	}
-	waitFor(t, "the VMM to be gone", func() bool { return unix.Kill(vmm, 0) != nil })
-	if status := <-c.exit; status.ExitCode() != 137 && status.Error() == nil {
-		t.Errorf("exit %v", status)
-	}
-	_, _ = c.Delete(c.ctx)
-	waitFor(t, "the bundle to be gone", func() bool { _, err := os.Stat(host.Bundle(c.ID())); return err != nil })
 	wantLinks(t, file)
 }
 
