@@ -131,7 +131,10 @@ func TestPodKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			perHandler(t, func(t *testing.T, handler string) {
 				p := startPod(t, handler, nil)
-				a, b := p.start("a", nil, sleeper...), p.start("b", nil, sleeper...)
+				var containers []*container
+				for _, name := range []string{"a", "b", "c", "d", "e"} {
+					containers = append(containers, p.start(name, nil, sleeper...))
+				}
 				if err := unix.Kill(victim(p), unix.SIGKILL); err != nil {
 					t.Fatal(err)
 				}
@@ -139,12 +142,15 @@ func TestPodKilled(t *testing.T) {
 					p.notReady() // the sandbox container's; the others run on until the pod is stopped
 					return
 				}
-				for _, c := range []*container{a, b} {
+				for _, c := range containers {
 					if status := c.exited(); status.ExitCode != 137 && status.ExitCode != 255 {
 						t.Errorf("exit code %d", status.ExitCode)
 					}
 				}
 				p.notReady()
+				if _, err := p.create("late", nil, sleeper...); err == nil || !strings.Contains(err.Error(), "not running") {
+					t.Errorf("a container for a sandbox that is gone: %v", err)
+				}
 			})
 		})
 	}
@@ -218,20 +224,6 @@ func TestPorts(t *testing.T) {
 	})
 }
 
-// awaitRuntime waits until the CRI plugin serves, which it does after containerd itself.
-func awaitRuntime(t *testing.T) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		_, err := runtime.Status(call(t), &cri.StatusRequest{})
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the CRI plugin does not serve: %v", err)
-		}
-	}
-}
-
 // TestContainerdRestart: a pod runs on while containerd is away, and containerd knows it
 // again.
 func TestContainerdRestart(t *testing.T) {
@@ -241,7 +233,9 @@ func TestContainerdRestart(t *testing.T) {
 		if err := host.Restart(); err != nil {
 			t.Fatal(err)
 		}
-		awaitRuntime(t)
+		if err := harness.AwaitRuntime(runtime); err != nil {
+			t.Fatal(err)
+		}
 		before := a.must("cat /ticks")
 		a.must("sleep 2; test $(cat /ticks) -gt " + before)
 		b := p.start("b", nil, sleeper...)

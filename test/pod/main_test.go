@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -278,19 +279,27 @@ func (p *pod) shim() int {
 	return 0
 }
 
-// given are the root file systems that the VM of the pod is given.
-func (p *pod) given() (tags []string) {
+// shares are the tags of what the VM of the pod is given, sorted.
+func (p *pod) shares() (tags []string) {
 	p.t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", p.shim()))
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); strings.Contains(fields[4], "/msb/pool/rf_") {
-			tags = append(tags, filepath.Base(fields[4]))
+		_, place, _ := strings.Cut(strings.Fields(line)[4], "/msb/")
+		if tree, tag, _ := strings.Cut(place, "/"); (tree == "pool" || tree == "files") && tag != "" {
+			tags = append(tags, tag)
 		}
 	}
+	slices.Sort(tags)
 	return tags
+}
+
+// given are those of root file systems.
+func (p *pod) given() []string {
+	p.t.Helper()
+	return slices.DeleteFunc(p.shares(), func(tag string) bool { return !strings.HasPrefix(tag, "rf_") })
 }
 
 // roots is how many there should be.

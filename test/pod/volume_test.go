@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -183,55 +182,4 @@ func check(t *testing.T, path, want string) {
 	if data, err := os.ReadFile(path); err != nil || string(data) != want {
 		t.Errorf("%s on the host: %q, %v; want %q", filepath.Base(path), data, err, want)
 	}
-}
-
-// TestRefused: what a microVM cannot have is refused in a sentence, and leaves nothing.
-func TestRefused(t *testing.T) {
-	perHandler(t, func(t *testing.T, handler string) {
-		for name, c := range map[string]struct {
-			options *cri.NamespaceOption
-			says    string
-		}{
-			"hostNetwork": {&cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER}, "hostNetwork"},
-			"hostPID":     {&cri.NamespaceOption{Pid: cri.NamespaceMode_NODE}, "hostPID"},
-			"hostIPC":     {&cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_NODE}, "hostIPC"},
-		} {
-			config := podConfig(t)
-			config.Metadata.Name = strings.ToLower(name)
-			config.Linux.SecurityContext.NamespaceOptions = c.options
-			_, err := runtime.RunPodSandbox(call(t), &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
-			if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "microVM cannot share") {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		device := filepath.Join(t.TempDir(), "block")
-		if err := unix.Mknod(device, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200))); err != nil {
-			t.Fatal(err)
-		}
-		dir := t.TempDir()
-		p := startPod(t, handler, nil)
-		for name, c := range map[string]struct {
-			change func(*cri.ContainerConfig)
-			says   string
-		}{
-			"a raw block volume": {func(config *cri.ContainerConfig) {
-				config.Devices = []*cri.Device{{HostPath: device, ContainerPath: "/dev/block", Permissions: "rwm"}}
-			}, "device /dev/block"},
-			"bidirectional propagation": {func(config *cri.ContainerConfig) {
-				config.Mounts = []*cri.Mount{{HostPath: dir, ContainerPath: "/d", Propagation: cri.MountPropagation_PROPAGATION_BIDIRECTIONAL}}
-			}, "shared"},
-		} {
-			c2, err := p.create(strings.ReplaceAll(name, " ", "-"), c.change, "true")
-			if err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("%s: %v", name, err)
-			}
-			if c2 != nil {
-				c2.delete()
-			}
-		}
-		p.start("after", nil, sleeper...).want("fine", "echo fine")
-		if left := p.given(); len(left) != p.roots() {
-			t.Errorf("%d containers, and the pod is given %v", p.roots(), left)
-		}
-	})
 }
