@@ -25,6 +25,7 @@ PROBE   := $(TOOLS)/probe
 NERDCTL := $(TOOLS)/nerdctl
 CRITEST := $(TOOLS)/critest
 CRIMAGES := $(OUTPUT)/images/critest
+SUITEIMAGES := $(OUTPUT)/images/containerd
 ORIGIN  := $(OUTPUT)/guest/libkrunfw.origin
 INSTALL := $(OUTPUT)/install
 KUBERNETES := $(OUTPUT)/kubernetes
@@ -48,7 +49,7 @@ DEPS := hack/deps
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 .PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-unit test-e2e test-1.7 test-krun test-kubernetes bench bench-krun lint proto \
-	conformance conformance-cri conformance-client test-conformance critest client-suite containerd-1.7 \
+	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
 help: ## list the targets
@@ -85,15 +86,15 @@ test-e2e: root build tools clients ## end to end: a real containerd, real microV
 	@mkdir -p $(RESULTS)
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/pod ./test/nerdctl | tee $(RESULTS)/qemu.log
 
-# Besides the tests, what those of them need that are about runc.
-client-suite: $(OUTPUT)/images/client
-	@$(DEPS) mkfs.xfs lsof
-	@$(STEP) "building containerd's tests of its client" bash -c 'cd hack/tools/containerd-client && \
+# containerd's own tests: of its client, and of its CRI plugin. Besides them, what those
+# of them need that are about runc.
+suites: $(SUITEIMAGES)/index.json
+	@$(DEPS) mkfs.xfs lsof iptables
+	@$(STEP) "building containerd's own tests" bash -c 'cd hack/tools/containerd-tests && \
 		CGO_ENABLED=0 go test -c $(BUILDFLAGS) -o $(TOOLS)/client.test github.com/containerd/containerd/v2/integration/client && \
-		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(TOOLS)/ github.com/containerd/containerd/v2/integration/failpoint/cmd/runc-fp'
-
-$(OUTPUT)/images/client: hack/clientimages/main.go $(IMAGE)
-	@$(STEP) "making the images for containerd's tests of its client" go run -C hack -buildvcs=false ./clientimages $(IMAGE) $@
+		CGO_ENABLED=0 go test -c $(BUILDFLAGS) -o $(TOOLS)/integration.test github.com/containerd/containerd/v2/integration && \
+		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(TOOLS)/ github.com/containerd/containerd/v2/integration/failpoint/cmd/runc-fp && \
+		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/cni/ github.com/containerd/containerd/v2/integration/failpoint/cmd/cni-bridge-fp'
 
 test-1.7: root build tools clients containerd-1.7 ## pods under containerd 1.7 (root)
 	@echo "==> pods under containerd 1.7"
@@ -131,9 +132,9 @@ SANDBOXERS ?= podsandbox shim
 FOCUS      ?=
 UPDATE     ?=
 
-conformance: conformance-cri conformance-client ## others' tests, all of them: of Kubernetes and of containerd (root)
+conformance: conformance-critest conformance-client conformance-integration ## others' tests, all of them: of Kubernetes and of containerd (root)
 
-conformance-cri: root build tools clients critest ## critest; UPDATE=1 writes what is expected (root)
+conformance-critest: root build tools clients critest ## critest; UPDATE=1 writes what is expected (root)
 	@mkdir -p $(RESULTS)
 	@status=0; for sandboxer in $(SANDBOXERS); do \
 		echo "==> critest, sandboxer $$sandboxer"; \
@@ -141,13 +142,21 @@ conformance-cri: root build tools clients critest ## critest; UPDATE=1 writes wh
 			-sandboxer $$sandboxer -focus '$(FOCUS)' $(if $(UPDATE),-update) | tee $(RESULTS)/critest-$(HANDLER)-$$sandboxer.log || status=1; \
 	done; exit $$status
 
-conformance-client: root build tools client-suite ## containerd's tests of its client; UPDATE=1 writes what is expected (root)
+SUITE = MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 90m ./test/conformance/containerd -handler $(HANDLER) $(if $(UPDATE),-update) $(if $(SHORT),-short)
+
+conformance-client: root build tools suites ## containerd's tests of its client; UPDATE=1 writes what is expected (root)
 	@echo "==> containerd's tests of its client"
-	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 60m ./test/conformance/client $(if $(UPDATE),-update) $(if $(SHORT),-short)
+	@$(SUITE) -run TestClient
+
+conformance-integration: root build tools clients suites ## containerd's tests of its CRI plugin; UPDATE=1 writes what is expected (root)
+	@status=0; for sandboxer in $(SANDBOXERS); do \
+		echo "==> containerd's tests of its CRI plugin, sandboxer $$sandboxer"; \
+		$(SUITE) -run TestIntegration -sandboxer $$sandboxer || status=1; \
+	done; exit $$status
 
 test-conformance: ## those of them that say the most, in about ten minutes (root)
-	@$(MAKE) conformance-cri FOCUS='$(CRITEST_SHORT)'
-	@$(MAKE) conformance-client SHORT=1
+	@$(MAKE) conformance-critest FOCUS='$(CRITEST_SHORT)'
+	@$(MAKE) conformance-client conformance-integration SHORT=1
 
 # One or two specs of each kind.
 CRITEST_SHORT := Multiple Containers|Networking|Streaming|Mount|OOM|sysctls|execSync|stopping|reopening|Supplemental|NoNewPrivs|Namespace|Privileged|Paths
@@ -312,4 +321,8 @@ $(IMAGE): $(wildcard hack/image/*.go)
 $(CRIMAGES)/index.json: $(wildcard hack/image/*.go) hack/busybox-conformance $(PROBE)
 	@busybox=$$(hack/busybox-conformance $(OUTPUT)/cache/busybox) && \
 		$(STEP) "building the images for critest" go run -C hack -buildvcs=false ./image critest "$$busybox" $(PROBE) $(CRIMAGES)
+	@touch $@
+
+$(SUITEIMAGES)/index.json: $(wildcard hack/image/*.go) $(IMAGE) $(PROBE)
+	@$(STEP) "building the images for containerd's own tests" go run -C hack -buildvcs=false ./image containerd "$$(command -v busybox)" $(PROBE) $(SUITEIMAGES)
 	@touch $@

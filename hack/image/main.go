@@ -4,6 +4,7 @@
 //	                                         run: one static busybox and nothing else, and
 //	                                         the same as a sandbox container's, which pauses
 //	image critest BUSYBOX PROBE DIRECTORY    what critest asks for
+//	image containerd BUSYBOX PROBE DIRECTORY what containerd's own tests ask for
 //	image tree DIRECTORY NAME PROGRAM OUTPUT.tar
 //	                                         the files below a directory, which run PROGRAM
 //
@@ -39,10 +40,12 @@ func main() {
 		err = busybox(arguments[1], arguments[2])
 	case len(arguments) == 4 && arguments[0] == "critest":
 		err = critest(arguments[1], arguments[2], arguments[3])
+	case len(arguments) == 4 && arguments[0] == "containerd":
+		err = containerd(arguments[1], arguments[2], arguments[3])
 	case len(arguments) == 5 && arguments[0] == "tree":
 		err = tree(arguments[1], arguments[2], arguments[3], arguments[4])
 	default:
-		fmt.Fprintln(os.Stderr, "usage: image busybox BUSYBOX OUTPUT.tar\n       image critest BUSYBOX PROBE DIRECTORY\n       image tree DIRECTORY NAME PROGRAM OUTPUT.tar")
+		fmt.Fprintln(os.Stderr, "usage: image busybox BUSYBOX OUTPUT.tar\n       image critest BUSYBOX PROBE DIRECTORY\n       image containerd BUSYBOX PROBE DIRECTORY\n       image tree DIRECTORY NAME PROGRAM OUTPUT.tar")
 		os.Exit(2)
 	}
 	if err != nil {

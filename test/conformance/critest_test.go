@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,7 +41,11 @@ func TestCritest(t *testing.T) {
 	if *handler == "runc" && *sandboxer == "shim" {
 		t.Fatal("runc's shim cannot start a sandbox: it looks for the config.json of a container")
 	}
-	expected := expectations(t, path)
+	selected := regexp.MustCompile(*focus).MatchString
+	expected, err := expect.Read(path, expect.Sandboxers)
+	if err != nil {
+		t.Fatal(err)
+	}
 	host := start(t)
 	begin := time.Now()
 	specs := critest(t, host)
@@ -62,45 +67,18 @@ func TestCritest(t *testing.T) {
 		})
 	}
 	var missing []string
-	if *focus == "" && complete {
-		missing = expected.Missing(*sandboxer, results)
+	if complete {
+		missing = expected.Missing(*sandboxer, results, selected)
 	}
 	if *update && complete {
-		expected.Update(*sandboxer, results)
-		expected.Forget(*sandboxer, missing)
-		write(t, path, expected)
+		expected.Update(*sandboxer, results, missing)
+		if err := expected.Write(path); err != nil {
+			t.Error(err)
+		}
 		return
 	}
 	for _, name := range missing {
 		t.Errorf("%s is expected and was not run", name)
-	}
-}
-
-func expectations(t *testing.T, path string) *expect.Expectations {
-	t.Helper()
-	file, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	expected, err := expect.Parse(file)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return expected
-}
-
-func write(t *testing.T, path string, expected *expect.Expectations) {
-	t.Helper()
-	file, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := expected.Write(file); err != nil {
-		t.Error(err)
-	}
-	if err := file.Close(); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -139,7 +117,7 @@ func start(t *testing.T) *harness.Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: images.Handler(), ReadHeaderTimeout: time.Minute}
+	server := &http.Server{Handler: images, ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
 	if err := host.UseRegistry(listener.Addr().String()); err != nil {

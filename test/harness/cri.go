@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
@@ -155,6 +157,23 @@ func CRI(h *Host) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(networks, "pods.conflist"), h.podNetwork(), 0o600)
+}
+
+// AwaitRuntime waits until the CRI plugin serves, which it does after containerd itself.
+func AwaitRuntime(runtime cri.RuntimeServiceClient) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		_, err := runtime.Status(ctx, &cri.StatusRequest{})
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the CRI plugin does not serve: %w", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // PodsCgroup is the control group for pods of a test.

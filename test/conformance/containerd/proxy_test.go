@@ -1,4 +1,4 @@
-package client
+package containerd
 
 import (
 	"crypto/ecdsa"
@@ -6,30 +6,26 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
-	"errors"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/msb-runtime/containerd-shim-msb/test/conformance/registry"
 )
 
-// The suite pulls public images by name. It takes a proxy from its environment, and
+// The suites pull public images by name. They take a proxy from their environment, and
 // this one answers for whatever registry it is asked for, with the stand-ins that
 // the build made.
 
 // serveImages serves the images of an OCI layout and returns the suite's
 // environment for it. dir is for a file.
 func serveImages(layout, dir string) (environment []string, err error) {
-	images, err := openLayout(layout)
+	images, err := registry.Open(layout)
 	if err != nil {
 		return nil, err
 	}
@@ -37,17 +33,17 @@ func serveImages(layout, dir string) (environment []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	registry, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	server := &http.Server{Handler: images, TLSConfig: &tls.Config{GetCertificate: authority.issue}}
-	go func() { _ = server.ServeTLS(registry, "", "") }()
+	go func() { _ = server.ServeTLS(listener, "", "") }()
 	proxy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	go func() { _ = http.Serve(proxy, tunnel(registry.Addr().String())) }()
+	go func() { _ = http.Serve(proxy, tunnel(listener.Addr().String())) }()
 	file := filepath.Join(dir, "authority.pem")
 	if err := os.WriteFile(file, authority.pem(), 0o600); err != nil {
 		return nil, err
@@ -125,83 +121,4 @@ func (a *authority) issue(hello *tls.ClientHelloInfo) (*tls.Certificate, error) 
 		return nil, err
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: a.key}, nil
-}
-
-// A layout is an OCI image layout, served as a registry (distribution-spec, pull).
-type layout struct {
-	dir  string
-	tags map[string]string // name:tag to digest
-}
-
-func openLayout(dir string) (*layout, error) {
-	data, err := os.ReadFile(filepath.Join(dir, v1.ImageIndexFile))
-	if err != nil {
-		return nil, err
-	}
-	var index v1.Index
-	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, err
-	}
-	l := &layout{dir: dir, tags: make(map[string]string)}
-	for _, manifest := range index.Manifests {
-		l.tags[manifest.Annotations[v1.AnnotationRefName]] = manifest.Digest.String()
-	}
-	return l, nil
-}
-
-// ServeHTTP implements http.Handler.
-func (l *layout) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path, ok := strings.CutPrefix(r.URL.Path, "/v2/")
-	if !ok || path == "" {
-		return
-	}
-	if name, reference, ok := cutLast(path, "/manifests/"); ok {
-		if digest, ok := l.tags[name+":"+reference]; ok {
-			reference = digest
-		}
-		l.serve(w, r, reference, true)
-	} else if _, digest, ok := cutLast(path, "/blobs/"); ok {
-		l.serve(w, r, digest, false)
-	} else {
-		http.NotFound(w, r)
-	}
-}
-
-func cutLast(text, separator string) (before, after string, ok bool) {
-	at := strings.LastIndex(text, separator)
-	if at < 0 {
-		return "", "", false
-	}
-	return text[:at], text[at+len(separator):], true
-}
-
-func (l *layout) serve(w http.ResponseWriter, r *http.Request, digest string, manifest bool) {
-	data, err := l.blob(digest)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
-		return
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	if manifest {
-		var typed struct{ MediaType string }
-		if err := json.Unmarshal(data, &typed); err != nil {
-			http.Error(w, err.Error(), http.StatusNotFound)
-			return
-		}
-		w.Header().Set("Content-Type", typed.MediaType)
-	}
-	w.Header().Set("Docker-Content-Digest", digest)
-	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(data)))
-}
-
-func (l *layout) blob(digest string) ([]byte, error) {
-	hex, ok := strings.CutPrefix(digest, "sha256:")
-	if !ok || strings.Contains(hex, "/") {
-		return nil, fmt.Errorf("%s: no such image", digest)
-	}
-	data, err := os.ReadFile(filepath.Join(l.dir, "blobs", "sha256", hex))
-	if errors.Is(err, os.ErrNotExist) {
-		err = fmt.Errorf("%s: no such blob", digest)
-	}
-	return data, err
 }

@@ -1,7 +1,8 @@
-// Package client runs containerd's own tests of its client (integration/client of
-// its sources, unchanged) with the runtime under test in runc's place, and compares
-// what each came to with a file of expectations.
-package client
+// Package containerd runs containerd's own tests, unchanged from its sources, with the
+// runtime under test in runc's place, and compares what each came to with a file of
+// expectations. There are two suites: of its client (integration/client), and of its
+// CRI plugin (integration).
+package containerd
 
 import (
 	"context"
@@ -22,71 +23,79 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+	"github.com/msb-runtime/containerd-shim-msb/test/conformance/expect"
 )
 
 var (
-	update = flag.Bool("update", false, "write the results into the file of expectations")
-	under  = flag.String("runtime", harness.Runtime, "the runtime under test")
-	only   = flag.String("only", "", "run only these tests: a regular expression")
-	limit  = flag.Duration("limit", 40*time.Minute, "how long the suite may take")
+	update    = flag.Bool("update", false, "write the results into the file of expectations")
+	handler   = flag.String("handler", "msb", "the runtime under test: msb or runc")
+	sandboxer = flag.String("sandboxer", "podsandbox", "how containerd runs the sandboxes of the CRI plugin's suite: podsandbox or shim")
+	only      = flag.String("only", "", "run only these tests: a regular expression")
 )
-
-// short is what -short runs: the tests of a task's life and of a containerd that
-// starts again, all of which pass. Most of the others are not about the runtime, or are
-// more of the same.
-const short = "^(TestContainer(Start|Output|Wait|Exec|Kill|CloseIO|Pids|Attach|Hostname|Metrics|PTY|NoSTDIN|LargeExecArgs|Hook)|" +
-	"TestTask(ForceDelete|Resize|Spec)|TestProcessForceDelete|TestDelete(RunningContainer|ContainerExecCreated)|TestRuntimeInfo|" +
-	"TestShimDoesNotLeak(Pipes|Sockets)|TestDaemon(Restart|RestartWithRunningShim|ReconnectsToShimIOPipesOnRestart))$"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(worldEnv); dir != "" {
 		code, err := live(dir, os.Args[1:])
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "client:", err)
+			fmt.Fprintln(os.Stderr, "world:", err)
 		}
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }
 
-func TestSuite(t *testing.T) {
-	output := os.Getenv("MSB_OUTPUT")
-	if output == "" {
-		t.Fatal("MSB_OUTPUT must name the build's output directory: use make conformance-client")
+// runtimeType is containerd's name of the runtime under test.
+func runtimeType() string { return "io.containerd." + *handler + ".v2" }
+
+// A suite is a program with some of containerd's tests.
+type suite struct {
+	name      string // of the program and the files
+	short     string // what -short runs: a regular expression
+	variant   string // the expectations'
+	variants  []string
+	arguments []string
+	config    string        // of the containerd that it needs; if empty it starts one itself
+	limit     time.Duration // how long it may take
+
+	t               *testing.T
+	output, results string
+}
+
+// test runs the suite and holds its results against those that are expected.
+func (s suite) test(t *testing.T) {
+	s.t, s.output = t, os.Getenv("MSB_OUTPUT")
+	if s.output == "" {
+		t.Fatal("MSB_OUTPUT must name the build's output directory: use make conformance")
 	}
-	file := *under + ".txt"
-	expected, err := readExpectations(file)
+	s.results = filepath.Join(s.output, "results")
+	file := s.name + ".txt"
+	if *handler != "msb" {
+		file = s.name + "-" + *handler + ".txt"
+	}
+	expected, err := expect.Read(file, s.variants)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tests := "^Test"
 	if testing.Short() {
-		tests = short
+		tests = s.short
 	}
 	if *only != "" {
 		tests = *only
 	}
-	s := suite{t: t, output: output, results: filepath.Join(output, "results")}
-	results := s.run(tests, expected.omitted())
+	begin := time.Now()
+	results := s.run(tests, expected.Omitted(s.variant))
 	if len(results) == 0 {
 		t.Fatalf("nothing ran; the end of %s:\n%s", s.daemonLog(), tail(s.daemonLog()))
 	}
-	selected := regexp.MustCompile(tests)
-	ran := func(name string) bool {
-		test, _, _ := strings.Cut(name, "/")
-		return selected.MatchString(test)
-	}
+	s.compare(expected, results, regexp.MustCompile(tests), time.Since(begin))
 	if *update {
-		if err := expected.update(results, ran).write(file); err != nil {
+		if err := expected.Write(file); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	for _, difference := range expected.compare(results, ran) {
-		t.Error(difference)
-	}
-	if !failed(results) {
+	if !slices.Contains(slices.Collect(maps.Values(results)), expect.Failed) {
 		for _, process := range s.left() {
 			t.Error(process)
 		}
@@ -96,21 +105,51 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// A suite runs containerd's tests.
-type suite struct {
-	t               *testing.T
-	output, results string
+// compare compares the results, or takes them over.
+func (s suite) compare(expected *expect.Expectations, results map[string]expect.Result, selected *regexp.Regexp, took time.Duration) {
+	s.t.Helper()
+	count := make(map[expect.Result]int)
+	for _, result := range results {
+		count[result]++
+	}
+	s.t.Logf("%s, %s: %d passed, %d failed, %d skipped, in %v", s.title(), *handler,
+		count[expect.Passed], count[expect.Failed], count[expect.Skipped], took.Round(time.Second))
+	missing := expected.Missing(s.variant, results, func(name string) bool {
+		test, _, _ := strings.Cut(name, "/")
+		return selected.MatchString(test)
+	})
+	if *update {
+		expected.Update(s.variant, results, missing)
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(results)) {
+		if err := expected.Compare(s.variant, name, results[name]); err != nil {
+			s.t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, name := range missing {
+		s.t.Errorf("%s is expected and has no result", name)
+	}
 }
 
-func (s suite) log() string { return filepath.Join(s.results, "client-"+*under+".log") }
+// title names a run of the suite, also for its files.
+func (s suite) title() string { return strings.Trim(s.name+"-"+s.variant, "-") }
+
+func (s suite) log() string {
+	return filepath.Join(s.results, s.title()+"-"+*handler+".log")
+}
+
 func (s suite) daemonLog() string {
-	return filepath.Join(s.results, "client-"+*under+".containerd.log")
+	return filepath.Join(s.results, s.title()+"-"+*handler+".containerd.log")
 }
 
 // run runs the tests that match, but for some, and returns each one's result.
-func (s suite) run(tests string, omitted []string) map[string]string {
+func (s suite) run(tests string, omitted []string) map[string]expect.Result {
 	s.t.Helper()
-	dir, err := os.MkdirTemp("", "msb-client-")
+	dir, err := os.MkdirTemp("", "msb-conformance-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // pods' user namespaces have to get through
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -119,11 +158,16 @@ func (s suite) run(tests string, omitted []string) map[string]string {
 			s.t.Error(err)
 		}
 	})
+	if s.config != "" {
+		if err := os.WriteFile(daemonConfig(dir), []byte(s.config), 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 	// The world ends with the thread that made it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := newWorld(s.output, dir, *under, "-test.v=test2json", "-test.run", tests, "-test.skip", pattern(omitted),
-		"-test.parallel", "2", "-test.timeout", limit.String(), "-no-criu", "-test.root")
+	cmd := newWorld(s.output, dir, filepath.Join(s.output, "tools", s.name+".test"), append(s.arguments,
+		"-test.v=test2json", "-test.run", tests, "-test.skip", pattern(omitted), "-test.parallel", "2", "-test.timeout", s.limit.String()))
 	log, daemonLog := s.create(s.log()), s.create(s.daemonLog())
 	defer log.Close()
 	defer daemonLog.Close()
@@ -140,10 +184,10 @@ func (s suite) run(tests string, omitted []string) map[string]string {
 	return results
 }
 
-// sweepControlGroups removes those of the suite's namespaces in containerd and of
-// TestShimInCgroup, as far as they are empty.
+// sweepControlGroups removes those of the suites' namespaces in containerd, of pods and
+// of TestShimInCgroup, as far as they are empty.
 func sweepControlGroups() {
-	for _, pattern := range []string{"testing*", "nnnn*", "containerd"} {
+	for _, pattern := range []string{"testing*", "nnnn*", "containerd", "k8s.io", "containerd-test"} {
 		for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 			tops, _ := filepath.Glob(filepath.Join(root, pattern))
 			for _, top := range tops {
@@ -188,8 +232,11 @@ func pattern(names []string) string {
 	return strings.Join(patterns, "|")
 }
 
+// actions are the results by go's names of them.
+var actions = map[string]expect.Result{"pass": expect.Passed, "fail": expect.Failed, "skip": expect.Skipped}
+
 // read has go's own tool make sense of a log.
-func read(ctx context.Context, log string) (map[string]string, error) {
+func read(ctx context.Context, log string) (map[string]expect.Result, error) {
 	input, err := os.Open(log)
 	if err != nil {
 		return nil, err
@@ -204,14 +251,14 @@ func read(ctx context.Context, log string) (map[string]string, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	results := make(map[string]string)
+	results := make(map[string]expect.Result)
 	for decoder := json.NewDecoder(events); ; {
 		var event struct{ Action, Test string }
 		if err = decoder.Decode(&event); err != nil {
 			break
 		}
-		if event.Test != "" && (event.Action == pass || event.Action == fail || event.Action == skip) {
-			results[event.Test] = event.Action
+		if result, ok := actions[event.Action]; ok && event.Test != "" {
+			results[event.Test] = result
 		}
 	}
 	if errors.Is(err, io.EOF) {
@@ -220,13 +267,8 @@ func read(ctx context.Context, log string) (map[string]string, error) {
 	return results, errors.Join(err, cmd.Wait())
 }
 
-// failed says whether any test failed, expected or not. It may have left its container
-// where it was, so that what is left says nothing about the runtime.
-func failed(results map[string]string) bool {
-	return slices.Contains(slices.Collect(maps.Values(results)), fail)
-}
-
-// left are the processes that were there when the tests had ended.
+// left are the processes that were there when the tests had ended. One that failed may
+// have left its container where it was, so that they say nothing about the runtime then.
 func (s suite) left() (processes []string) {
 	log, _ := os.ReadFile(s.daemonLog())
 	for line := range strings.Lines(string(log)) {

@@ -13,25 +13,17 @@ passed             both pass
 failed@podsandbox  differs # cannot be
 passed@shim        differs
 failed             fails # no such image
+omitted            not run # does not end
 skipped@shim       one sandboxer only # reason?
 `
 
 func parsed(t *testing.T, text string) *Expectations {
 	t.Helper()
-	e, err := Parse(strings.NewReader(text))
+	e, err := Parse(strings.NewReader(text), Sandboxers)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
-}
-
-func written(t *testing.T, e *Expectations) string {
-	t.Helper()
-	var text strings.Builder
-	if err := e.Write(&text); err != nil {
-		t.Fatal(err)
-	}
-	return text.String()
 }
 
 func TestParseAndWrite(t *testing.T) {
@@ -45,7 +37,7 @@ func TestParseAndWrite(t *testing.T) {
 		{"comments between specs go", "passed a\n# gone\n", "passed             a\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if out := written(t, parsed(t, c.in)); out != c.out {
+			if out := parsed(t, c.in).String(); out != c.out {
 				t.Errorf("written as\n%s\nwant\n%s", out, c.out)
 			}
 		})
@@ -55,13 +47,13 @@ func TestParseAndWrite(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"passes a", `line 1: "passes" is no result`},
-		{"\npassed@vm a", `line 2: "vm" is no sandboxer`},
-		{"passed", "line 1: a spec has no name"},
+		{"\npassed@vm a", `line 2: "vm" is no variant of this suite`},
+		{"passed", "line 1: a test has no name"},
 		{"failed a", "line 1: a: no reason why it is expected to be failed"},
 		{"skipped a # ", "line 1: a: no reason why it is expected to be skipped"},
 		{"passed a\nfailed@shim a # why", "line 2: a: a second line for shim"},
 	} {
-		if _, err := Parse(strings.NewReader(c.in)); err == nil || err.Error() != c.want {
+		if _, err := Parse(strings.NewReader(c.in), Sandboxers); err == nil || err.Error() != c.want {
 			t.Errorf("%q: %v, want %s", c.in, err, c.want)
 		}
 	}
@@ -97,9 +89,34 @@ func TestCompare(t *testing.T) {
 }
 
 func TestMissing(t *testing.T) {
-	missing := parsed(t, file).Missing("podsandbox", map[string]Result{"both pass": Failed, "new": Passed})
-	if want := []string{"differs", "fails"}; !slices.Equal(missing, want) {
+	e, all := parsed(t, file), func(string) bool { return true }
+	results := map[string]Result{"both pass": Failed, "new": Passed}
+	if missing, want := e.Missing("podsandbox", results, all), []string{"differs", "fails"}; !slices.Equal(missing, want) {
 		t.Errorf("%q are missing, want %q", missing, want)
+	}
+	selected := func(name string) bool { return name != "fails" }
+	if missing, want := e.Missing("podsandbox", results, selected), []string{"differs"}; !slices.Equal(missing, want) {
+		t.Errorf("%q of the selected are missing, want %q", missing, want)
+	}
+	if omitted, want := e.Omitted("shim"), []string{"not run"}; !slices.Equal(omitted, want) {
+		t.Errorf("%q are omitted, want %q", omitted, want)
+	}
+}
+
+// A suite without variants has a line for each test.
+func TestSingle(t *testing.T) {
+	e, err := Parse(strings.NewReader("passed a\nfailed b # why\n"), Single)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Update("", map[string]Result{"a": Failed, "c": Passed}, []string{"b"})
+	if out, want := e.String(), "failed             a # reason?\npassed             c\n"; out != want {
+		t.Errorf("written as\n%s\nwant\n%s", out, want)
+	}
+	for _, text := range []string{"passed a\npassed a\n", "passed@shim a\n"} {
+		if _, err := Parse(strings.NewReader(text), Single); err == nil {
+			t.Errorf("%q is taken", text)
+		}
 	}
 }
 
@@ -121,18 +138,18 @@ func TestUpdate(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := parsed(t, c.in)
-			e.Update(c.sandboxer, c.results)
-			if out := written(t, e); out != c.out {
+			e.Update(c.sandboxer, c.results, nil)
+			if out := e.String(); out != c.out {
 				t.Errorf("written as\n%s\nwant\n%s", out, c.out)
 			}
 		})
 	}
 }
 
-func TestForget(t *testing.T) {
+func TestUpdateDropsTheMissing(t *testing.T) {
 	e := parsed(t, "passed a\npassed b\npassed@shim c\n")
-	e.Forget("shim", []string{"b", "c"})
-	if out, want := written(t, e), "passed             a\npassed@podsandbox  b\n"; out != want {
+	e.Update("shim", nil, []string{"b", "c"})
+	if out, want := e.String(), "passed             a\npassed@podsandbox  b\n"; out != want {
 		t.Errorf("written as\n%s\nwant\n%s", out, want)
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,36 +24,59 @@ type Registry struct {
 
 // Open reads the layout's index.
 func Open(dir string) (*Registry, error) {
-	data, err := os.ReadFile(filepath.Join(dir, v1.ImageIndexFile))
+	r := &Registry{dir: dir, manifests: make(map[string]v1.Descriptor), types: make(map[digest.Digest]string)}
+	manifests, err := r.read(filepath.Join(dir, v1.ImageIndexFile))
+	if err != nil {
+		return nil, err
+	}
+	for _, descriptor := range manifests {
+		r.manifests[descriptor.Annotations[v1.AnnotationRefName]] = descriptor
+	}
+	return r, nil
+}
+
+// read reads an index and those in it: an image for several platforms is one.
+func (r *Registry) read(file string) ([]v1.Descriptor, error) {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
 	var index v1.Index
 	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("reading the index of %s: %w", dir, err)
+		return nil, fmt.Errorf("reading the index %s: %w", file, err)
 	}
-	r := &Registry{dir: dir, manifests: make(map[string]v1.Descriptor), types: make(map[digest.Digest]string)}
 	for _, descriptor := range index.Manifests {
-		r.manifests[descriptor.Annotations[v1.AnnotationRefName]] = descriptor
 		r.types[descriptor.Digest] = descriptor.MediaType
+		if descriptor.MediaType == v1.MediaTypeImageIndex {
+			if _, err := r.read(r.blobPath(descriptor.Digest)); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return r, nil
+	return index.Manifests, nil
 }
 
-// Handler is the registry's API.
-func (r *Registry) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v2/{$}", func(http.ResponseWriter, *http.Request) {})
-	for _, depth := range []struct{ pattern, join string }{{"{a}", ""}, {"{a}/{b}", "/"}} {
-		name := func(q *http.Request) string { return q.PathValue("a") + depth.join + q.PathValue("b") }
-		mux.HandleFunc("GET /v2/"+depth.pattern+"/manifests/{reference}", func(w http.ResponseWriter, q *http.Request) {
-			r.manifest(w, q, name(q), q.PathValue("reference"))
-		})
-		mux.HandleFunc("GET /v2/"+depth.pattern+"/blobs/{digest}", func(w http.ResponseWriter, q *http.Request) {
-			r.blob(w, q, digest.Digest(q.PathValue("digest")), "application/octet-stream")
-		})
+func (r *Registry) blobPath(content digest.Digest) string {
+	return filepath.Join(r.dir, v1.ImageBlobsDir, content.Algorithm().String(), content.Encoded())
+}
+
+// ServeHTTP implements http.Handler: the registry's API.
+func (r *Registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	resource, ok := strings.CutPrefix(q.URL.Path, "/v2/")
+	if !ok || q.Method != http.MethodGet && q.Method != http.MethodHead {
+		http.NotFound(w, q)
+		return
 	}
-	return mux
+	parent, last := path.Split(resource)
+	switch name, kind := path.Split(strings.TrimSuffix(parent, "/")); {
+	case resource == "":
+	case kind == "manifests":
+		r.manifest(w, q, strings.TrimSuffix(name, "/"), last)
+	case kind == "blobs":
+		r.blob(w, q, digest.Digest(last), "application/octet-stream")
+	default:
+		http.NotFound(w, q)
+	}
 }
 
 func (r *Registry) manifest(w http.ResponseWriter, q *http.Request, name, reference string) {
@@ -73,5 +98,5 @@ func (r *Registry) blob(w http.ResponseWriter, q *http.Request, content digest.D
 	}
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Docker-Content-Digest", content.String())
-	http.ServeFile(w, q, filepath.Join(r.dir, v1.ImageBlobsDir, content.Algorithm().String(), content.Encoded()))
+	http.ServeFile(w, q, r.blobPath(content))
 }

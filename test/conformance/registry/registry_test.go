@@ -14,7 +14,12 @@ import (
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
 
-// layout has two manifests, one of them under two tags, and a blob.
+const indexType = "application/vnd.oci.image.index.v1+json"
+
+// inner is an image for platforms, with one manifest.
+var inner = fmt.Sprintf(`{"manifests": [{"mediaType": %q, "digest": %q, "size": 4}]}`, manifestType, digest.FromString("part"))
+
+// layout has two manifests, one of them under two tags, an index of another, and a blob.
 func layout(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -23,14 +28,16 @@ func layout(t *testing.T) (dir string) {
 		t.Fatal(err)
 	}
 	var manifests string
-	for i, image := range []struct{ content, name string }{{"one", "pause:1"}, {"two", "a/b:1"}, {"two", "a/b:2"}} {
+	for i, image := range []struct{ content, name, mediaType string }{
+		{"one", "pause:1", manifestType}, {"two", "a/b:1", manifestType}, {"two", "a/b:2", manifestType}, {inner, "a/b/c:1", indexType},
+	} {
 		if i > 0 {
 			manifests += ","
 		}
-		manifests += fmt.Sprintf(`{"mediaType": %q, "digest": %q, "size": 3, "annotations": {"org.opencontainers.image.ref.name": %q}}`,
-			manifestType, digest.FromString(image.content), image.name)
+		manifests += fmt.Sprintf(`{"mediaType": %q, "digest": %q, "size": %d, "annotations": {"org.opencontainers.image.ref.name": %q}}`,
+			image.mediaType, digest.FromString(image.content), len(image.content), image.name)
 	}
-	for _, content := range []string{"one", "two", "blob"} {
+	for _, content := range []string{"one", "two", inner, "part", "blob"} {
 		if err := os.WriteFile(filepath.Join(blobs, digest.FromString(content).Encoded()), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +53,7 @@ func TestRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(r.Handler())
+	server := httptest.NewServer(r)
 	defer server.Close()
 	for _, c := range []struct{ method, path, content, mediaType string }{
 		{http.MethodGet, "/v2/", "", ""},
@@ -54,6 +61,8 @@ func TestRegistry(t *testing.T) {
 		{http.MethodGet, "/v2/a/b/manifests/1", "two", manifestType},
 		{http.MethodGet, "/v2/a/b/manifests/2", "two", manifestType},
 		{http.MethodGet, "/v2/a/b/manifests/" + digest.FromString("two").String(), "two", manifestType},
+		{http.MethodGet, "/v2/a/b/c/manifests/1", inner, indexType},
+		{http.MethodGet, "/v2/a/b/c/manifests/" + digest.FromString("part").String(), "part", manifestType},
 		{http.MethodHead, "/v2/a/b/manifests/2", "", manifestType},
 		{http.MethodGet, "/v2/a/b/blobs/" + digest.FromString("blob").String(), "blob", "application/octet-stream"},
 	} {
@@ -67,7 +76,7 @@ func TestRegistry(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/v2/a/b/manifests/3", "/v2/b/manifests/1", "/v2/a/b/manifests/" + digest.FromString("blob").String(),
-		"/v2/a/b/blobs/" + digest.FromString("none").String(), "/v2/a/b/blobs/sha256:..%2f..%2findex.json", "/",
+		"/v2/a/b/blobs/" + digest.FromString("none").String(), "/v2/a/b/blobs/sha256:..%2f..%2findex.json", "/", "/v2", "/v2/a/b", "/v2/manifests/1", "/v2/blobs/", "/v2/a/tags/list",
 	} {
 		if status, _, _ := request(t, http.MethodGet, server.URL+path); status != http.StatusNotFound {
 			t.Errorf("GET %s: %d", path, status)
