@@ -1,4 +1,4 @@
-// msb-agent is PID 1 of the guest, and the process that holds a pod's namespaces.
+// msb-agent is PID 1 of the guest, and the process that holds namespaces of its containers.
 package main
 
 import (
@@ -12,8 +12,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == pod.HoldCommand {
-		pod.Hold(os.Args[2], os.Args[3:])
+	if len(os.Args) > 1 && os.Args[1] == pod.HoldCommand {
+		pod.Hold()
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "msb-agent is the first process of a microVM; it is not run by hand")

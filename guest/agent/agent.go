@@ -159,6 +159,7 @@ type service struct {
 	streams *stdio.Streams
 	sockets *socket.Sockets
 	network *network.Network
+	pod     pod.Pod
 	life    context.Context // the agent's
 }
 
@@ -167,6 +168,16 @@ var _ api.GuestService = (*service)(nil)
 func (s *service) Start(_ context.Context, request *api.StartRequest) (*api.StartResponse, error) {
 	if err := boot.SetClock(request.Now.AsTime()); err != nil {
 		return nil, errgrpc.ToGRPC(err)
+	}
+	if request.Users == nil {
+		return &api.StartResponse{}, nil
+	}
+	namespace, err := s.pod.Isolate(request.Users)
+	if err == nil {
+		err = s.network.Replace(namespace)
+	}
+	if err != nil {
+		return nil, errgrpc.ToGRPC(classify(fmt.Errorf("making the containers' user namespace: %w", err)))
 	}
 	return &api.StartResponse{}, nil
 }
@@ -219,7 +230,7 @@ func (s *service) SetNetwork(_ context.Context, request *api.SetNetworkRequest) 
 }
 
 func (s *service) CreatePod(_ context.Context, request *api.CreatePodRequest) (*api.CreatePodResponse, error) {
-	pid, err := pod.Create(request)
+	pid, err := s.pod.Create(request)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}

@@ -72,12 +72,14 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{26, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28, 0}
 }
 
 type StartRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Now           *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=now,proto3" json:"now,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Now   *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=now,proto3" json:"now,omitempty"`
+	// The user namespace of the containers; unset: they have the guest's.
+	Users         *UserNamespace `protobuf:"bytes,2,opt,name=users,proto3" json:"users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -119,6 +121,127 @@ func (x *StartRequest) GetNow() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *StartRequest) GetUsers() *UserNamespace {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// UserNamespace is one that owns the namespaces which containers share, at UsersPath.
+type UserNamespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uids          []*IDMapping           `protobuf:"bytes,1,rep,name=uids,proto3" json:"uids,omitempty"`
+	Gids          []*IDMapping           `protobuf:"bytes,2,rep,name=gids,proto3" json:"gids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserNamespace) Reset() {
+	*x = UserNamespace{}
+	mi := &file_guest_api_guest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserNamespace) ProtoMessage() {}
+
+func (x *UserNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserNamespace.ProtoReflect.Descriptor instead.
+func (*UserNamespace) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *UserNamespace) GetUids() []*IDMapping {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+func (x *UserNamespace) GetGids() []*IDMapping {
+	if x != nil {
+		return x.Gids
+	}
+	return nil
+}
+
+// IDMapping maps a range of ids in a user namespace to the guest's (user_namespaces(7)).
+type IDMapping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     uint32                 `protobuf:"varint,1,opt,name=container,proto3" json:"container,omitempty"`
+	Guest         uint32                 `protobuf:"varint,2,opt,name=guest,proto3" json:"guest,omitempty"`
+	Size          uint32                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IDMapping) Reset() {
+	*x = IDMapping{}
+	mi := &file_guest_api_guest_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IDMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IDMapping) ProtoMessage() {}
+
+func (x *IDMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IDMapping.ProtoReflect.Descriptor instead.
+func (*IDMapping) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *IDMapping) GetContainer() uint32 {
+	if x != nil {
+		return x.Container
+	}
+	return 0
+}
+
+func (x *IDMapping) GetGuest() uint32 {
+	if x != nil {
+		return x.Guest
+	}
+	return 0
+}
+
+func (x *IDMapping) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 type StartResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -127,7 +250,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[1]
+	mi := &file_guest_api_guest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -139,7 +262,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[1]
+	mi := &file_guest_api_guest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -152,7 +275,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{1}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{3}
 }
 
 type CreateBundleRequest struct {
@@ -173,7 +296,7 @@ type CreateBundleRequest struct {
 
 func (x *CreateBundleRequest) Reset() {
 	*x = CreateBundleRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[2]
+	mi := &file_guest_api_guest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +308,7 @@ func (x *CreateBundleRequest) String() string {
 func (*CreateBundleRequest) ProtoMessage() {}
 
 func (x *CreateBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[2]
+	mi := &file_guest_api_guest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +321,7 @@ func (x *CreateBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleRequest.ProtoReflect.Descriptor instead.
 func (*CreateBundleRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{2}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateBundleRequest) GetContainer() string {
@@ -253,7 +376,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[3]
+	mi := &file_guest_api_guest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +388,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[3]
+	mi := &file_guest_api_guest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +401,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{3}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FileMount) GetTag() string {
@@ -327,7 +450,7 @@ type SocketMount struct {
 
 func (x *SocketMount) Reset() {
 	*x = SocketMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[4]
+	mi := &file_guest_api_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +462,7 @@ func (x *SocketMount) String() string {
 func (*SocketMount) ProtoMessage() {}
 
 func (x *SocketMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[4]
+	mi := &file_guest_api_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +475,7 @@ func (x *SocketMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketMount.ProtoReflect.Descriptor instead.
 func (*SocketMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{4}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SocketMount) GetTag() string {
@@ -400,7 +523,7 @@ type CreateBundleResponse struct {
 
 func (x *CreateBundleResponse) Reset() {
 	*x = CreateBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +535,7 @@ func (x *CreateBundleResponse) String() string {
 func (*CreateBundleResponse) ProtoMessage() {}
 
 func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +548,7 @@ func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleResponse.ProtoReflect.Descriptor instead.
 func (*CreateBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateBundleResponse) GetPath() string {
@@ -444,7 +567,7 @@ type ReleaseFilesRequest struct {
 
 func (x *ReleaseFilesRequest) Reset() {
 	*x = ReleaseFilesRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +579,7 @@ func (x *ReleaseFilesRequest) String() string {
 func (*ReleaseFilesRequest) ProtoMessage() {}
 
 func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +592,7 @@ func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReleaseFilesRequest) GetContainer() string {
@@ -487,7 +610,7 @@ type ReleaseFilesResponse struct {
 
 func (x *ReleaseFilesResponse) Reset() {
 	*x = ReleaseFilesResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +622,7 @@ func (x *ReleaseFilesResponse) String() string {
 func (*ReleaseFilesResponse) ProtoMessage() {}
 
 func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +635,7 @@ func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
 }
 
 type RemoveBundleRequest struct {
@@ -526,7 +649,7 @@ type RemoveBundleRequest struct {
 
 func (x *RemoveBundleRequest) Reset() {
 	*x = RemoveBundleRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +661,7 @@ func (x *RemoveBundleRequest) String() string {
 func (*RemoveBundleRequest) ProtoMessage() {}
 
 func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +674,7 @@ func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBundleRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveBundleRequest) GetContainer() string {
@@ -578,7 +701,7 @@ type RemoveBundleResponse struct {
 
 func (x *RemoveBundleResponse) Reset() {
 	*x = RemoveBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +713,7 @@ func (x *RemoveBundleResponse) String() string {
 func (*RemoveBundleResponse) ProtoMessage() {}
 
 func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +726,7 @@ func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveBundleResponse) GetAgentResident() int64 {
@@ -622,7 +745,7 @@ type CloseStdioRequest struct {
 
 func (x *CloseStdioRequest) Reset() {
 	*x = CloseStdioRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -634,7 +757,7 @@ func (x *CloseStdioRequest) String() string {
 func (*CloseStdioRequest) ProtoMessage() {}
 
 func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -647,7 +770,7 @@ func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioRequest.ProtoReflect.Descriptor instead.
 func (*CloseStdioRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CloseStdioRequest) GetIds() []string {
@@ -665,7 +788,7 @@ type CloseStdioResponse struct {
 
 func (x *CloseStdioResponse) Reset() {
 	*x = CloseStdioResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +800,7 @@ func (x *CloseStdioResponse) String() string {
 func (*CloseStdioResponse) ProtoMessage() {}
 
 func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +813,7 @@ func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioResponse.ProtoReflect.Descriptor instead.
 func (*CloseStdioResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
 }
 
 // SetNetworkRequest describes interfaces of the host's network namespace whose
@@ -709,7 +832,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +844,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +857,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetNetworkRequest) GetHost() bool {
@@ -781,7 +904,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +916,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +929,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -866,7 +989,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1001,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1014,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Address) GetPrefix() string {
@@ -943,7 +1066,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1078,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1091,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Route) GetInterface() string {
@@ -1053,7 +1176,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1188,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1201,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -1110,7 +1233,7 @@ type SetNetworkResponse struct {
 
 func (x *SetNetworkResponse) Reset() {
 	*x = SetNetworkResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1245,7 @@ func (x *SetNetworkResponse) String() string {
 func (*SetNetworkResponse) ProtoMessage() {}
 
 func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1258,7 @@ func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
 }
 
 type CreatePodRequest struct {
@@ -1153,7 +1276,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1288,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1301,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreatePodRequest) GetSharedMemory() int64 {
@@ -1212,7 +1335,7 @@ type PodFile struct {
 
 func (x *PodFile) Reset() {
 	*x = PodFile{}
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1347,7 @@ func (x *PodFile) String() string {
 func (*PodFile) ProtoMessage() {}
 
 func (x *PodFile) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1360,7 @@ func (x *PodFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFile.ProtoReflect.Descriptor instead.
 func (*PodFile) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PodFile) GetName() string {
@@ -1254,7 +1377,8 @@ func (x *PodFile) GetContent() []byte {
 	return nil
 }
 
-// PodNamespaces are an IPC, a UTS and a PID namespace, and the containers' network.
+// PodNamespaces are an IPC, a UTS and a PID namespace, and the containers' network and
+// user namespace.
 type PodNamespaces struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Hostname string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
@@ -1266,7 +1390,7 @@ type PodNamespaces struct {
 
 func (x *PodNamespaces) Reset() {
 	*x = PodNamespaces{}
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1402,7 @@ func (x *PodNamespaces) String() string {
 func (*PodNamespaces) ProtoMessage() {}
 
 func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1415,7 @@ func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodNamespaces.ProtoReflect.Descriptor instead.
 func (*PodNamespaces) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PodNamespaces) GetHostname() string {
@@ -1318,7 +1442,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1454,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1467,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreatePodResponse) GetPid() uint32 {
@@ -1361,7 +1485,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1497,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1510,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
 }
 
 type Event struct {
@@ -1400,7 +1524,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1536,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1549,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Event) GetTopic() string {
@@ -1466,7 +1590,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1602,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1615,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -1577,7 +1701,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1713,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1726,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
 }
 
 type StdioStream struct {
@@ -1616,7 +1740,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1752,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1765,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StdioStream) GetId() string {
@@ -1667,7 +1791,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1803,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1816,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -1712,7 +1836,7 @@ type PortStream struct {
 
 func (x *PortStream) Reset() {
 	*x = PortStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1848,7 @@ func (x *PortStream) String() string {
 func (*PortStream) ProtoMessage() {}
 
 func (x *PortStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1861,7 @@ func (x *PortStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
 func (*PortStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PortStream) GetPort() uint32 {
@@ -1757,7 +1881,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1893,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1906,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StreamReply) GetError() string {
@@ -1796,9 +1920,17 @@ var File_guest_api_guest_proto protoreflect.FileDescriptor
 
 const file_guest_api_guest_proto_rawDesc = "" +
 	"\n" +
-	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n" +
+	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n" +
 	"\fStartRequest\x12,\n" +
-	"\x03now\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\x0f\n" +
+	"\x03now\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x121\n" +
+	"\x05users\x18\x02 \x01(\v2\x1b.msb.guest.v1.UserNamespaceR\x05users\"i\n" +
+	"\rUserNamespace\x12+\n" +
+	"\x04uids\x18\x01 \x03(\v2\x17.msb.guest.v1.IDMappingR\x04uids\x12+\n" +
+	"\x04gids\x18\x02 \x03(\v2\x17.msb.guest.v1.IDMappingR\x04gids\"S\n" +
+	"\tIDMapping\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x14\n" +
+	"\x05guest\x18\x02 \x01(\rR\x05guest\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size\"\x0f\n" +
 	"\rStartResponse\"\xc9\x01\n" +
 	"\x13CreateBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
@@ -1936,82 +2068,87 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(*StartRequest)(nil),          // 1: msb.guest.v1.StartRequest
-	(*StartResponse)(nil),         // 2: msb.guest.v1.StartResponse
-	(*CreateBundleRequest)(nil),   // 3: msb.guest.v1.CreateBundleRequest
-	(*FileMount)(nil),             // 4: msb.guest.v1.FileMount
-	(*SocketMount)(nil),           // 5: msb.guest.v1.SocketMount
-	(*CreateBundleResponse)(nil),  // 6: msb.guest.v1.CreateBundleResponse
-	(*ReleaseFilesRequest)(nil),   // 7: msb.guest.v1.ReleaseFilesRequest
-	(*ReleaseFilesResponse)(nil),  // 8: msb.guest.v1.ReleaseFilesResponse
-	(*RemoveBundleRequest)(nil),   // 9: msb.guest.v1.RemoveBundleRequest
-	(*RemoveBundleResponse)(nil),  // 10: msb.guest.v1.RemoveBundleResponse
-	(*CloseStdioRequest)(nil),     // 11: msb.guest.v1.CloseStdioRequest
-	(*CloseStdioResponse)(nil),    // 12: msb.guest.v1.CloseStdioResponse
-	(*SetNetworkRequest)(nil),     // 13: msb.guest.v1.SetNetworkRequest
-	(*Interface)(nil),             // 14: msb.guest.v1.Interface
-	(*Address)(nil),               // 15: msb.guest.v1.Address
-	(*Route)(nil),                 // 16: msb.guest.v1.Route
-	(*Neighbour)(nil),             // 17: msb.guest.v1.Neighbour
-	(*SetNetworkResponse)(nil),    // 18: msb.guest.v1.SetNetworkResponse
-	(*CreatePodRequest)(nil),      // 19: msb.guest.v1.CreatePodRequest
-	(*PodFile)(nil),               // 20: msb.guest.v1.PodFile
-	(*PodNamespaces)(nil),         // 21: msb.guest.v1.PodNamespaces
-	(*CreatePodResponse)(nil),     // 22: msb.guest.v1.CreatePodResponse
-	(*EventsRequest)(nil),         // 23: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 24: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 25: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 26: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 27: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 28: msb.guest.v1.SocketStream
-	(*PortStream)(nil),            // 29: msb.guest.v1.PortStream
-	(*StreamReply)(nil),           // 30: msb.guest.v1.StreamReply
-	nil,                           // 31: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 33: google.protobuf.Any
+	(*UserNamespace)(nil),         // 2: msb.guest.v1.UserNamespace
+	(*IDMapping)(nil),             // 3: msb.guest.v1.IDMapping
+	(*StartResponse)(nil),         // 4: msb.guest.v1.StartResponse
+	(*CreateBundleRequest)(nil),   // 5: msb.guest.v1.CreateBundleRequest
+	(*FileMount)(nil),             // 6: msb.guest.v1.FileMount
+	(*SocketMount)(nil),           // 7: msb.guest.v1.SocketMount
+	(*CreateBundleResponse)(nil),  // 8: msb.guest.v1.CreateBundleResponse
+	(*ReleaseFilesRequest)(nil),   // 9: msb.guest.v1.ReleaseFilesRequest
+	(*ReleaseFilesResponse)(nil),  // 10: msb.guest.v1.ReleaseFilesResponse
+	(*RemoveBundleRequest)(nil),   // 11: msb.guest.v1.RemoveBundleRequest
+	(*RemoveBundleResponse)(nil),  // 12: msb.guest.v1.RemoveBundleResponse
+	(*CloseStdioRequest)(nil),     // 13: msb.guest.v1.CloseStdioRequest
+	(*CloseStdioResponse)(nil),    // 14: msb.guest.v1.CloseStdioResponse
+	(*SetNetworkRequest)(nil),     // 15: msb.guest.v1.SetNetworkRequest
+	(*Interface)(nil),             // 16: msb.guest.v1.Interface
+	(*Address)(nil),               // 17: msb.guest.v1.Address
+	(*Route)(nil),                 // 18: msb.guest.v1.Route
+	(*Neighbour)(nil),             // 19: msb.guest.v1.Neighbour
+	(*SetNetworkResponse)(nil),    // 20: msb.guest.v1.SetNetworkResponse
+	(*CreatePodRequest)(nil),      // 21: msb.guest.v1.CreatePodRequest
+	(*PodFile)(nil),               // 22: msb.guest.v1.PodFile
+	(*PodNamespaces)(nil),         // 23: msb.guest.v1.PodNamespaces
+	(*CreatePodResponse)(nil),     // 24: msb.guest.v1.CreatePodResponse
+	(*EventsRequest)(nil),         // 25: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 26: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 27: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 28: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 29: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 30: msb.guest.v1.SocketStream
+	(*PortStream)(nil),            // 31: msb.guest.v1.PortStream
+	(*StreamReply)(nil),           // 32: msb.guest.v1.StreamReply
+	nil,                           // 33: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 35: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	32, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
-	4,  // 1: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
-	5,  // 2: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
-	14, // 3: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
-	16, // 4: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
-	17, // 5: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
-	15, // 6: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	20, // 7: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
-	21, // 8: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	31, // 9: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	32, // 10: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	33, // 11: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	26, // 12: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	27, // 13: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	28, // 14: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	29, // 15: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	0,  // 16: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 17: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	3,  // 18: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	7,  // 19: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	9,  // 20: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	11, // 21: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	13, // 22: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	19, // 23: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	23, // 24: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	2,  // 25: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	6,  // 26: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	8,  // 27: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	10, // 28: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	12, // 29: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	18, // 30: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	22, // 31: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	24, // 32: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	25, // [25:33] is the sub-list for method output_type
-	17, // [17:25] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	34, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	2,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
+	3,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
+	3,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
+	6,  // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
+	7,  // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
+	16, // 6: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	18, // 7: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	19, // 8: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	17, // 9: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	22, // 10: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	23, // 11: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	33, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	34, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	35, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	28, // 15: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	29, // 16: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	30, // 17: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	31, // 18: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	0,  // 19: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 20: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	5,  // 21: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	9,  // 22: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	11, // 23: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	13, // 24: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	15, // 25: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	21, // 26: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	25, // 27: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	4,  // 28: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	8,  // 29: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	10, // 30: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	12, // 31: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	14, // 32: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	20, // 33: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	24, // 34: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	26, // 35: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	28, // [28:36] is the sub-list for method output_type
+	20, // [20:28] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -2019,7 +2156,7 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[24].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[26].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
@@ -2031,7 +2168,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	stages  = run + "/stages"
 	stdio   = run + "/stdio"
 	network = run + "/network"
+	users   = run + "/users"
 	pod     = run + "/pod"
 )
 
@@ -41,6 +42,9 @@ const RouteUnicast = 1
 
 // NetworkPath is the network namespace that containers join.
 func NetworkPath() string { return network }
+
+// UsersPath is the user namespace that containers join, if they have one.
+func UsersPath() string { return users }
 
 // PodPath is where something that the containers of a pod share is: PodSharedMemory,
 // or one of its files.

@@ -35,22 +35,47 @@ func New() (*Network, error) {
 		return nil, err
 	}
 	place.Close()
-	return &Network{}, thread.Run(func() error { return makeNamespace(path) })
+	return &Network{}, thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("making a network namespace: %w", err)
+		}
+		return keep("/proc/thread-self/ns/net")
+	})
 }
 
-// makeNamespace is called on a thread of its own.
-func makeNamespace(path string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("making a network namespace: %w", err)
+// Replace makes another namespace that of the containers, before anything is in the
+// first.
+func (n *Network) Replace(namespace string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := unix.Unmount(api.NetworkPath(), 0); err != nil {
+		return &os.PathError{Op: "unmount", Path: api.NetworkPath(), Err: err}
 	}
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+	return keep(namespace)
+}
+
+// keep binds a namespace to the place where containers find it, and brings its loopback
+// up.
+func keep(namespace string) error {
+	path := api.NetworkPath()
+	if err := unix.Mount(namespace, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("keeping the network namespace at %s: %w", path, err)
 	}
-	loopback, err := netlink.LinkByName("lo")
+	its, err := netns.GetFromPath(path)
 	if err != nil {
 		return err
 	}
-	return netlink.LinkSetUp(loopback)
+	defer its.Close()
+	inside, err := netlink.NewHandleAt(its, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	loopback, err := inside.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return inside.LinkSetUp(loopback)
 }
 
 // Set makes the network look as described.

@@ -1,6 +1,6 @@
-// Package pod makes what the containers of a pod share and none of them owns:
-// shared memory, the files of its name and its resolver, and a process that holds
-// its namespaces.
+// Package pod makes what the containers of the guest share and none of them owns: a
+// pod's shared memory and the files of its name and its resolver, and a process that
+// holds namespaces for them.
 package pod
 
 import (
@@ -21,9 +21,48 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
+// A Pod is what there is so far. Its methods are called one at a time.
+type Pod struct {
+	holder int                // the process that holds the namespaces, or 0
+	users  *api.UserNamespace // that it is in; nil is the guest's own
+}
+
+// Isolate gives the containers a user namespace, and a network namespace that belongs to
+// it, whose path it returns: only there is the containers' root privileged
+// (user_namespaces(7)).
+func (p *Pod) Isolate(users *api.UserNamespace) (network string, err error) {
+	if p.holder, err = startHolder(users); err != nil {
+		return "", err
+	}
+	p.users = users
+	place := api.UsersPath()
+	if err := os.WriteFile(place, nil, 0o600); err != nil {
+		return "", err
+	}
+	if err := unix.Mount(p.namespace("user"), place, "", unix.MS_BIND, ""); err != nil {
+		return "", fmt.Errorf("keeping the user namespace at %s: %w", place, err)
+	}
+	return p.namespace("net"), nil
+}
+
+func (p *Pod) namespace(kind string) string { return api.NamespacePath(uint32(p.holder), kind) }
+
+// root is who is root in the containers' user namespace.
+func (p *Pod) root() (uid, gid int) {
+	of := func(mappings []*api.IDMapping) int {
+		for _, m := range mappings {
+			if m.Container == 0 {
+				return int(m.Guest)
+			}
+		}
+		return 0
+	}
+	return of(p.users.GetUids()), of(p.users.GetGids())
+}
+
 // Create makes what is asked for. It returns the process that holds the pod's
 // namespaces, or 0.
-func Create(request *api.CreatePodRequest) (pid int, err error) {
+func (p *Pod) Create(request *api.CreatePodRequest) (pid int, err error) {
 	shm := api.PodPath(api.PodSharedMemory)
 	if err := os.MkdirAll(filepath.Dir(shm), 0o711); err != nil {
 		return 0, err
@@ -33,47 +72,120 @@ func Create(request *api.CreatePodRequest) (pid int, err error) {
 	}
 	// As containerd's CRI plugin mounts it.
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount("shm", shm, "tmpfs", flags, fmt.Sprintf("mode=1777,size=%d", request.SharedMemory)); err != nil {
+	uid, gid := p.root()
+	if err := unix.Mount("shm", shm, "tmpfs", flags, fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", request.SharedMemory, uid, gid)); err != nil {
 		return 0, fmt.Errorf("mounting the pod's shared memory of %d bytes: %w", request.SharedMemory, err)
 	}
 	for _, file := range request.Files {
 		if err := api.CheckName("file of the pod", file.Name); err != nil {
 			return 0, err
 		}
-		if err := os.WriteFile(api.PodPath(file.Name), file.Content, 0o644); err != nil {
+		path := api.PodPath(file.Name)
+		if err := errors.Join(os.WriteFile(path, file.Content, 0o644), os.Chown(path, uid, gid)); err != nil {
 			return 0, err
 		}
 	}
 	if request.Namespaces == nil {
 		return 0, nil
 	}
-	return startHolder(request.Namespaces)
+	if p.holder == 0 {
+		if p.holder, err = startHolder(nil); err != nil {
+			return 0, err
+		}
+	}
+	return p.holder, p.configure(request.Namespaces)
 }
 
-// startHolder starts Hold in namespaces of its own.
-func startHolder(namespaces *api.PodNamespaces) (pid int, err error) {
+// configure sets the host name and the kernel parameters of the holder's namespaces.
+func (p *Pod) configure(namespaces *api.PodNamespaces) error {
+	return thread.Run(func() error {
+		for _, kind := range []string{"ipc", "uts", "net"} {
+			if err := enter(p.namespace(kind)); err != nil {
+				return err
+			}
+		}
+		if name := namespaces.Hostname; name != "" {
+			if err := unix.Sethostname([]byte(name)); err != nil {
+				return fmt.Errorf("setting the pod's host name %q: %v: %w", name, err, errdefs.ErrInvalidArgument)
+			}
+		}
+		if err := p.becomeRoot(); err != nil {
+			return err
+		}
+		for name, value := range namespaces.Sysctls {
+			if err := setSysctl(name, value); err != nil {
+				return fmt.Errorf("%v: %w", err, errdefs.ErrInvalidArgument)
+			}
+		}
+		return nil
+	})
+}
+
+// becomeRoot gives this thread the ids of the containers' root, whose the parameters of IPC
+// namespaces are to the kernel, and leaves it its capabilities, by which those of network
+// namespaces are.
+func (p *Pod) becomeRoot() error {
+	const same = ^uintptr(0)
+	uid, gid := p.root()
+	// Go's own calls would change every thread.
+	for _, call := range [][4]uintptr{
+		{unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secbitNoSetuidFixup},
+		{unix.SYS_SETRESGID, same, uintptr(gid), same},
+		{unix.SYS_SETRESUID, same, uintptr(uid), same},
+	} {
+		if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+			return fmt.Errorf("becoming the containers' root: %w", errno)
+		}
+	}
+	return nil
+}
+
+// secbitNoSetuidFixup is SECBIT_NO_SETUID_FIXUP (capabilities(7)).
+const secbitNoSetuidFixup = 1 << 2
+
+// enter moves the thread into a namespace.
+func enter(path string) error {
+	namespace, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer namespace.Close()
+	return os.NewSyscallError("setns", unix.Setns(int(namespace.Fd()), 0))
+}
+
+// startHolder starts Hold in namespaces of its own, and with a mapping also in a user
+// namespace that owns them and a network of its own.
+func startHolder(users *api.UserNamespace) (pid int, err error) {
+	if err := os.MkdirAll(holderRoot, 0o755); err != nil {
+		return 0, err
+	}
 	ready, report, err := os.Pipe()
 	if err != nil {
 		return 0, err
 	}
 	defer ready.Close()
-	cmd := exec.Command(api.Init, append([]string{HoldCommand, namespaces.Hostname}, assignments(namespaces.Sysctls)...)...)
+	cmd := exec.Command(api.Init, HoldCommand)
 	cmd.ExtraFiles = []*os.File{report}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	if users != nil {
+		isolate(cmd.SysProcAttr, users)
+	}
 	err = thread.Run(func() error {
-		if err := joinNetwork(); err != nil {
-			return err
+		if users == nil {
+			if err := enter(api.NetworkPath()); err != nil {
+				return err
+			}
 		}
 		return cmd.Start()
 	})
 	report.Close()
 	if err != nil {
-		return 0, fmt.Errorf("starting the process that holds the pod's namespaces: %w", err)
+		return 0, fmt.Errorf("starting the process that holds the containers' namespaces: %w", err)
 	}
 	// PID 1 reaps it, as every process.
 	problem, err := io.ReadAll(ready)
 	if err == nil && len(problem) > 0 {
-		err = fmt.Errorf("%s: %w", problem, errdefs.ErrInvalidArgument)
+		err = errors.New(string(problem))
 	}
 	if err != nil {
 		return 0, err
@@ -83,38 +195,38 @@ func startHolder(namespaces *api.PodNamespaces) (pid int, err error) {
 	return pid, os.WriteFile(score, []byte(oomScoreAdj), 0)
 }
 
+// isolate has a process start as root of a new user namespace.
+func isolate(attributes *syscall.SysProcAttr, users *api.UserNamespace) {
+	mappings := func(given []*api.IDMapping) (all []syscall.SysProcIDMap) {
+		for _, m := range given {
+			all = append(all, syscall.SysProcIDMap{ContainerID: int(m.Container), HostID: int(m.Guest), Size: int(m.Size)})
+		}
+		return all
+	}
+	attributes.Cloneflags |= unix.CLONE_NEWUSER | unix.CLONE_NEWNET
+	attributes.UidMappings, attributes.GidMappings = mappings(users.Uids), mappings(users.Gids)
+	attributes.GidMappingsEnableSetgroups = true
+	attributes.Credential = &syscall.Credential{}
+}
+
 // oomScoreAdj is a sandbox container's in containerd's CRI plugin.
 const oomScoreAdj = "-998"
 
-func assignments(sysctls map[string]string) (list []string) {
-	for name, value := range sysctls {
-		list = append(list, name+"="+value)
-	}
-	return list
-}
-
-func joinNetwork() error {
-	namespace, err := os.Open(api.NetworkPath())
-	if err != nil {
-		return err
-	}
-	defer namespace.Close()
-	return unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
-}
-
-// HoldCommand is the agent's first argument that makes it call Hold, with the
-// pod's host name and kernel parameters after it.
+// HoldCommand is the agent's first argument that makes it call Hold.
 const HoldCommand = "hold"
 
-// reportFD is the descriptor on which Hold says what went wrong; it closes it when
-// the namespaces are as asked.
+// reportFD is the descriptor on which Hold says what went wrong; it closes it when it
+// is what it is to be.
 const reportFD = 3
 
-// Hold is the whole life of the process that holds a pod's namespaces. In its PID
-// namespace it is the init: orphans become its children, and the kernel reaps them.
-func Hold(hostname string, sysctls []string) {
+// Hold is the whole life of the process that holds namespaces. In its PID namespace it
+// is the init: orphans become its children, and the kernel reaps them.
+func Hold() {
 	report := os.NewFile(reportFD, "report")
-	if err := prepare(hostname, sysctls); err != nil {
+	// An init whose containers signal it stays; and of ignored children the kernel
+	// keeps nothing.
+	signal.Ignore()
+	if err := confine(); err != nil {
 		fmt.Fprint(report, err)
 		os.Exit(1)
 	}
@@ -124,25 +236,7 @@ func Hold(hostname string, sysctls []string) {
 	}
 }
 
-func prepare(hostname string, sysctls []string) error {
-	if hostname != "" {
-		if err := unix.Sethostname([]byte(hostname)); err != nil {
-			return fmt.Errorf("setting the pod's host name %q: %w", hostname, err)
-		}
-	}
-	for _, sysctl := range sysctls {
-		name, value, _ := strings.Cut(sysctl, "=")
-		if err := setSysctl(name, value); err != nil {
-			return err
-		}
-	}
-	// An init whose containers signal it stays; and of ignored children the kernel
-	// keeps nothing.
-	signal.Ignore()
-	return confine()
-}
-
-// setSysctl sets a parameter of the namespaces that this process is in. Names have
+// setSysctl sets a parameter of the namespaces that this thread is in. Names have
 // dots or slashes between their parts (sysctl(8)).
 func setSysctl(name, value string) error {
 	path := name
@@ -166,17 +260,20 @@ func swap(r rune) rune {
 	return r
 }
 
+// holderRoot is an empty directory.
+var holderRoot = api.PodPath("root")
+
 // confine leaves the process with nothing to be had by entering it: containers that
 // share its PID namespace see it.
 func confine() error {
-	root := api.PodPath("root")
-	if err := os.Mkdir(root, 0o555); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	if err := errors.Join(unix.Chroot(root), unix.Chdir("/")); err != nil {
+	if err := errors.Join(unix.Chroot(holderRoot), unix.Chdir("/")); err != nil {
 		return fmt.Errorf("leaving the agent's root: %w", err)
 	}
 	const nobody = 65534
 	// Go changes all threads.
-	return errors.Join(syscall.Setgroups(nil), syscall.Setresgid(nobody, nobody, nobody), syscall.Setresuid(nobody, nobody, nobody))
+	err := errors.Join(syscall.Setgroups(nil), syscall.Setresgid(nobody, nobody, nobody), syscall.Setresuid(nobody, nobody, nobody))
+	if errors.Is(err, unix.EINVAL) {
+		return nil // its user namespace has no such ids, and containers' root is what it may be itself
+	}
+	return err
 }

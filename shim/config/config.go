@@ -1,6 +1,7 @@
 // Package config is what an administrator may set. It comes from the runtime
 // options that containerd's configuration names for the runtime, or else from
-// Path. It is trusted; annotations, which are not, are package spec's.
+// a file in the shim's install prefix, or else from Path. It is trusted; annotations,
+// which are not, are package spec's.
 package config
 
 import (
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
@@ -21,9 +23,14 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// Path is the configuration file that is read when the runtime's options name
-// none. It need not exist.
+// Path is the configuration file that is read when neither the runtime's options name
+// one nor the shim's install prefix has one. It need not exist.
 const Path = "/etc/msb/config.toml"
+
+// prefixFile is the one of an install prefix that is a directory of its own, such as
+// /opt/msb/current: containerd cannot start a pod with a user namespace whose runtime
+// has options that are not runc's, and so cannot be told of a file.
+const prefixFile = "config.toml"
 
 // Config is the configuration file's content, defaults filled in.
 type Config struct {
@@ -105,31 +112,61 @@ func Load(options typeurl.Any) (Config, error) {
 		return Config{}, fmt.Errorf("%s: %w", origin, err)
 	}
 	if config.Kit == "" {
-		if config.Kit, err = kitBesideShim(); err != nil {
+		prefix, err := installPrefix()
+		if err != nil {
 			return Config{}, err
 		}
+		config.Kit = filepath.Join(prefix, "lib", "msb")
 	}
 	return config, nil
 }
 
 func read(options typeurl.Any) (data []byte, origin string, err error) {
 	if options == nil || len(options.GetValue()) == 0 {
-		return readFile(Path, true)
+		return readDefault()
 	}
 	value, err := typeurl.UnmarshalAny(options)
 	if err != nil {
 		return nil, "", fmt.Errorf("runtime options: %w", err)
 	}
-	given, ok := value.(*runtimeoptions.Options)
-	switch {
-	case !ok:
-		return nil, "", fmt.Errorf("runtime options of type %s are not msb's; use ConfigPath with a file as in docs/configuration.md", options.GetTypeUrl())
-	case len(given.ConfigBody) > 0:
-		return given.ConfigBody, "runtime options", nil
-	case given.ConfigPath != "":
-		return readFile(given.ConfigPath, false)
+	switch given := value.(type) {
+	case *runtimeoptions.Options:
+		switch {
+		case len(given.ConfigBody) > 0:
+			return given.ConfigBody, "runtime options", nil
+		case given.ConfigPath != "":
+			return readFile(given.ConfigPath, false)
+		}
+		return readDefault()
+	case *runcoptions.Options:
+		if isCRIs(given) {
+			return readDefault()
+		}
 	}
-	return readFile(Path, true)
+	return nil, "", fmt.Errorf("runtime options of type %s are not msb's; use ConfigPath with a file as in docs/configuration.md", options.GetTypeUrl())
+}
+
+// isCRIs tells the options that the CRI plugin sends with a user namespace, whatever the
+// runtime: whose the pipes are, which the container's own configuration also says, and
+// where the shim is.
+func isCRIs(given *runcoptions.Options) bool {
+	rest := proto.CloneOf(given)
+	rest.IoUid, rest.IoGid = 0, 0
+	//lint:ignore SA1019 containerd sends them
+	rest.TaskApiAddress, rest.TaskApiVersion = "", 0
+	return proto.Equal(rest, new(runcoptions.Options))
+}
+
+func readDefault() ([]byte, string, error) {
+	prefix, err := installPrefix()
+	if err != nil {
+		return nil, "", err
+	}
+	data, origin, err := readFile(filepath.Join(prefix, prefixFile), false)
+	if errors.Is(err, os.ErrNotExist) {
+		return readFile(Path, true)
+	}
+	return data, origin, err
 }
 
 func readFile(path string, optional bool) ([]byte, string, error) {
@@ -161,13 +198,13 @@ func Parse(data []byte) (Config, error) {
 	return Config{}, fmt.Errorf("unknown driver %q, it is auto, krun or qemu: %w", config.Driver, errdefs.ErrInvalidArgument)
 }
 
-// kitBesideShim is the kit in the shim's own install prefix.
-func kitBesideShim() (string, error) {
+// installPrefix is the directory that the shim is installed in, as bin/….
+func installPrefix() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("finding the guest kit beside the shim: %w", err)
+		return "", fmt.Errorf("finding where the shim is installed: %w", err)
 	}
-	return filepath.Join(filepath.Dir(filepath.Dir(self)), "lib", "msb"), nil
+	return filepath.Dir(filepath.Dir(self)), nil
 }
 
 // optionsFile is the file of a bundle with the runtime's options, which a shim of

@@ -67,10 +67,28 @@ func TestLoad(t *testing.T) {
 	if _, err := load(&runtimeoptions.Options{ConfigPath: "/no/file"}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a missing file: %v", err)
 	}
-	if _, err := load(&options.Options{BinaryName: "/x"}); !errdefs.IsInvalidArgument(err) {
-		t.Errorf("runc's options: %v", err)
+	for _, refused := range []*options.Options{{BinaryName: "/x"}, {IoUid: 1, SystemdCgroup: true}} {
+		if _, err := load(refused); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("runc's options: %v", err)
+		}
+	}
+	//lint:ignore SA1019 containerd sends them
+	if _, err := load(&options.Options{IoUid: 1, IoGid: 2, TaskApiAddress: "unix:///x", TaskApiVersion: 3}); err != nil {
+		t.Errorf("the owner of pipes: %v", err)
 	}
 	if _, err := Load(nil); err != nil {
 		t.Errorf("no options: %v", err)
+	}
+	prefix, err := installPrefix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(prefix, "config.toml")
+	if err := os.WriteFile(own, []byte("[vm]\ncpus=5"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(own)
+	if c, err := Load(nil); err != nil || c.VM.CPUs != 5 {
+		t.Errorf("by the install prefix: %+v, %v", c, err)
 	}
 }

@@ -107,6 +107,9 @@ type Host struct {
 	OOMScoreAdj *int
 	// Network is the network that the VM has.
 	Network spec.Network
+	// Users is the mapping of the containers' user namespace in the guest; zero if they
+	// have the guest's.
+	Users spec.IDMap
 	// Pod says that connections to the network's loopback addresses are for the guest:
 	// so containerd forwards ports to a pod.
 	Pod bool
@@ -258,8 +261,22 @@ func (s *Sandbox) connect(ctx context.Context, timeout time.Duration) error {
 	s.client = ttrpc.NewClient(conn)
 	s.Tasks = taskapi.NewTTRPCTaskClient(s.client)
 	s.Guest = api.NewGuestClient(s.client)
-	_, err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now()})
+	_, err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.host.Users)})
 	return err
+}
+
+// userNamespace is a mapping for the agent; nil if nothing is mapped.
+func userNamespace(users spec.IDMap) *api.UserNamespace {
+	if users.IsZero() {
+		return nil
+	}
+	mappings := func(given []specs.LinuxIDMapping) (all []*api.IDMapping) {
+		for _, m := range given {
+			all = append(all, &api.IDMapping{Container: m.ContainerID, Guest: m.HostID, Size: m.Size})
+		}
+		return all
+	}
+	return &api.UserNamespace{Uids: mappings(users.UIDs), Gids: mappings(users.GIDs)}
 }
 
 // explain adds what is known of a machine that did not boot: if it died, why,
@@ -345,6 +362,9 @@ func (s *Sandbox) Outside(start func(*syscall.SysProcAttr) error) error {
 
 // Size is the size of the VM.
 func (s *Sandbox) Size() spec.Size { return s.host.Size }
+
+// Users is the mapping of its containers' user namespace; zero if they have the guest's.
+func (s *Sandbox) Users() spec.IDMap { return s.host.Users }
 
 // Update changes the limits of the VM on the host; it keeps its size.
 func (s *Sandbox) Update(resources *specs.LinuxResources) error {

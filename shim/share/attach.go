@@ -1,8 +1,13 @@
 package share
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"sync"
 
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -12,33 +17,55 @@ import (
 //
 // Device nodes are never opened through a share, whoever made them: the guest's
 // kernel serves its own, and the file server must not be led to the host's.
-func attach(source *os.File, target string, attributes Attributes) error {
+func (t *Trees) attach(source *os.File, target string, attributes Attributes) error {
+	mount, err := t.clone(source, attributes)
+	if err != nil {
+		return err
+	}
+	defer mount.Close()
+	if err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "move_mount", Path: target, Err: err}
+	}
+	return nil
+}
+
+// clone makes a bind of a descriptor's object that is attached nowhere. It goes with the
+// descriptor that is returned, which the caller closes.
+func (t *Trees) clone(source *os.File, attributes Attributes) (_ *os.File, err error) {
+	steps, err := t.steps(attributes)
+	if err != nil {
+		return nil, err
+	}
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
 	if attributes.Recursive {
 		flags |= unix.AT_RECURSIVE
 	}
 	fd, err := unix.OpenTree(int(source.Fd()), "", flags)
 	if err != nil {
-		return &os.PathError{Op: "open_tree", Path: source.Name(), Err: err}
+		return nil, &os.PathError{Op: "open_tree", Path: source.Name(), Err: err}
 	}
-	defer unix.Close(fd)
-	for _, step := range attributes.steps() {
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|step.flags, &step.attr); err != nil {
-			return &os.PathError{Op: "mount_setattr", Path: source.Name(), Err: err}
+	mount := os.NewFile(uintptr(fd), source.Name())
+	for _, step := range steps {
+		err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|step.flags, &step.attr)
+		if err == unix.EINVAL && step.attr.Attr_set == unix.MOUNT_ATTR_IDMAP {
+			err = errNoIDMap
+		}
+		if err != nil {
+			return nil, errors.Join(&os.PathError{Op: "mount_setattr", Path: source.Name(), Err: err}, mount.Close())
 		}
 	}
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return &os.PathError{Op: "move_mount", Path: target, Err: err}
-	}
-	return nil
+	return mount, nil
 }
+
+// errNoIDMap is the kernel's EINVAL (mount_setattr(2), "ID-mapped mounts").
+var errNoIDMap = fmt.Errorf("the owners of its files cannot be mapped on its file system, as the pod's user namespace needs: use another (ext4, XFS, Btrfs, tmpfs): %w", errdefs.ErrInvalidArgument)
 
 type attrStep struct {
 	flags uint
 	attr  unix.MountAttr
 }
 
-func (a Attributes) steps() []attrStep {
+func (t *Trees) steps(a Attributes) ([]attrStep, error) {
 	all := attrStep{flags: unix.AT_RECURSIVE, attr: unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV}}
 	if !a.Slave {
 		all.attr.Propagation = unix.MS_PRIVATE
@@ -53,5 +80,59 @@ func (a Attributes) steps() []attrStep {
 		}
 		steps = append(steps, top)
 	}
-	return steps
+	if a.IDMap == (IDMap{}) {
+		return steps, nil
+	}
+	users, err := t.namespaces.of(a.IDMap.UIDs, a.IDMap.GIDs)
+	if err != nil {
+		return nil, err
+	}
+	mapped := attrStep{attr: unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}}
+	if a.IDMap.Recursive {
+		mapped.flags = unix.AT_RECURSIVE
+	}
+	return append(steps, mapped), nil
+}
+
+// An IDMap maps the owners of a source's files to those that the guest sees: in the form
+// of containerd's mount options, container:host:size, separated by commas. The zero value
+// maps nothing. Recursive extends it to the mounts below the source.
+type IDMap struct {
+	UIDs, GIDs string
+	Recursive  bool
+}
+
+// namespaces keeps the user namespaces by which the kernel is told of mappings, one for
+// each.
+type namespaces struct {
+	mu    sync.Mutex
+	files map[[2]string]*os.File
+}
+
+// of is the namespace of a mapping. It stays the table's.
+func (n *namespaces) of(uids, gids string) (*os.File, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := [2]string{uids, gids}
+	if file := n.files[key]; file != nil {
+		return file, nil
+	}
+	file, err := mount.GetUsernsFD(uids, gids)
+	if err != nil {
+		return nil, fmt.Errorf("a user namespace of the mappings %s and %s: %w", uids, gids, err)
+	}
+	if n.files == nil {
+		n.files = make(map[[2]string]*os.File)
+	}
+	n.files[key] = file
+	return file, nil
+}
+
+func (n *namespaces) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, file := range n.files {
+		file.Close()
+	}
+	n.files = nil
 }

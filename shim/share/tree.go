@@ -51,6 +51,8 @@ type Trees struct {
 	random io.Reader
 	shield Shield
 	users  users
+
+	namespaces namespaces
 }
 
 // A Shield makes of a file one that has the same data and a metadata of its own.
@@ -142,6 +144,7 @@ func (t *Trees) Files() string { return servedDir(t.files()) }
 // Close takes both trees and every share away. What a VMM still serves lives on
 // in that VMM's namespace only.
 func (t *Trees) Close() error {
+	t.namespaces.close()
 	if err := unix.Unmount(t.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "unmount", Path: t.dir, Err: err}
 	}
@@ -157,6 +160,8 @@ type Attributes struct {
 	Recursive bool
 	// Slave lets later mounts of the host below the source appear.
 	Slave bool
+	// IDMap maps the owners of its files.
+	IDMap IDMap
 	// Shield, of a file, keeps the host's metadata of it from the guest's hands.
 	Shield bool
 	// Follow, of a shielded file, lets each open of the guest find what then has
@@ -205,11 +210,12 @@ func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err err
 	if err != nil {
 		return Share{}, err
 	}
-	shielded, err := t.addToShield(shieldName, source, attributes.Follow)
+	shielded, err := t.addToShield(shieldName, source, attributes)
 	if err != nil {
 		return Share{}, fmt.Errorf("shielding the metadata of %s: %w", source.path, err)
 	}
 	defer shielded.Close()
+	attributes.IDMap = IDMap{} // the shield's file has the mapped owner
 	share, err := t.add(t.files(), filePrefix, name, shielded, attributes)
 	if err != nil {
 		return Share{}, errors.Join(err, t.shield.Remove(shieldName))
@@ -218,16 +224,41 @@ func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err err
 	return share, nil
 }
 
-func (t *Trees) addToShield(name string, source *Source, follow bool) (*os.File, error) {
-	if !follow {
-		return t.shield.Add(name, source.file, nil, "")
+// addToShield gives the shield a file, and to follow it its directory, as the guest is to
+// see them.
+func (t *Trees) addToShield(name string, source *Source, attributes Attributes) (*os.File, error) {
+	file, err := t.mapped(source.file, attributes.IDMap)
+	if err != nil {
+		return nil, err
 	}
-	dir, base, err := source.Directory()
+	defer file.Close()
+	if !attributes.Follow {
+		return t.shield.Add(name, file, nil, "")
+	}
+	place, base, err := source.Directory()
+	if err != nil {
+		return nil, err
+	}
+	defer place.Close()
+	dir, err := t.mapped(place, attributes.IDMap)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	return t.shield.Add(name, source.file, dir, base)
+	return t.shield.Add(name, file, dir, base)
+}
+
+// mapped is the object of a descriptor, with the owners of its files mapped. The caller
+// closes it.
+func (t *Trees) mapped(file *os.File, ids IDMap) (*os.File, error) {
+	if ids == (IDMap{}) {
+		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, os.NewSyscallError("fcntl", err)
+		}
+		return os.NewFile(uintptr(fd), file.Name()), nil
+	}
+	return t.clone(file, Attributes{IDMap: ids})
 }
 
 // AddRootfs mounts what containerd hands over as a container's root file
@@ -273,7 +304,7 @@ func (t *Trees) add(tree, prefix, name string, source *os.File, attributes Attri
 		}
 		entry.Close()
 	}
-	return share, attach(source, share.target, attributes)
+	return share, t.attach(source, share.target, attributes)
 }
 
 // Submounts are the paths of what is mounted below a shared directory, from the pool on.

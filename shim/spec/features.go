@@ -10,17 +10,17 @@ import (
 // mountOptions are those that a mount may have: runc's, but for those that a microVM
 // cannot keep.
 var mountOptions = []string{
-	"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud",
+	"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion", "lazytime", "loud",
 	"mand", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime",
-	"nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount", "rexec", "rnoatime",
+	"nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount", "rexec", "ridmap", "rnoatime",
 	"rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate",
 	"rrelatime", "rro", "rrw", "rslave", "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "silent", "slave",
 	"strictatime", "suid", "symfollow", "sync", "tmpcopyup", "unbindable",
 }
 
 // Features are what a configuration may ask for (runtime-spec, features.md). containerd
-// reads them to know what it can offer: of recursive read-only mounts it tells the
-// kubelet, and a pod with ID-mapped mounts it refuses itself.
+// reads them to know what it can offer: of recursive read-only mounts and of user
+// namespaces it tells the kubelet.
 func Features() *features.Features {
 	no, yes := false, true
 	return &features.Features{
@@ -34,7 +34,7 @@ func Features() *features.Features {
 			Apparmor:        &features.Apparmor{Enabled: &no},
 			Selinux:         &features.Selinux{Enabled: &no},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 		},
 	}
 }

@@ -21,9 +21,14 @@ type Bind struct {
 	Recursive bool
 	// Slave lets mounts that the host makes below the source later appear.
 	Slave bool
+	// IDMap maps the owners of its files to those that the guest sees; with RecursiveIDMap
+	// also those of the mounts below the source.
+	IDMap          IDMap
+	RecursiveIDMap bool
 	// Files is how it behaves if it is a file.
 	Files FileOptions
 
+	idmap   bool     // ids are to be mapped
 	index   int      // in the spec's mounts
 	options []string // for the mount in the guest
 }
@@ -40,15 +45,13 @@ var guestSources = []string{"/proc", "/sys"}
 var guestNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"}
 
 // planMount decides what a mount is: a bind of something of the host, or (bind
-// false) a file system of the guest's own, which runc makes there.
-func planMount(mount specs.Mount, bundle string, files FileOptions) (_ Bind, isBind bool, _ error) {
+// false) a file system of the guest's own, which runc makes there. users are the
+// container's.
+func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap) (_ Bind, isBind bool, _ error) {
 	if err := checkDestination(mount.Destination); err != nil {
 		return Bind{}, false, err
 	}
-	if len(mount.UIDMappings)+len(mount.GIDMappings) > 0 {
-		return Bind{}, false, unsupported("mount %s: ID-mapped mounts are not possible yet", mount.Destination)
-	}
-	bind := Bind{Destination: mount.Destination, Files: files}
+	bind := Bind{Destination: mount.Destination, Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
 	isBind = mount.Type == "bind"
 	for _, option := range mount.Options {
 		isBind = isBind || isAny(option, "bind", "rbind")
@@ -56,7 +59,12 @@ func planMount(mount specs.Mount, bundle string, files FileOptions) (_ Bind, isB
 			return Bind{}, false, err
 		}
 	}
+	if err := bind.planIDMap(users); err != nil {
+		return Bind{}, false, err
+	}
 	switch {
+	case !isBind && !bind.IDMap.IsZero():
+		return Bind{}, false, unsupported("mount %s: ids are mapped for files and directories of the host, not for %s: leave the mappings out", mount.Destination, mount.Type)
 	case !isBind && local[mount.Type] && bind.Files != files:
 		return Bind{}, false, invalid("mount %s: options %s… are for files of the host, not for %s", mount.Destination, optionPrefix, mount.Type)
 	case !isBind && local[mount.Type]:
@@ -76,6 +84,21 @@ func planMount(mount specs.Mount, bundle string, files FileOptions) (_ Bind, isB
 		return Bind{}, false, err
 	}
 	return bind, !isGuests(bind.Source), nil
+}
+
+// planIDMap completes the mapping of ids. One that is asked for by an option alone is that
+// of the container's user namespace (runtime-spec, config.md, "idmap").
+func (b *Bind) planIDMap(users IDMap) error {
+	if b.idmap && b.IDMap.IsZero() {
+		if users.IsZero() {
+			return invalid("mount %s: option idmap maps to the ids of a user namespace, and the container has none: give the mount mappings of its own", b.Destination)
+		}
+		b.IDMap = users
+	}
+	if b.IDMap.IsZero() {
+		return nil
+	}
+	return b.IDMap.check("mount " + b.Destination)
 }
 
 func isGuests(source string) bool {
@@ -143,7 +166,8 @@ func (b *Bind) apply(option string) error {
 	case "shared", "rshared":
 		return unsupported("mount %s: %s would carry the container's mounts to the host, which a microVM cannot do; use rslave or rprivate", b.Destination, option)
 	case "idmap", "ridmap":
-		return unsupported("mount %s: ID-mapped mounts are not possible yet", b.Destination)
+		b.idmap, b.RecursiveIDMap = true, option == "ridmap"
+		return nil
 	}
 	b.options = append(b.options, option)
 	return nil

@@ -93,14 +93,17 @@ func PodOf(annotations map[string]string) Pod {
 func (p *Plan) Pod() Pod { return PodOf(p.spec.Annotations) }
 
 // processNamespace is the path of a namespace of a process (namespaces(7)).
-var processNamespace = regexp.MustCompile(`^/proc/([1-9][0-9]{0,9})/ns/(ipc|uts|pid)$`)
+var processNamespace = regexp.MustCompile(`^/proc/([1-9][0-9]{0,9})/ns/(ipc|uts|pid|user)$`)
 
 // joins finds the namespaces of other processes that a container is to be in.
-func joins(namespaces []specs.LinuxNamespace) (map[specs.LinuxNamespaceType]int, error) {
+func joins(namespaces []specs.LinuxNamespace, pod Pod) (map[specs.LinuxNamespaceType]int, error) {
 	var joined map[specs.LinuxNamespaceType]int
 	for _, namespace := range namespaces {
 		if namespace.Path == "" || namespace.Type == specs.NetworkNamespace {
 			continue
+		}
+		if namespace.Type == specs.UserNamespace && pod.Sandbox {
+			continue // the CRI plugin keeps one of the same ids at some path; the guest has its own
 		}
 		match := processNamespace.FindStringSubmatch(namespace.Path)
 		if match == nil {
@@ -118,7 +121,7 @@ func joins(namespaces []specs.LinuxNamespace) (map[specs.LinuxNamespaceType]int,
 	return joined, nil
 }
 
-// Joins are the IPC, UTS and PID namespaces that the container is to share: of the
+// Joins are the IPC, UTS, PID and user namespaces that the container is to share: of the
 // host's processes by these ids, each of which stands for a container or a pod.
 func (p *Plan) Joins() map[specs.LinuxNamespaceType]int { return p.joins }
 

@@ -211,7 +211,7 @@ func TestSandboxRefused(t *testing.T) {
 		"hostNetwork": {Network: cri.NamespaceMode_NODE},
 		"hostPID":     {Pid: cri.NamespaceMode_NODE},
 		"hostIPC":     {Ipc: cri.NamespaceMode_NODE},
-		"hostUsers":   {UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD}},
+		"hostUsers":   {UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD}}, // without mappings
 	} {
 		_, err := NewSandbox("p", &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options}}})
 		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) {

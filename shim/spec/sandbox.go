@@ -15,6 +15,7 @@ import (
 type Sandbox struct {
 	config *cri.PodSandboxConfig
 	id     string
+	users  IDMap
 }
 
 // NewSandbox plans the pod of a PodSandboxConfig, and refuses what it cannot have.
@@ -27,11 +28,16 @@ func NewSandbox(id string, config *cri.PodSandboxConfig) (*Sandbox, error) {
 		return nil, hostNamespace("pod", "PID (hostPID)")
 	case options.GetIpc() == cri.NamespaceMode_NODE:
 		return nil, hostNamespace("pod", "IPC (hostIPC)")
-	case options.GetUsernsOptions() != nil && options.GetUsernsOptions().GetMode() == cri.NamespaceMode_POD:
-		return nil, unsupported("the pod asks for a user namespace (hostUsers: false), which is not possible yet: a microVM isolates it already")
 	}
-	return &Sandbox{config: config, id: id}, nil
+	users, err := usersOfPod(options.GetUsernsOptions())
+	if err != nil {
+		return nil, err
+	}
+	return &Sandbox{config: config, id: id, users: users}, nil
 }
+
+// Users is the mapping of the pod's user namespace; zero if it has none of its own.
+func (s *Sandbox) Users() IDMap { return s.users }
 
 // Size sizes the pod's VM as Plan.Size does a container's. Its own annotations of
 // the runtime count if trusted.

@@ -28,6 +28,7 @@ type Plan struct {
 	spec          *specs.Spec
 	resources     *specs.LinuxResources // for the VM
 	joins         map[specs.LinuxNamespaceType]int
+	users         IDMap
 	sandboxMemory string
 	memoryIndex   int // of it in the spec's mounts
 }
@@ -54,7 +55,10 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 	}
 	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec}
 	var err error
-	if p.joins, err = joins(spec.Linux.Namespaces); err != nil {
+	if p.users, err = usersOf(spec.Linux); err != nil {
+		return nil, err
+	}
+	if p.joins, err = joins(spec.Linux.Namespaces, p.Pod()); err != nil {
 		return nil, err
 	}
 	if p.resources, err = vmResources(spec); err != nil {
@@ -65,7 +69,7 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 		return nil, err
 	}
 	for i, mount := range spec.Mounts {
-		bind, isBind, err := planMount(mount, bundle, files)
+		bind, isBind, err := planMount(mount, bundle, files, p.users)
 		if err != nil {
 			return nil, err
 		}
@@ -210,7 +214,9 @@ type Places struct {
 	// Network is the network namespace; a container with the host's network has
 	// that of the guest.
 	Network string
-	// Joined are the namespaces that Plan.Joins asks for.
+	// Users is the user namespace of containers that have one.
+	Users string
+	// Joined are the other namespaces that Plan.Joins asks for.
 	Joined map[specs.LinuxNamespaceType]string
 	// SharedMemory is the pod's, empty if it has none.
 	SharedMemory string
@@ -230,9 +236,13 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
 	linux.Namespaces = slices.Clone(linux.Namespaces)
 	for i, namespace := range linux.Namespaces {
-		if namespace.Type == specs.NetworkNamespace {
+		switch {
+		case namespace.Type == specs.NetworkNamespace:
 			linux.Namespaces[i].Path = places.Network
-		} else if namespace.Path != "" {
+		case namespace.Type == specs.UserNamespace:
+			linux.Namespaces[i].Path = places.Users
+			linux.UIDMappings, linux.GIDMappings = nil, nil // it has them
+		case namespace.Path != "":
 			linux.Namespaces[i].Path = places.Joined[namespace.Type]
 		}
 	}
@@ -246,6 +256,7 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 	mounts := slices.Clone(p.spec.Mounts)
 	for i := range mounts {
 		mounts[i].Options = slices.DeleteFunc(slices.Clone(mounts[i].Options), forOthers)
+		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil // the host's mount has them
 	}
 	for i, bind := range p.Binds {
 		mount := &mounts[bind.index]

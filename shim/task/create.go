@@ -72,7 +72,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	if c.joined, err = s.joined(c.plan); err != nil {
+	if c.joined, err = s.joined(sb, c.plan); err != nil {
 		return nil, err
 	}
 	undo.add(func() error { return s.unshare(sb, c) })
@@ -147,7 +147,7 @@ func (s *Service) sandboxFor(c *container, config config.Config) (*sandbox.Sandb
 	return s.openSandbox(c.pod.ID, c.bundle, config.Kit, sandbox.Host{
 		Size:        size,
 		CgroupsPath: c.plan.CgroupsPath(), Resources: c.plan.Resources(),
-		OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(), Pod: c.pod.ID != "",
+		OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(), Users: c.plan.Users(), Pod: c.pod.ID != "",
 	})
 }
 
@@ -229,7 +229,8 @@ func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *containe
 	}
 	undo.add(func() error { return s.removeBundle(detached, sb, c) })
 
-	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Runc})
+	uid, gid := c.plan.IOOwner()
+	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Runc, IoUid: uid, IoGid: gid})
 	if err != nil {
 		return err
 	}

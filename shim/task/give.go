@@ -87,7 +87,9 @@ func give(sb *sandbox.Sandbox, bind spec.Bind) (g given, err error) {
 // attributesOf is what holds for a bind. Who can write a file could also set its
 // metadata, so that is what is shielded.
 func attributesOf(bind spec.Bind) share.Attributes {
+	uids, gids := bind.IDMap.Options()
 	return share.Attributes{
+		IDMap:    share.IDMap{UIDs: uids, GIDs: gids, Recursive: bind.RecursiveIDMap},
 		ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
 		Recursive: bind.Recursive, Slave: bind.Slave,
 		Shield: bind.Files.Follow || !bind.ReadOnly && !bind.Files.HostMetadata,
@@ -124,15 +126,16 @@ func (s *Service) unshare(sb *sandbox.Sandbox, c *container) (err error) {
 func (c *container) bundleRequest(sb *sandbox.Sandbox, places spec.Places) (*api.CreateBundleRequest, error) {
 	request := &api.CreateBundleRequest{Container: c.id}
 	places.Rootfs, places.Cgroup, places.Network = api.SharePath(c.root.Tag), filepath.Join("/", c.id), api.NetworkPath()
+	places.Users = api.UsersPath()
 	places.Joined, places.Binds = c.joined, make([]string, len(c.given))
 	for i, g := range c.given {
 		bind := c.plan.Binds[i]
 		places.Binds[i] = g.place(c.id)
 		switch {
 		case g.socket != nil:
+			uid, gid := bind.IDMap.Owner(g.socket.UID, g.socket.GID)
 			request.Sockets = append(request.Sockets, &api.SocketMount{
-				Tag: g.socket.Tag, Destination: bind.Destination,
-				Mode: g.socket.Mode, Uid: g.socket.UID, Gid: g.socket.GID,
+				Tag: g.socket.Tag, Destination: bind.Destination, Mode: g.socket.Mode, Uid: uid, Gid: gid,
 			})
 		case g.share.IsFile:
 			request.Files = append(request.Files, &api.FileMount{

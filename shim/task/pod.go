@@ -44,7 +44,10 @@ func (s *Service) sandboxOfPod(pod string) (*sandbox.Sandbox, error) {
 
 // joined finds the namespaces that a container shares with others of its VM. The
 // host knows them by the processes that stand for those.
-func (s *Service) joined(plan *spec.Plan) (map[specs.LinuxNamespaceType]string, error) {
+func (s *Service) joined(sb *sandbox.Sandbox, plan *spec.Plan) (map[specs.LinuxNamespaceType]string, error) {
+	if !plan.Users().Equal(sb.Users()) {
+		return nil, fmt.Errorf("the container's user namespace is not that of its pod, which all containers of a microVM share: give both the same mappings: %w", errdefs.ErrInvalidArgument)
+	}
 	paths := make(map[specs.LinuxNamespaceType]string)
 	for kind, pid := range plan.Joins() {
 		guestPid := s.guestPidOf(uint32(pid))

@@ -84,7 +84,7 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRe
 	_, err = s.openSandbox(p.id, p.bundle, p.config.Kit, sandbox.Host{
 		Size:        size,
 		CgroupsPath: p.plan.CgroupsPath(), Resources: p.plan.Resources(),
-		Network: spec.Network{Path: r.NetnsPath}, Pod: true,
+		Network: spec.Network{Path: r.NetnsPath}, Users: p.plan.Users(), Pod: true,
 	})
 	if err != nil {
 		s.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
@@ -157,7 +158,7 @@ func TestJoined(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			joined, err := s.joined(plan)
+			joined, err := s.joined(new(sandbox.Sandbox), plan)
 			if c.want == "" {
 				if !errdefs.IsInvalidArgument(err) {
 					t.Errorf("joined %v, %v", joined, err)

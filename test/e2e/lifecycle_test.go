@@ -366,3 +366,14 @@ func parseTime(t *testing.T, seconds string) time.Time {
 	}
 	return time.Unix(0, 0).Add(parsed)
 }
+
+// A container in a user namespace, as ctr makes it. Its runtime has no options: with those
+// of another than runc, containerd starts no such container.
+func TestUserNamespace(t *testing.T) {
+	nothingLeft(t)
+	stdout, stderr, code := host.Ctr("run", "--rm", "--runtime", harness.Runtime, "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536",
+		harness.Image, "users", "sh", "-c", "echo $(cat /proc/self/uid_map) $(id -u); touch /x && stat -c %u:%g /x /bin; mount -t virtiofs msbpool /mnt 2>&1")
+	if want := "0 100000 65536 0\n0:0\n0:0\nmount: permission denied"; code == 0 || !strings.HasPrefix(stdout, want) {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+}

@@ -35,14 +35,17 @@ const KubernetesNamespace = "k8s.io"
 
 // wrapper starts containerd with mounts that are its own, and shared among them as a
 // host's are. Over the directories that neither containerd nor CNI's library can be
-// told to leave alone there are empty ones, so that nobody else's are touched. AppArmor
-// looks disabled, as containerd is told to take it.
+// told to leave alone there are empty ones, so that nobody else's are touched. The runtime's
+// configuration is where the shim looks for it. AppArmor looks disabled, as containerd is
+// told to take it.
 const wrapper = `mount --make-rprivate /
 mount --make-rshared /
-for dir in /run/containerd /var/lib/cni /opt/containerd; do
+for dir in /run/containerd /var/lib/cni /opt/containerd /etc/msb; do
 	mkdir -p $dir
 	mount -t tmpfs tmpfs $dir
 done
+cp "$1" /etc/msb/config.toml
+shift
 apparmor=/sys/module/apparmor/parameters/enabled
 if [ -e $apparmor ]; then mount --bind /dev/null $apparmor; fi
 exec "$@"`
@@ -70,13 +73,11 @@ const criPlugins = `disabled_plugins = ["io.containerd.nri.v1.nri"]
   runtime_type = %[5]q
   sandboxer = "podsandbox"
   privileged_without_host_devices = true
-  options = { ConfigPath = %[6]q }
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.msb-sandbox]
   runtime_type = %[5]q
   sandboxer = "shim"
   disable_pause_image_pull = true
   privileged_without_host_devices = true
-  options = { ConfigPath = %[6]q }
 `
 
 // The same for containerd 1.7, which knows no Sandbox API.
@@ -97,7 +98,6 @@ const criPlugin17 = `disabled_plugins = ["io.containerd.nri.v1.nri"]
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.msb]
   runtime_type = %[5]q
   privileged_without_host_devices = true
-  options = { ConfigPath = %[6]q }
 `
 
 // Handlers are those of the runtime under test, in a containerd with CRI.
@@ -141,7 +141,7 @@ func (h *Host) podNetwork() []byte {
 // CRI has containerd serve Kubernetes' container runtime interface, in mount and IPC
 // namespaces of its own besides that of the network.
 func CRI(h *Host) error {
-	h.wrapper = []string{"/bin/sh", "-ec", wrapper, "sh"}
+	h.wrapper = []string{"/bin/sh", "-ec", wrapper, "sh", h.Config}
 	h.namespaces |= syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC
 	// A pod with a user namespace has to get through to its root file system.
 	if err := os.Chmod(h.Dir, 0o711); err != nil {
@@ -152,7 +152,7 @@ func CRI(h *Host) error {
 	if h.release == release17 {
 		plugins = criPlugin17
 	}
-	h.plugins = fmt.Sprintf(plugins, SandboxImage, h.registries(), filepath.Join(h.Output, "cni"), networks, Runtime, h.Config)
+	h.plugins = fmt.Sprintf(plugins, SandboxImage, h.registries(), filepath.Join(h.Output, "cni"), networks, Runtime)
 	if err := os.MkdirAll(networks, 0o700); err != nil {
 		return err
 	}

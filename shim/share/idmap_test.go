@@ -1,0 +1,85 @@
+package share
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// shifted maps the first ids to those from 100000 on.
+var shifted = IDMap{UIDs: "0:100000:1000", GIDs: "0:200000:1000"}
+
+func owner(t *testing.T, path string) [2]uint32 {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	return [2]uint32{stat.Uid, stat.Gid}
+}
+
+// The guest sees mapped owners, what it makes has the host's, and ids without a mapping
+// are nobody's.
+func TestIDMap(t *testing.T) {
+	trees := trees(t)
+	path := file(t, "content")
+	dir := filepath.Dir(path)
+	foreign := filepath.Join(dir, "foreign")
+	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(foreign, 5000, 5); err != nil {
+		t.Fatal(err)
+	}
+	shared := add(t, trees, dir, Attributes{IDMap: shifted})
+	served := filepath.Join(trees.Pool(), shared.Tag)
+	if got := owner(t, filepath.Join(served, "app.conf")); got != [2]uint32{100000, 200000} {
+		t.Errorf("root's file is %v's to the guest", got)
+	}
+	if got := owner(t, filepath.Join(served, "foreign")); got != [2]uint32{65534, 200005} {
+		t.Errorf("a file of an id without a mapping is %v's", got)
+	}
+	if err := os.Chown(filepath.Join(served, "app.conf"), 100007, 200008); err != nil {
+		t.Fatal(err)
+	}
+	if got := owner(t, path); got != [2]uint32{7, 8} {
+		t.Errorf("given to user 7 and group 8, it is %v's on the host", got)
+	}
+	if err := os.Chown(filepath.Join(served, "app.conf"), 5, 5); err == nil {
+		t.Error("it can be given to an id that nothing is mapped to")
+	}
+	if err := os.WriteFile(filepath.Join(served, "new"), nil, 0o600); err == nil {
+		t.Error("a file can be made by an id that nothing is mapped to")
+	}
+	again := add(t, trees, dir, Attributes{IDMap: shifted})
+	plain := add(t, trees, dir, Attributes{})
+	if again.Tag != shared.Tag || plain.Tag == shared.Tag {
+		t.Errorf("shared as %s, again as %s, without a mapping as %s", shared.Tag, again.Tag, plain.Tag)
+	}
+
+	staged := add(t, trees, path, Attributes{IDMap: shifted, ReadOnly: true})
+	if got := owner(t, filepath.Join(trees.Files(), staged.Tag, staged.Name)); got != [2]uint32{100007, 200008} {
+		t.Errorf("the staged file is %v's", got)
+	}
+}
+
+// A file system that cannot map ids is named, and nothing is left.
+func TestIDMapNotPossible(t *testing.T) {
+	trees := trees(t)
+	source, err := OpenSource("/proc/self")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	_, err = trees.Add(source, Attributes{IDMap: shifted})
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "cannot be mapped") {
+		t.Errorf("on proc: %v", err)
+	}
+	if left, _ := os.ReadDir(trees.pool()); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
