@@ -271,7 +271,10 @@ func confine() error {
 	}
 	const nobody = 65534
 	// Go changes all threads.
-	err := errors.Join(syscall.Setgroups(nil), syscall.Setresgid(nobody, nobody, nobody), syscall.Setresuid(nobody, nobody, nobody))
+	if err := syscall.Setgroups(nil); err != nil {
+		return os.NewSyscallError("setgroups", err)
+	}
+	err := errors.Join(syscall.Setresgid(nobody, nobody, nobody), syscall.Setresuid(nobody, nobody, nobody))
 	if errors.Is(err, unix.EINVAL) {
 		return nil // its user namespace has no such ids, and containers' root is what it may be itself
 	}

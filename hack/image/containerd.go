@@ -2,7 +2,6 @@ package main
 
 import (
 	"archive/tar"
-	"os"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -62,14 +61,7 @@ const (
 // containerd writes what containerd's own tests pull: stand-ins for public images, with
 // what the tests look for in them.
 func containerd(busybox, probe, output string) error {
-	if err := os.RemoveAll(output); err != nil {
-		return err
-	}
-	path, err := layout.Write(output, empty.Index)
-	if err != nil {
-		return err
-	}
-	nothing, err := scratch()
+	s, nothing, err := newImageSet(output)
 	if err != nil {
 		return err
 	}
@@ -77,7 +69,6 @@ func containerd(busybox, probe, output string) error {
 	if err != nil {
 		return err
 	}
-	s := &imageSet{path: path}
 	accounts := newLayer()
 	accounts.file("etc/passwd", 0o644, []byte(passwd))
 	accounts.file("etc/group", 0o644, []byte(group))

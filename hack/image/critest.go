@@ -39,6 +39,20 @@ type imageSet struct {
 	err  error
 }
 
+// newImageSet begins a layout in a directory, whatever was there, and returns an image
+// without layers to begin others with.
+func newImageSet(output string) (*imageSet, v1.Image, error) {
+	if err := os.RemoveAll(output); err != nil {
+		return nil, nil, err
+	}
+	path, err := layout.Write(output, empty.Index)
+	if err != nil {
+		return nil, nil, err
+	}
+	nothing, err := scratch()
+	return &imageSet{path: path}, nothing, err
+}
+
 // add puts an image of another one, a layer if there is one, and changes to its
 // configuration under each of the references: a repository and a tag, no registry.
 func (s *imageSet) add(base v1.Image, added *layer, change func(config *v1.Config), references ...string) v1.Image {
@@ -60,14 +74,7 @@ func (s *imageSet) add(base v1.Image, added *layer, change func(config *v1.Confi
 // critest writes the images that critest's specs name, below the repositories of
 // its registries. What only has to exist is busybox and a file.
 func critest(busybox, probe, output string) error {
-	if err := os.RemoveAll(output); err != nil {
-		return err
-	}
-	path, err := layout.Write(output, empty.Index)
-	if err != nil {
-		return err
-	}
-	nothing, err := scratch()
+	s, nothing, err := newImageSet(output)
 	if err != nil {
 		return err
 	}
@@ -75,7 +82,6 @@ func critest(busybox, probe, output string) error {
 	if err != nil {
 		return err
 	}
-	s := &imageSet{path: path}
 	shell := s.add(nothing, root, nil, "e2e-test-images/busybox:1.29-2")
 	s.pause(nothing, probe)
 	s.servers(shell)

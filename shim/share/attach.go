@@ -47,18 +47,20 @@ func (t *Trees) clone(source *os.File, attributes Attributes) (_ *os.File, err e
 	mount := os.NewFile(uintptr(fd), source.Name())
 	for _, step := range steps {
 		err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|step.flags, &step.attr)
-		if err == unix.EINVAL && step.attr.Attr_set == unix.MOUNT_ATTR_IDMAP {
-			err = errNoIDMap
-		}
 		if err != nil {
-			return nil, errors.Join(&os.PathError{Op: "mount_setattr", Path: source.Name(), Err: err}, mount.Close())
+			return nil, errors.Join(attributeError(source.Name(), step, err), mount.Close())
 		}
 	}
 	return mount, nil
 }
 
-// errNoIDMap is the kernel's EINVAL (mount_setattr(2), "ID-mapped mounts").
-var errNoIDMap = fmt.Errorf("the owners of its files cannot be mapped on its file system, as the pod's user namespace needs: use another (ext4, XFS, Btrfs, tmpfs): %w", errdefs.ErrInvalidArgument)
+// attributeError says what a mount cannot have (mount_setattr(2)).
+func attributeError(path string, step attrStep, err error) error {
+	if err == unix.EINVAL && step.attr.Attr_set == unix.MOUNT_ATTR_IDMAP {
+		return fmt.Errorf("source %s: its file system cannot map the owners of its files, which a user namespace needs: use another, such as ext4, XFS, Btrfs or tmpfs: %w", path, errdefs.ErrInvalidArgument)
+	}
+	return &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+}
 
 type attrStep struct {
 	flags uint

@@ -136,6 +136,11 @@ func TestContainers(t *testing.T) {
 			return status, strings.HasPrefix(status, "Failed") && (strings.Contains(status, "OOMKilled") || strings.Contains(status, `"exitCode":137`))
 		})
 	})
+	t.Run("a user namespace", func(t *testing.T) {
+		start(t, single("users", "awk '{ print $1, ($2 > 0) }' /proc/self/uid_map; touch /scratch/file; stat -c %u /scratch/file; sleep 600",
+			"      volumeMounts: [{name: scratch, mountPath: /scratch}]", "  hostUsers: false", "  volumes: [{name: scratch, emptyDir: {}}]"), "users")
+		want(t, "its mapping, and the owner of a file", must(t, "logs", "users"), "0 1\n0\n")
+	})
 	t.Run("stats", func(t *testing.T) {
 		start(t, single("counted", "sleep 600"), "counted")
 		eventually(t, "stats", time.Minute, func() (string, bool) {
