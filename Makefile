@@ -123,7 +123,7 @@ test-krun: root build tools clients deps-krun ## the same under libkrun, in an e
 	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
 	@hack/kvmhost -t 3300 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/pod.test -p $(OUTPUT)/test/hostile.test \
 		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m && \
-			MSB_DRIVER=krun MSB_PODS=4 /put/pod.test -test.v -test.timeout 20m -test.skip TestOverhead' | tee $(RESULTS)/krun.log
+			TMPDIR=/var MSB_DRIVER=krun MSB_PODS=4 /put/pod.test -test.v -test.timeout 20m -test.skip TestOverhead' | tee $(RESULTS)/krun.log
 
 # What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
 # runs sandboxes, and a regular expression for the names of specs.

@@ -12,7 +12,7 @@ import (
 // the runtime, or are more of the same.
 func TestClient(t *testing.T) {
 	suite{
-		name: "client", variants: expect.Single, limit: 40 * time.Minute,
+		name: "client", variants: expect.Single, limit: 60 * time.Minute,
 		arguments: []string{"-no-criu", "-test.root"},
 		short: "^(TestContainer(Start|Output|Wait|Exec|Kill|CloseIO|Pids|Attach|Hostname|Metrics|PTY|NoSTDIN|LargeExecArgs|Hook)|" +
 			"TestTask(ForceDelete|Resize|Spec)|TestProcessForceDelete|TestDelete(RunningContainer|ContainerExecCreated)|TestRuntimeInfo|" +
