@@ -265,20 +265,6 @@ func (s *Sandbox) connect(ctx context.Context, timeout time.Duration) error {
 	return err
 }
 
-// userNamespace is a mapping for the agent; nil if nothing is mapped.
-func userNamespace(users spec.IDMap) *api.UserNamespace {
-	if users.IsZero() {
-		return nil
-	}
-	mappings := func(given []specs.LinuxIDMapping) (all []*api.IDMapping) {
-		for _, m := range given {
-			all = append(all, &api.IDMapping{Container: m.ContainerID, Guest: m.HostID, Size: m.Size})
-		}
-		return all
-	}
-	return &api.UserNamespace{Uids: mappings(users.UIDs), Gids: mappings(users.GIDs)}
-}
-
 // explain adds what is known of a machine that did not boot: if it died, why,
 // and otherwise what it printed last.
 func (s *Sandbox) explain(err error, console *vm.Console) error {
