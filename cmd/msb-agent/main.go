@@ -12,8 +12,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == pod.HoldCommand {
-		pod.Hold()
+	if len(os.Args) == 4 && os.Args[1] == pod.HoldCommand {
+		pod.Hold(os.Args[2], os.Args[3])
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "msb-agent is the first process of a microVM; it is not run by hand")

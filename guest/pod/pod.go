@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -49,15 +50,20 @@ func (p *Pod) namespace(kind string) string { return api.NamespacePath(uint32(p.
 
 // root is who is root in the containers' user namespace.
 func (p *Pod) root() (uid, gid int) {
-	of := func(mappings []*api.IDMapping) int {
-		for _, m := range mappings {
-			if m.Container == 0 {
-				return int(m.Guest)
-			}
+	uid, _ = guestID(p.users.GetUids(), 0)
+	gid, _ = guestID(p.users.GetGids(), 0)
+	return uid, gid
+}
+
+// guestID is the guest's id of one in a user namespace, the same without mappings; false if
+// it is not mapped.
+func guestID(mappings []*api.IDMapping, id int) (int, bool) {
+	for _, m := range mappings {
+		if first := int(m.Container); id >= first && id < first+int(m.Size) {
+			return int(m.Guest) + id - first, true
 		}
-		return 0
 	}
-	return of(p.users.GetUids()), of(p.users.GetGids())
+	return id, len(mappings) == 0
 }
 
 // Create makes what is asked for. It returns the process that holds the pod's
@@ -113,7 +119,7 @@ func (p *Pod) configure(namespaces *api.PodNamespaces) error {
 			return err
 		}
 		for name, value := range namespaces.Sysctls {
-			if err := setSysctl(name, value); err != nil {
+			if err := p.setSysctl(name, value); err != nil {
 				return fmt.Errorf("%v: %w", err, errdefs.ErrInvalidArgument)
 			}
 		}
@@ -164,7 +170,7 @@ func startHolder(users *api.UserNamespace) (pid int, err error) {
 		return 0, err
 	}
 	defer ready.Close()
-	cmd := exec.Command(api.Init, HoldCommand)
+	cmd := exec.Command(api.Init, HoldCommand, lowly(users.GetUids()), lowly(users.GetGids()))
 	cmd.ExtraFiles = []*os.File{report}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWPID | unix.CLONE_NEWNS}
 	if users != nil {
@@ -195,6 +201,17 @@ func startHolder(users *api.UserNamespace) (pid int, err error) {
 	return pid, os.WriteFile(score, []byte(oomScoreAdj), 0)
 }
 
+// lowly is an id in a user namespace with no rights to speak of: nobody's, or else the last.
+func lowly(mappings []*api.IDMapping) string {
+	const nobody = 65534
+	id := nobody
+	if _, ok := guestID(mappings, nobody); !ok {
+		last := mappings[len(mappings)-1]
+		id = int(last.Container + last.Size - 1)
+	}
+	return strconv.Itoa(id)
+}
+
 // isolate has a process start as root of a new user namespace.
 func isolate(attributes *syscall.SysProcAttr, users *api.UserNamespace) {
 	mappings := func(given []*api.IDMapping) (all []syscall.SysProcIDMap) {
@@ -212,7 +229,8 @@ func isolate(attributes *syscall.SysProcAttr, users *api.UserNamespace) {
 // oomScoreAdj is a sandbox container's in containerd's CRI plugin.
 const oomScoreAdj = "-998"
 
-// HoldCommand is the agent's first argument that makes it call Hold.
+// HoldCommand is the agent's first argument that makes it call Hold, with a user and a
+// group after it.
 const HoldCommand = "hold"
 
 // reportFD is the descriptor on which Hold says what went wrong; it closes it when it
@@ -221,12 +239,12 @@ const reportFD = 3
 
 // Hold is the whole life of the process that holds namespaces. In its PID namespace it
 // is the init: orphans become its children, and the kernel reaps them.
-func Hold() {
+func Hold(uid, gid string) {
 	report := os.NewFile(reportFD, "report")
 	// An init whose containers signal it stays; and of ignored children the kernel
 	// keeps nothing.
 	signal.Ignore()
-	if err := confine(); err != nil {
+	if err := confine(uid, gid); err != nil {
 		fmt.Fprint(report, err)
 		os.Exit(1)
 	}
@@ -236,18 +254,50 @@ func Hold() {
 	}
 }
 
-// setSysctl sets a parameter of the namespaces that this thread is in. Names have
-// dots or slashes between their parts (sysctl(8)).
-func setSysctl(name, value string) error {
-	path := name
-	if first := strings.IndexAny(name, "./"); first >= 0 && name[first] == '.' {
-		path = strings.Map(swap, name)
+// setSysctl sets a parameter of the namespaces that this thread is in.
+func (p *Pod) setSysctl(name, value string) error {
+	path := sysctlPath(name)
+	if p.users != nil {
+		var err error
+		if value, err = p.seenByGuest(path, value); err != nil {
+			return fmt.Errorf("setting the pod's kernel parameter %s: %w", name, err)
+		}
 	}
-	file := filepath.Join("/proc/sys", filepath.Clean("/"+path))
-	if err := os.WriteFile(file, []byte(value), 0); err != nil {
+	if err := os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0); err != nil {
 		return fmt.Errorf("setting the pod's kernel parameter %s to %q: %w", name, value, err)
 	}
 	return nil
+}
+
+// sysctlPath is a parameter's file below /proc/sys. Names have dots or slashes between
+// their parts (sysctl(8)).
+func sysctlPath(name string) string {
+	if first := strings.IndexAny(name, "./"); first >= 0 && name[first] == '.' {
+		name = strings.Map(swap, name)
+	}
+	return filepath.Clean("/" + name)
+}
+
+// seenByGuest is the value that a parameter's has for this thread, which is in the guest's
+// user namespace: groups are others there, and the limits of user namespaces are the
+// guest's own.
+func (p *Pod) seenByGuest(path, value string) (string, error) {
+	switch {
+	case strings.HasPrefix(path, "/user/"):
+		return "", errors.New("the limits of a user namespace cannot be set from outside of it: leave it out")
+	case path != "/net/ipv4/ping_group_range":
+		return value, nil
+	}
+	var first, last int
+	if _, err := fmt.Sscan(value, &first, &last); err != nil {
+		return "", fmt.Errorf("%q is not a range of groups: %w", value, err)
+	}
+	guestFirst, ok := guestID(p.users.Gids, first)
+	guestLast, alsoOK := guestID(p.users.Gids, last)
+	if !ok || !alsoOK {
+		return "", fmt.Errorf("groups %d to %d are not all of the pod's user namespace: give some that are", first, last)
+	}
+	return fmt.Sprintf("%d %d", guestFirst, guestLast), nil
 }
 
 func swap(r rune) rune {
@@ -263,20 +313,35 @@ func swap(r rune) rune {
 // holderRoot is an empty directory.
 var holderRoot = api.PodPath("root")
 
-// confine leaves the process with nothing to be had by entering it: containers that
-// share its PID namespace see it.
-func confine() error {
-	if err := errors.Join(unix.Chroot(holderRoot), unix.Chdir("/")); err != nil {
-		return fmt.Errorf("leaving the agent's root: %w", err)
+// confine leaves the process with nothing to be had by entering it or its mount namespace:
+// containers that share its PID namespace see it.
+func confine(user, group string) error {
+	uid, err := strconv.Atoi(user)
+	if err != nil {
+		return err
 	}
-	const nobody = 65534
-	// Go changes all threads.
-	if err := syscall.Setgroups(nil); err != nil {
-		return os.NewSyscallError("setgroups", err)
+	gid, err := strconv.Atoi(group)
+	if err != nil {
+		return err
 	}
-	err := errors.Join(syscall.Setresgid(nobody, nobody, nobody), syscall.Setresuid(nobody, nobody, nobody))
-	if errors.Is(err, unix.EINVAL) {
-		return nil // its user namespace has no such ids, and containers' root is what it may be itself
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"mount", func() error { return unix.Mount(holderRoot, holderRoot, "", unix.MS_BIND, "") }},
+		{"chdir", func() error { return unix.Chdir(holderRoot) }},
+		// The old root is put over the new one, and taken away (pivot_root(2), NOTES).
+		{"pivot_root", func() error { return unix.PivotRoot(".", ".") }},
+		{"umount", func() error { return unix.Unmount(".", unix.MNT_DETACH) }},
+		{"chdir", func() error { return unix.Chdir("/") }},
+		// Go changes all threads.
+		{"setgroups", func() error { return syscall.Setgroups(nil) }},
+		{"setresgid", func() error { return syscall.Setresgid(gid, gid, gid) }},
+		{"setresuid", func() error { return syscall.Setresuid(uid, uid, uid) }},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("leaving the agent's root: %w", os.NewSyscallError(step.name, err))
+		}
 	}
-	return err
+	return nil
 }

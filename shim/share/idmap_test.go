@@ -83,3 +83,45 @@ func TestIDMapNotPossible(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// shieldOf notes whose a file is that it is given, and serves another.
+type shieldOf struct {
+	serves string
+	owner  [2]uint32
+}
+
+func (s *shieldOf) Add(_ string, file, _ *os.File, _ string) (*os.File, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return nil, err
+	}
+	s.owner = [2]uint32{stat.Uid, stat.Gid}
+	return os.OpenFile(s.serves, unix.O_PATH, 0)
+}
+
+func (*shieldOf) Remove(string) error { return nil }
+
+// The shield gets a file with its mapped owner. One that something is mounted on cannot be
+// followed: in what the shield would be given, the file below has its name.
+func TestIDMapShielded(t *testing.T) {
+	trees, shield := trees(t), &shieldOf{serves: file(t, "")}
+	trees.shield = shield
+	path := file(t, "content")
+	add(t, trees, path, Attributes{IDMap: shifted, Shield: true, Follow: true})
+	if shield.owner != [2]uint32{100000, 200000} {
+		t.Errorf("the shield's file is %v's", shield.owner)
+	}
+	if err := unix.Mount(filepath.Join(filepath.Dir(path), "sibling"), path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(path, unix.MNT_DETACH)
+	add(t, trees, path, Attributes{IDMap: shifted, Shield: true})
+	source, err := OpenSource(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	if _, err = trees.Add(source, Attributes{IDMap: shifted, Shield: true, Follow: true}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "is a mount of its own") {
+		t.Errorf("following what is mounted on a file: %v", err)
+	}
+}

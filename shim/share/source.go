@@ -77,17 +77,23 @@ func (s *Source) Directory() (_ *os.File, base string, err error) {
 		}
 	}()
 	base = filepath.Base(path)
+	there, err := s.isAt(dir, base)
+	if err == nil && !there {
+		err = fmt.Errorf("source %s was replaced while it was being mounted; mount it again: %w", s.path, errdefs.ErrUnavailable)
+	}
+	return dir, base, err
+}
+
+// isAt tells whether the source is what has a name in a directory.
+func (s *Source) isAt(dir *os.File, base string) (bool, error) {
 	var there, here unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), base, &there, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return nil, "", sourceError(s.path, &os.PathError{Op: "stat", Path: path, Err: err})
+		return false, sourceError(s.path, &os.PathError{Op: "stat", Path: filepath.Join(dir.Name(), base), Err: err})
 	}
 	if err := unix.Fstat(int(s.file.Fd()), &here); err != nil {
-		return nil, "", err
+		return false, err
 	}
-	if there.Dev != here.Dev || there.Ino != here.Ino {
-		return nil, "", fmt.Errorf("source %s was replaced while it was being mounted; mount it again: %w", s.path, errdefs.ErrUnavailable)
-	}
-	return dir, base, nil
+	return there.Dev == here.Dev && there.Ino == here.Ino, nil
 }
 
 var kindNames = map[os.FileMode]string{

@@ -245,6 +245,14 @@ func (t *Trees) addToShield(name string, source *Source, attributes Attributes) 
 		return nil, err
 	}
 	defer dir.Close()
+	// What is mounted on the name is not in the clone.
+	there, err := source.isAt(dir, base)
+	if err == nil && !there {
+		err = fmt.Errorf("source %s is a mount of its own, which cannot be followed with its owner mapped: leave out following: %w", source.path, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return nil, err
+	}
 	return t.shield.Add(name, file, dir, base)
 }
 

@@ -42,36 +42,59 @@ func mapID(mappings []specs.LinuxIDMapping, id uint32) uint32 {
 	return nobody
 }
 
-// maxMappings is how many ranges the kernel takes (user_namespaces(7)).
-const maxMappings = 340
+// The kernel takes so many ranges, written in less than a page (user_namespaces(7)).
+const (
+	maxMappings = 340
+	page        = 4096
+)
 
 // check refuses what the kernel would.
 func (m IDMap) check(what string) error {
 	for _, mappings := range [][]specs.LinuxIDMapping{m.UIDs, m.GIDs} {
-		if len(mappings) == 0 || len(mappings) > maxMappings {
+		if len(mappings) == 0 || len(mappings) > maxMappings || len(options(mappings)) >= page {
 			return invalid("%s has %d mappings of ids: it needs 1 to %d, of users and of groups", what, len(mappings), maxMappings)
 		}
-		for _, one := range mappings {
+		for i, one := range mappings {
 			const ids = 1<<32 - 1 // the last is none
 			if one.Size == 0 || uint64(one.ContainerID)+uint64(one.Size) > ids || uint64(one.HostID)+uint64(one.Size) > ids {
 				return invalid("%s maps %d ids from %d to %d: there are no such ids", what, one.Size, one.ContainerID, one.HostID)
+			}
+			for _, other := range mappings[:i] {
+				if overlap(one.ContainerID, one.Size, other.ContainerID, other.Size) || overlap(one.HostID, one.Size, other.HostID, other.Size) {
+					return invalid("%s maps ids from %d to %d and from %d to %d: the ranges overlap", what, one.ContainerID, one.HostID, other.ContainerID, other.HostID)
+				}
 			}
 		}
 	}
 	return nil
 }
 
+func overlap(a, sizeA, b, sizeB uint32) bool {
+	return uint64(a) < uint64(b)+uint64(sizeB) && uint64(b) < uint64(a)+uint64(sizeA)
+}
+
+// checkUsers is check of a user namespace, which needs a root.
+func (m IDMap) checkUsers(what string) error {
+	if err := m.check(what); err != nil {
+		return err
+	}
+	root := func(one specs.LinuxIDMapping) bool { return one.ContainerID == 0 }
+	if !slices.ContainsFunc(m.UIDs, root) || !slices.ContainsFunc(m.GIDs, root) {
+		return invalid("%s maps no root: map user 0 and group 0", what)
+	}
+	return nil
+}
+
 // Options are the mappings as containerd's mount options "uidmap" and "gidmap" write
 // them: container:host:size, separated by commas.
-func (m IDMap) Options() (uids, gids string) {
-	write := func(mappings []specs.LinuxIDMapping) string {
-		var all []string
-		for _, one := range mappings {
-			all = append(all, fmt.Sprintf("%d:%d:%d", one.ContainerID, one.HostID, one.Size))
-		}
-		return strings.Join(all, ",")
+func (m IDMap) Options() (uids, gids string) { return options(m.UIDs), options(m.GIDs) }
+
+func options(mappings []specs.LinuxIDMapping) string {
+	var all []string
+	for _, one := range mappings {
+		all = append(all, fmt.Sprintf("%d:%d:%d", one.ContainerID, one.HostID, one.Size))
 	}
-	return write(m.UIDs), write(m.GIDs)
+	return strings.Join(all, ",")
 }
 
 // usersOf is the mapping of a container's user namespace; zero if it asks for none.
@@ -80,7 +103,7 @@ func usersOf(linux *specs.Linux) (IDMap, error) {
 		return IDMap{}, nil
 	}
 	users := IDMap{linux.UIDMappings, linux.GIDMappings}
-	return users, users.check("the user namespace")
+	return users, users.checkUsers("the user namespace")
 }
 
 // usersOfPod is that of a pod.
@@ -98,7 +121,7 @@ func usersOfPod(options *cri.UserNamespace) (IDMap, error) {
 		return all
 	}
 	users := IDMap{read(options.GetUids()), read(options.GetGids())}
-	return users, users.check("the pod's user namespace (hostUsers: false)")
+	return users, users.checkUsers("the pod's user namespace (hostUsers: false)")
 }
 
 // Users is the mapping of the container's user namespace; zero if it has none of its own.

@@ -17,7 +17,7 @@ func inUserNamespace(config *cri.PodSandboxConfig) {
 	config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{
 		Mode: cri.NamespaceMode_POD, Uids: mapped, Gids: mapped,
 	}
-	config.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}
+	config.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1", "net.ipv4.ping_group_range": "0 5"}
 }
 
 // volume is a mount as the kubelet makes it for such a pod.
@@ -73,7 +73,7 @@ func TestUsers(t *testing.T) {
 		}
 		a.want("root root", "echo $(id -un) $(stat -c %U /)")
 		a.want("pod", "hostname")
-		a.want("80 1", "echo $(cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced)")
+		a.want("80 1 0 5", "echo $(cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ping_group_range)")
 		a.must("ip addr show dev eth0 | grep 10.98.; ping -c 1 -W 5 127.0.0.1")
 		a.must("echo x > /dev/shm/a; test -O /dev/shm/a")
 		a.must("echo written >/root/own; chown 5:6 /root/own; test $(stat -c %u:%g /root/own) = 5:6")
