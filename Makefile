@@ -122,9 +122,9 @@ test-krun: root build tools clients deps-krun ## the same under libkrun, in an e
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
 	@mkdir -p $(RESULTS)
 	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
-	@hack/kvmhost -t 3300 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/pod.test -p $(OUTPUT)/test/hostile.test \
+	@hack/kvmhost -t 3600 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/pod.test -p $(OUTPUT)/test/hostile.test \
 		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m && \
-			MSB_DRIVER=krun MSB_PODS=4 /put/pod.test -test.v -test.timeout 20m -test.skip "TestOverhead|TestUsers" && \
+			MSB_DRIVER=krun MSB_PODS=4 /put/pod.test -test.v -test.timeout 40m -test.skip "TestOverhead|TestUsers" && \
 			TMPDIR=/var MSB_DRIVER=krun /put/pod.test -test.v -test.timeout 10m -test.run TestUsers' | tee $(RESULTS)/krun.log
 
 # What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
