@@ -278,7 +278,7 @@ func sysctlPath(name string) string {
 	return filepath.Clean("/" + name)
 }
 
-// seenByGuest is the value that a parameter's has for this thread, which is in the guest's
+// seenByGuest is a parameter's value as this thread has to write it, which is in the guest's
 // user namespace: groups are others there, and the limits of user namespaces are the
 // guest's own.
 func (p *Pod) seenByGuest(path, value string) (string, error) {
