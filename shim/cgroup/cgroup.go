@@ -206,7 +206,25 @@ func open2(path string, resources *specs.LinuxResources) (hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := enableControllers(group); err != nil {
+		return nil, errors.Join(err, group.Delete())
+	}
 	return unified{group, home, here}, nil
+}
+
+// enableControllers turns all of them on for the group, as runc does: without limits yet
+// it may get some, and its metrics are the controllers' files. One that the groups above
+// cannot pass on (cgroup-v2.rst, "No Internal Process Constraint") is missed when a limit
+// needs it.
+func enableControllers(group *cgroup2.Manager) error {
+	controllers, err := group.RootControllers()
+	if err != nil {
+		return err
+	}
+	for _, controller := range controllers {
+		_ = group.ToggleControllers([]string{controller}, cgroup2.Enable)
+	}
+	return nil
 }
 
 func (u unified) outside(start func(*syscall.SysProcAttr) error) error {

@@ -77,7 +77,10 @@ func (r *recorder) until(t *testing.T, id, topic string) (topics []string, all [
 func TestLifecycle(t *testing.T) {
 	nothingLeft(t)
 	events := record(t)
-	c := create(t, options{spec: []oci.SpecOpts{withCgroup}}, sleeper...)
+	// Its control group's parent is new: there nobody has turned a controller on.
+	parent := "/" + harness.Namespace + "/new"
+	t.Cleanup(func() { harness.RemoveGroup(parent) })
+	c := create(t, options{spec: []oci.SpecOpts{withCgroup, oci.WithCgroup(parent + "/group")}}, sleeper...)
 	id := c.ID()
 
 	wantStatus(t, c, client.Created)

@@ -179,8 +179,8 @@ func AwaitRuntime(runtime cri.RuntimeServiceClient) error {
 // PodsCgroup is the control group for pods of a test.
 func (h *Host) PodsCgroup() string { return "/" + filepath.Base(h.Dir) }
 
-// removeGroup removes an empty control group, in version 2 and in each hierarchy of 1.
-func removeGroup(path string) {
+// RemoveGroup removes an empty control group, in version 2 and in each hierarchy of 1.
+func RemoveGroup(path string) {
 	one, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
 	for _, dir := range append(one, "/sys/fs/cgroup"+path) {
 		_ = unix.Rmdir(dir) // not while it has somebody else's
@@ -232,7 +232,7 @@ func (h *Host) StopPods() error {
 		err = fmt.Errorf("shim %d outlived its pods; %w", pid, err)
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
-	removeGroup("/" + KubernetesNamespace)
+	RemoveGroup("/" + KubernetesNamespace)
 	return err
 }
 
