@@ -48,7 +48,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-unit test-e2e test-1.7 test-krun test-kubernetes bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-1.7 test-krun test-kubernetes bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -68,7 +68,9 @@ demo-1.7: root build tools containerd-1.7
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
 
-test: lint test-unit test-e2e test-1.7 test-krun ## lint, unit and end-to-end tests, and the table of the contract of a mount
+test: lint test-unit test-e2e test-1.7 test-krun test-contract ## lint, unit and end-to-end tests, and the table of the contract of a mount
+
+test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
 	@MSB_RESULTS=$(RESULTS) go test -count=1 -v ./test/contract
 
@@ -122,10 +124,13 @@ test-krun: root build tools clients deps-krun ## the same under libkrun, in an e
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
 	@mkdir -p $(RESULTS)
 	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
-	@hack/kvmhost -t 3600 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/pod.test -p $(OUTPUT)/test/hostile.test \
-		sh -c '/put/hostile.test && MSB_DRIVER=krun /put/e2e.test -test.v -test.timeout 40m && \
-			MSB_DRIVER=krun MSB_PODS=4 /put/pod.test -test.v -test.timeout 40m -test.skip "TestOverhead|TestUsers" && \
-			TMPDIR=/var MSB_DRIVER=krun /put/pod.test -test.v -test.timeout 10m -test.run TestUsers' | tee $(RESULTS)/krun.log
+	@hack/kvmhost -t 4500 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/pod.test -p $(OUTPUT)/test/hostile.test \
+		sh -c 'export MSB_DRIVER=krun; status=0; \
+			/put/hostile.test || status=1; \
+			/put/e2e.test -test.v -test.timeout 60m || status=1; \
+			/put/pod.test -test.v -test.timeout 40m -test.skip "TestOverhead|TestUsers" || status=1; \
+			TMPDIR=/var /put/pod.test -test.v -test.timeout 20m -test.run TestUsers || status=1; \
+			exit $$status' | tee $(RESULTS)/krun.log
 
 # What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
 # runs sandboxes, and a regular expression for the names of specs.

@@ -92,10 +92,7 @@ func TestFM63FM64StartedAgain(t *testing.T) {
 // waits for those of all others. MSB_SANDBOXES says how many.
 func TestFM60ManySandboxes(t *testing.T) {
 	nothingLeft(t)
-	sandboxes := 8
-	if host.Driver == "krun" {
-		sandboxes = 4 // what the emulated host has memory and time for
-	}
+	sandboxes := host.Many(8, 4)
 	if text := os.Getenv("MSB_SANDBOXES"); text != "" {
 		var err error
 		if sandboxes, err = strconv.Atoi(text); err != nil {

@@ -361,10 +361,7 @@ func dmSubmounts(t *testing.T, c contract) {
 }
 
 func dmEntries(t *testing.T, c contract) {
-	many := 100_000
-	if host.Driver == "krun" {
-		many = 10_000 // the emulated host is slow
-	}
+	many := host.Many(100_000, 10_000)
 	if err := os.Mkdir(c.path("many/entries"), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -252,11 +252,11 @@ func TestManyRuns(t *testing.T) {
 	}
 	run("warm-up")
 	before := harness.Descriptors(host.Pid())
-	for i := range 20 {
+	for i := range host.Many(20, 5) {
 		run(fmt.Sprintf("sequential-%d", i))
 	}
 	var all sync.WaitGroup
-	for i := range 8 {
+	for i := range host.Many(8, 4) {
 		all.Go(func() { run(fmt.Sprintf("concurrent-%d", i)) })
 	}
 	all.Wait()

@@ -116,8 +116,8 @@ func await(t *testing.T, exit <-chan client.ExitStatus) uint32 {
 			t.Fatalf("waiting: %v", err)
 		}
 		return code
-	case <-time.After(2 * time.Minute):
-		t.Fatal("no exit within two minutes")
+	case <-time.After(5 * time.Minute):
+		t.Fatal("no exit within five minutes")
 		return 0
 	}
 }

@@ -60,7 +60,7 @@ func perHandler(t *testing.T, test func(t *testing.T, handler string)) {
 // call bounds a call of the CRI.
 func call(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -110,7 +110,7 @@ func startPod(t *testing.T, handler string, change func(*cri.PodSandboxConfig)) 
 
 // remove stops and removes the pod.
 func (p *pod) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if _, err := runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
 		p.t.Errorf("stopping the pod: %v", err)
