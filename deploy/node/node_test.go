@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -20,7 +21,7 @@ import (
 type machine struct {
 	Node
 	dir      string
-	restarts int
+	restarts atomic.Int32
 	fails    error // of the restart
 }
 
@@ -38,7 +39,7 @@ func newMachine(t *testing.T) *machine {
 			}
 			return dropIn, err
 		},
-		Restart: func(context.Context) error { m.restarts++; return m.fails },
+		Restart: func(context.Context) error { m.restarts.Add(1); return m.fails },
 	}
 	return m
 }
@@ -88,20 +89,20 @@ func TestInstallUninstall(t *testing.T) {
 	m.install(t, "1", "a")
 	m.install(t, "1", "a") // a container that starts again
 	m.install(t, "2", "b") // an upgrade, whose pod is there before the old one goes
-	if m.restarts != 1 {
-		t.Errorf("containerd was restarted %d times by two installations and an upgrade, want once", m.restarts)
+	if m.restarts.Load() != 1 {
+		t.Errorf("containerd was restarted %d times by two installations and an upgrade, want once", m.restarts.Load())
 	}
 	if err := m.Uninstall(context.Background(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if m.clean() == nil || m.restarts != 1 {
-		t.Errorf("the old pod took the new one's installation off (%d restarts)", m.restarts)
+	if m.clean() == nil || m.restarts.Load() != 1 {
+		t.Errorf("the old pod took the new one's installation off (%d restarts)", m.restarts.Load())
 	}
 	if err := m.Uninstall(context.Background(), "b"); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.clean(); err != nil || m.restarts != 2 {
-		t.Errorf("uninstalled: %v, %d restarts", err, m.restarts)
+	if err := m.clean(); err != nil || m.restarts.Load() != 2 {
+		t.Errorf("uninstalled: %v, %d restarts", err, m.restarts.Load())
 	}
 	if err := errors.Join(m.Uninstall(context.Background(), "b"), m.clean()); err != nil {
 		t.Errorf("uninstalled where nothing is: %v", err)
@@ -156,8 +157,8 @@ func TestUninstallWaits(t *testing.T) {
 	if err := m.Uninstall(short, "a"); err == nil || !strings.Contains(err.Error(), "still run from the kit") {
 		t.Errorf("Uninstall while a VM runs = %v", err)
 	}
-	if current, err := m.Kit.Current(); err != nil || current != "" || m.restarts != 2 {
-		t.Errorf("new VMs are started from %q (%v), %d restarts", current, err, m.restarts)
+	if current, err := m.Kit.Current(); err != nil || current != "" || m.restarts.Load() != 2 {
+		t.Errorf("new VMs are started from %q (%v), %d restarts", current, err, m.restarts.Load())
 	}
 	done := make(chan error)
 	m.install(t, string(sleep), "b")

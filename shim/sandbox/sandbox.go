@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -262,7 +263,10 @@ func (s *Sandbox) connect(ctx context.Context, timeout time.Duration) error {
 	s.Tasks = taskapi.NewTTRPCTaskClient(s.client)
 	s.Guest = api.NewGuestClient(s.client)
 	_, err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.host.Users)})
-	return err
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return errgrpc.ToNative(err)
 }
 
 // explain adds what is known of a machine that did not boot: if it died, why,
