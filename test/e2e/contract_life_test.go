@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -108,7 +107,7 @@ func TestFM60ManySandboxes(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range sandboxes {
 		// Booting all at once takes longer than a boot may.
-		waitWithin(t, 5*time.Minute, "those before to be up", func() bool { return lines() > i-4 })
+		waitFor(t, "those before to be up", func() bool { return lines() > i-4 })
 		group.Go(func() {
 			arguments := append(host.CtrRun(), "--annotation", "io.containerd.msb.vm.memory=192MiB", harness.Bind(file, "/f", "rbind:rw"),
 				harness.Image, fmt.Sprintf("many%d", i), "sh", "-c",

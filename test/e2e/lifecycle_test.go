@@ -66,7 +66,7 @@ func (r *recorder) until(t *testing.T, id, topic string) (topics []string, all [
 			if envelope.Topic == topic {
 				return topics, all
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(harness.Patience):
 			t.Fatalf("no event %s; seen: %v", topic, topics)
 		}
 	}

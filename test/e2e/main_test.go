@@ -116,8 +116,8 @@ func await(t *testing.T, exit <-chan client.ExitStatus) uint32 {
 			t.Fatalf("waiting: %v", err)
 		}
 		return code
-	case <-time.After(5 * time.Minute):
-		t.Fatal("no exit within five minutes")
+	case <-time.After(harness.Patience):
+		t.Fatal("no exit")
 		return 0
 	}
 }

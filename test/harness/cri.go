@@ -161,7 +161,7 @@ func CRI(h *Host) error {
 
 // AwaitRuntime waits until the CRI plugin serves, which it does after containerd itself.
 func AwaitRuntime(runtime cri.RuntimeServiceClient) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	for {
 		_, err := runtime.Status(ctx, &cri.StatusRequest{})
@@ -225,7 +225,7 @@ func (h *Host) StopPods() error {
 	if err != nil {
 		err = fmt.Errorf("crictl rmp: %w\n%s", err, output)
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(h.shims()) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(Patience); len(h.shims()) > 0 && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)
 	}
 	for _, pid := range h.shims() {

@@ -35,6 +35,10 @@ const (
 	Namespace = "default"
 )
 
+// Patience is how long a test waits for one thing, so that what does not come is seen and
+// what is slow is not mistaken for it: the machine may be busy, and its VMs are emulated.
+const Patience = 3 * time.Minute
+
 // Host is a running containerd.
 type Host struct {
 	// Dir holds everything of it; a test may put files below it.
@@ -88,8 +92,7 @@ func Start(options ...Option) (_ *Host, err error) {
 			err = errors.Join(err, h.Stop())
 		}
 	}()
-	// Where several boot at once in software emulation, each takes long.
-	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n[vm]\nboot_timeout = \"4m\"\n", h.Driver), 0o600); err != nil {
+	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n[vm]\nboot_timeout = %q\n", h.Driver, Patience), 0o600); err != nil {
 		return nil, err
 	}
 	for _, option := range options {
@@ -186,7 +189,7 @@ func (h *Host) startContainerd(enter func() error) error {
 func (h *Host) connect() (err error) {
 	ctx, cancel := h.Context()
 	defer cancel()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience); ; time.Sleep(20 * time.Millisecond) {
 		if _, err = os.Stat(h.Address()); err == nil {
 			if h.Client, err = client.New(h.Address()); err == nil {
 				if _, err = h.Client.Version(ctx); err == nil {
@@ -226,10 +229,9 @@ func (h *Host) Log() string {
 	return string(log)
 }
 
-// Context carries containerd's namespace and a limit that no test needs: in software
-// emulation on a busy machine the longest take five minutes.
+// Context carries containerd's namespace and a limit for all that one test does.
 func (h *Host) Context() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(namespaces.WithNamespace(context.Background(), Namespace), 15*time.Minute)
+	return context.WithTimeout(namespaces.WithNamespace(context.Background(), Namespace), 5*Patience)
 }
 
 // Many is how many of something a test makes: the emulated host, where the krun driver is

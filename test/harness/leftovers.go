@@ -120,14 +120,14 @@ func Descriptors(pid int) int {
 	return len(entries)
 }
 
-// New returns what is there now and was not before, waiting a moment for what is
-// just going.
-func (h *Host) New(before Leftovers) []string {
+// New returns what is there now and was not before, waiting for what is just going. What
+// has one of the ignored texts in it is left out.
+func (h *Host) New(before Leftovers, ignored ...string) []string {
 	var more []string
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience); ; time.Sleep(50 * time.Millisecond) {
 		more = more[:0]
 		for what := range h.Leftovers() {
-			if !before[what] {
+			if !before[what] && !slices.ContainsFunc(ignored, func(text string) bool { return strings.Contains(what, text) }) {
 				more = append(more, what)
 			}
 		}

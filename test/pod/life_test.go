@@ -166,7 +166,7 @@ var gone = regexp.MustCompile("is not running|no running task found")
 // it, for which it asks, and in its list, which is what it knows.
 func (p *pod) notReady() {
 	p.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.Patience); ; time.Sleep(100 * time.Millisecond) {
 		response, err := runtime.PodSandboxStatus(call(p.t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
 		if err != nil {
 			p.t.Fatal(err)

@@ -60,7 +60,7 @@ func perHandler(t *testing.T, test func(t *testing.T, handler string)) {
 // call bounds a call of the CRI.
 func call(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -110,7 +110,7 @@ func startPod(t *testing.T, handler string, change func(*cri.PodSandboxConfig)) 
 
 // remove stops and removes the pod.
 func (p *pod) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
 	if _, err := runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
 		p.t.Errorf("stopping the pod: %v", err)
@@ -208,7 +208,7 @@ func (c *container) status() *cri.ContainerStatus {
 // exited waits for the container's end.
 func (c *container) exited() *cri.ContainerStatus {
 	c.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.Patience); ; time.Sleep(100 * time.Millisecond) {
 		if status := c.status(); status.State == cri.ContainerState_CONTAINER_EXITED {
 			return status
 		} else if time.Now().After(deadline) {
