@@ -240,15 +240,15 @@ func TestPorts(t *testing.T) {
 func TestContainerdRestart(t *testing.T) {
 	perHandler(t, func(t *testing.T, handler string) {
 		p := startPod(t, handler, nil)
-		a := p.start("a", nil, "sh", "-c", "trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i > /ticks; sleep 1; done")
+		a := p.start("a", nil, "sh", "-c", "trap 'exit 0' TERM; while :; do echo >>/ticks; sleep 1; done")
 		if err := host.Restart(); err != nil {
 			t.Fatal(err)
 		}
 		if err := harness.AwaitRuntime(runtime); err != nil {
 			t.Fatal(err)
 		}
-		before := a.must("cat /ticks")
-		a.must("sleep 2; test $(cat /ticks) -gt " + before)
+		before := a.must("wc -l </ticks")
+		a.must("until [ $(wc -l </ticks) -gt " + before + " ]; do sleep 1; done")
 		b := p.start("b", nil, sleeper...)
 		b.want("pod", "hostname")
 		response, err := runtime.PodSandboxStatus(call(t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})

@@ -20,7 +20,7 @@ func dial(address string) (net.Conn, error) {
 		return net.Dial("unix", address)
 	}
 	network, address, _ := strings.Cut(address, ":")
-	return net.DialTimeout(network, address, 10*time.Second)
+	return net.DialTimeout(network, address, time.Minute)
 }
 
 func closeWrite(conn net.Conn) error {
