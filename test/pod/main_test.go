@@ -47,9 +47,10 @@ func nothingLeft(t *testing.T) {
 	host.NothingLeft(t)
 }
 
-// perHandler runs a test with each of the handlers.
+// perHandler runs a test with each of the handlers; in the emulated host with one, for they
+// differ in what containerd asks of the shim, and not in the VM.
 func perHandler(t *testing.T, test func(t *testing.T, handler string)) {
-	for _, handler := range handlers {
+	for _, handler := range handlers[:host.Many(len(handlers), 1)] {
 		t.Run(handler, func(t *testing.T) {
 			nothingLeft(t)
 			test(t, handler)
