@@ -166,11 +166,7 @@ func TestFM61FM62Killed(t *testing.T) {
 			_, exec := c.startExec(cio.NullIO, nil, "sleep", "1000")
 			kill(c.ID())
 			for _, exit := range []<-chan client.ExitStatus{c.exit, exec} {
-				select {
-				case <-exit:
-				case <-time.After(harness.Patience):
-					t.Error("no exit")
-				}
+				ended(t, exit)
 			}
 		},
 		"deleting": func(t *testing.T, kill func(string)) {

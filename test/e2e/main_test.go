@@ -109,16 +109,23 @@ var sleeper = []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; don
 // await waits for the exit of a process and returns its code.
 func await(t *testing.T, exit <-chan client.ExitStatus) uint32 {
 	t.Helper()
+	status := ended(t, exit)
+	code, _, err := status.Result()
+	if err != nil {
+		t.Fatalf("waiting: %v", err)
+	}
+	return code
+}
+
+// ended waits for the end of a process, of which an error is told when its shim is gone.
+func ended(t *testing.T, exit <-chan client.ExitStatus) client.ExitStatus {
+	t.Helper()
 	select {
 	case status := <-exit:
-		code, _, err := status.Result()
-		if err != nil {
-			t.Fatalf("waiting: %v", err)
-		}
-		return code
+		return status
 	case <-time.After(harness.Patience):
 		t.Fatal("no exit")
-		return 0
+		return client.ExitStatus{}
 	}
 }
 

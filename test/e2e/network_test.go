@@ -359,11 +359,7 @@ func TestNetworkAfterKill(t *testing.T) {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case <-c.exit: // which is an error when the shim is gone
-		case <-time.After(harness.Patience):
-			t.Error("no exit")
-		}
+		ended(t, c.exit)
 		_, _ = c.Delete(c.ctx, client.WithProcessKill)
 		waitFor(t, "the namespace to be as before", func() bool { return slices.Equal(port.Links(), before) })
 	}

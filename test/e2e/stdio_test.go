@@ -209,9 +209,7 @@ func (c *counter) Write(p []byte) (int, error) {
 // waitFor waits until a condition holds.
 func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(harness.Patience); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
+	if !harness.Eventually(holds) {
+		t.Fatalf("waited in vain for %s", what)
 	}
 }

@@ -225,9 +225,7 @@ func (h *Host) StopPods() error {
 	if err != nil {
 		err = fmt.Errorf("crictl rmp: %w\n%s", err, output)
 	}
-	for deadline := time.Now().Add(Patience); len(h.shims()) > 0 && time.Now().Before(deadline); {
-		time.Sleep(50 * time.Millisecond)
-	}
+	Eventually(func() bool { return len(h.shims()) == 0 })
 	for _, pid := range h.shims() {
 		err = fmt.Errorf("shim %d outlived its pods; %w", pid, err)
 		_ = unix.Kill(pid, unix.SIGKILL)

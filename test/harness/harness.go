@@ -39,6 +39,17 @@ const (
 // what is slow is not mistaken for it: the machine may be busy, and its VMs are emulated.
 const Patience = 3 * time.Minute
 
+// Eventually looks again and again whether a condition holds, and tells whether it did
+// within Patience.
+func Eventually(holds func() bool) bool {
+	for deadline := time.Now().Add(Patience); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
 // Host is a running containerd.
 type Host struct {
 	// Dir holds everything of it; a test may put files below it.
@@ -189,19 +200,17 @@ func (h *Host) startContainerd(enter func() error) error {
 func (h *Host) connect() (err error) {
 	ctx, cancel := h.Context()
 	defer cancel()
-	for deadline := time.Now().Add(Patience); ; time.Sleep(20 * time.Millisecond) {
+	Eventually(func() bool {
 		if _, err = os.Stat(h.Address()); err == nil {
 			if h.Client, err = client.New(h.Address()); err == nil {
-				if _, err = h.Client.Version(ctx); err == nil {
-					return nil
+				if _, err = h.Client.Version(ctx); err != nil {
+					_ = h.Client.Close()
 				}
-				_ = h.Client.Close()
 			}
 		}
-		if time.Now().After(deadline) {
-			return err
-		}
-	}
+		return err == nil
+	})
+	return err
 }
 
 func (h *Host) state() string { return filepath.Join(h.Dir, "state") }

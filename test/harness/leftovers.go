@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Leftovers is what containers could leave behind on the host.
@@ -124,16 +123,15 @@ func Descriptors(pid int) int {
 // has one of the ignored texts in it is left out.
 func (h *Host) New(before Leftovers, ignored ...string) []string {
 	var more []string
-	for deadline := time.Now().Add(Patience); ; time.Sleep(50 * time.Millisecond) {
+	Eventually(func() bool {
 		more = more[:0]
 		for what := range h.Leftovers() {
 			if !before[what] && !slices.ContainsFunc(ignored, func(text string) bool { return strings.Contains(what, text) }) {
 				more = append(more, what)
 			}
 		}
-		if len(more) == 0 || time.Now().After(deadline) {
-			slices.Sort(more)
-			return more
-		}
-	}
+		return len(more) == 0
+	})
+	slices.Sort(more)
+	return more
 }

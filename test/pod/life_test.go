@@ -166,7 +166,7 @@ var gone = regexp.MustCompile("is not running|no running task found")
 // it, for which it asks, and in its list, which is what it knows.
 func (p *pod) notReady() {
 	p.t.Helper()
-	for deadline := time.Now().Add(harness.Patience); ; time.Sleep(100 * time.Millisecond) {
+	if !harness.Eventually(func() bool {
 		response, err := runtime.PodSandboxStatus(call(p.t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
 		if err != nil {
 			p.t.Fatal(err)
@@ -175,12 +175,9 @@ func (p *pod) notReady() {
 		if err != nil || len(list.Items) != 1 {
 			p.t.Fatalf("%v, %v", list, err)
 		}
-		if response.Status.State == cri.PodSandboxState_SANDBOX_NOTREADY && list.Items[0].State == cri.PodSandboxState_SANDBOX_NOTREADY {
-			return
-		}
-		if time.Now().After(deadline) {
-			p.t.Fatal("the pod is still ready")
-		}
+		return response.Status.State == cri.PodSandboxState_SANDBOX_NOTREADY && list.Items[0].State == cri.PodSandboxState_SANDBOX_NOTREADY
+	}) {
+		p.t.Fatal("the pod is still ready")
 	}
 }
 

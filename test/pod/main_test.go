@@ -209,13 +209,14 @@ func (c *container) status() *cri.ContainerStatus {
 // exited waits for the container's end.
 func (c *container) exited() *cri.ContainerStatus {
 	c.t.Helper()
-	for deadline := time.Now().Add(harness.Patience); ; time.Sleep(100 * time.Millisecond) {
-		if status := c.status(); status.State == cri.ContainerState_CONTAINER_EXITED {
-			return status
-		} else if time.Now().After(deadline) {
-			c.t.Fatalf("the container has not ended: %v", status.State)
-		}
+	var status *cri.ContainerStatus
+	if !harness.Eventually(func() bool {
+		status = c.status()
+		return status.State == cri.ContainerState_CONTAINER_EXITED
+	}) {
+		c.t.Fatalf("the container has not ended: %v", status.State)
 	}
+	return status
 }
 
 // stop stops the container as the kubelet does.
