@@ -12,7 +12,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/manager"
-	"github.com/msb-runtime/containerd-shim-msb/shim/task"
+	"github.com/msb-runtime/containerd-shim-msb/shim/rpc"
 )
 
 func main() {
@@ -27,7 +27,7 @@ func main() {
 	if started {
 		return
 	}
-	task.Register(hooks, manager.Began())
+	rpc.Register(hooks, manager.Began())
 	shim.RunShim(ctx, manager.Manager{}, func(c *shim.Config) {
 		// The shim waits for its own children, and containers' processes are
 		// the guest's to reap.

@@ -3,22 +3,52 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
 	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
 )
 
-// vmmFile is the krun driver's VMM in the kit.
-const vmmFile = "msb-krun"
+// Files of the kit.
+const (
+	kernelFile      = "vmlinux"
+	diskFile        = "guest.erofs"
+	shieldFile      = "msb-shield"
+	placeholderFile = "msb-anchor"
+	vmmFile         = "msb-krun" // the krun driver's VMM
+)
 
-// drivers are the configured driver, or those that are tried in turn. Which of
-// them it is, is decided at every start: a kernel module may come and go.
+// A Platform is what sandboxes are made with.
+type Platform struct {
+	// Kit is the directory of the guest's kernel and disk, and of helper programs.
+	Kit string
+	// Drivers are tried in turn.
+	Drivers []vm.Driver
+	// BootTimeout is how long the agent may take to answer.
+	BootTimeout time.Duration
+	// Placeholder starts a process, from the kit, with a root and in a network namespace;
+	// nil means the host's.
+	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)
+}
+
+// PlatformOf is the one that a configuration describes. Which of the drivers it is, is
+// decided at every start: a kernel module may come and go.
+func PlatformOf(config config.Config) Platform {
+	return Platform{
+		Kit: config.Kit, Drivers: drivers(config), BootTimeout: time.Duration(config.VM.BootTimeout),
+		Placeholder: startPlaceholder,
+	}
+}
+
+// drivers are the configured driver, or those that are tried in turn.
 func drivers(config config.Config) []vm.Driver {
 	libraries := []string{config.Krun.Library}
 	if config.Krun.Library == "" {

@@ -12,28 +12,35 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
 )
 
-// openNetwork makes the VM's end of the network that the sandbox has.
-func (s *Sandbox) openNetwork() (vm.Network, error) {
-	if s.host.Network.Host {
-		return vm.Network{Host: true}, nil
+// A hostNetwork is the host's end of the network that a VM has.
+type hostNetwork struct {
+	vm     vm.Network
+	joined *network.Network // nil with the host's network
+}
+
+// openNetwork makes the host's end.
+func (p *Prepared) openNetwork() (hostNetwork, error) {
+	if p.config.Network.Host {
+		return hostNetwork{vm: vm.Network{Host: true}}, nil
 	}
-	var err error
-	if s.network, err = network.Open(s.host.Network.Path); err != nil {
-		return vm.Network{}, err
+	joined, err := network.Open(p.config.Network.Path)
+	if err != nil {
+		return hostNetwork{}, err
 	}
-	return s.network.VM(), nil
+	p.undo.Add(joined.Close)
+	return hostNetwork{joined.VM(), joined}, nil
 }
 
 // connectNetwork makes the guest's end, and keeps it like the host's.
 func (s *Sandbox) connectNetwork(ctx context.Context, driver vm.Driver) error {
-	if s.network == nil {
-		_, err := s.Guest.SetNetwork(ctx, hostNetwork(driver))
+	if s.network.joined == nil {
+		_, err := s.Guest.SetNetwork(ctx, hostsNetwork(driver))
 		return err
 	}
-	if err := s.network.Follow(context.WithoutCancel(ctx), s.Guest); err != nil {
+	if err := s.network.joined.Follow(context.WithoutCancel(ctx), s.Guest); err != nil {
 		return err
 	}
-	if s.host.Pod {
+	if s.config.Pod {
 		s.openLoopback(ctx)
 	}
 	return s.SyncNetwork(ctx)
@@ -42,27 +49,27 @@ func (s *Sandbox) connectNetwork(ctx context.Context, driver vm.Driver) error {
 // openLoopback is not worth failing for: all of a pod's network but this needs no more
 // of the kernel than the rest.
 func (s *Sandbox) openLoopback(ctx context.Context) {
-	loopback, err := network.OpenLoopback(s.vmNetwork.Namespace, func(ctx context.Context, port uint32) (net.Conn, error) {
-		return s.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Port{Port: &api.PortStream{Port: port}}})
+	loopback, err := network.OpenLoopback(s.network.vm.Namespace, func(ctx context.Context, port uint32) (net.Conn, error) {
+		return s.Guest.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Port{Port: &api.PortStream{Port: port}}})
 	})
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("port-forward does not work for this pod")
 		return
 	}
-	s.loopback = loopback
+	s.undo.Add(loopback.Close)
 }
 
 // SyncNetwork takes over into the guest what the network namespace has now.
 func (s *Sandbox) SyncNetwork(ctx context.Context) error {
-	if s.network == nil {
+	if s.network.joined == nil {
 		return nil
 	}
-	return s.network.Sync(ctx, s.Guest)
+	return s.network.joined.Sync(ctx, s.Guest)
 }
 
-// hostNetwork is what a guest that has the host's network is to do for it. Under
+// hostsNetwork is what a guest that has the host's network is to do for it. Under
 // libkrun nothing: its kernel makes sockets the VMM's.
-func hostNetwork(driver vm.Driver) *api.SetNetworkRequest {
+func hostsNetwork(driver vm.Driver) *api.SetNetworkRequest {
 	request := &api.SetNetworkRequest{Host: true}
 	if driver.Name() != qemu.Name {
 		return request

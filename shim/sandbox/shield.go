@@ -2,9 +2,11 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
@@ -12,12 +14,14 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
+var errShieldBroken = fmt.Errorf("msb-shield, which serves the mounted files, has ended: %w", errdefs.ErrUnavailable)
+
 // shieldOnDemand is the VM's shield. It starts with the first file that needs it:
 // most containers have none.
 type shieldOnDemand struct {
-	program string // msb-shield
-	dir     string // where it is mounted
-	broken  func() // called when it ends before Close
+	program string        // msb-shield
+	dir     string        // where it is mounted
+	broken  chan struct{} // closed when it has ended before close
 
 	mu     sync.Mutex
 	shield *shield.Shield
@@ -25,6 +29,10 @@ type shieldOnDemand struct {
 }
 
 var _ share.Shield = (*shieldOnDemand)(nil)
+
+func newShield(program, dir string) *shieldOnDemand {
+	return &shieldOnDemand{program: program, dir: dir, broken: make(chan struct{})}
+}
 
 // Add implements share.Shield.
 func (s *shieldOnDemand) Add(name string, file, dir *os.File, base string) (*os.File, error) {
@@ -71,7 +79,7 @@ func (s *shieldOnDemand) watch(running *shield.Shield) {
 	closed := s.closed
 	s.mu.Unlock()
 	if !closed {
-		s.broken()
+		close(s.broken)
 	}
 }
 

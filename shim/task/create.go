@@ -2,9 +2,9 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
+	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -19,22 +19,12 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
+	"github.com/msb-runtime/containerd-shim-msb/shim/undo"
 )
 
-// undo is what takes back the steps done so far, the last first.
-type undo []func() error
-
-func (u *undo) add(step func() error) { *u = append(*u, step) }
-
-func (u undo) run() (err error) {
-	for i := len(u) - 1; i >= 0; i-- {
-		err = errors.Join(err, u[i]())
-	}
-	return err
-}
-
-// Create implements the Task API: plan, share, boot, hand over. After an error
-// everything is as before.
+// Create implements the Task API: plan, attach, boot or join, hand over. After an error
+// everything is as before. It is given up when its client's time is over, and when the
+// container is deleted meanwhile or its shim is to end.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
 	s.traceStart(ctx)
 	if r.Checkpoint != "" || r.ParentCheckpoint != "" {
@@ -43,98 +33,68 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err := api.CheckName("container id", r.ID); err != nil {
 		return nil, err
 	}
-	var undo undo
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := newContainer(s, r, cancel)
+	if err := s.pod.Add(r.ID, c); err != nil {
+		return nil, err
+	}
+	s.unbury(r.ID)
+	defer close(c.settled)
+	var undo undo.Stack
 	defer func() {
-		if err != nil {
-			if undoErr := undo.run(); undoErr != nil {
-				log.G(ctx).WithError(undoErr).Warn("undoing a failed create")
-			}
+		if err == nil {
+			return
+		}
+		if undoErr := undo.Run(); undoErr != nil {
+			log.G(ctx).WithError(undoErr).Warn("undoing a failed create")
 		}
 	}()
-	c, err := s.reserve(r)
-	if err != nil {
+	detached := context.WithoutCancel(ctx)
+	undo.Add(func() error { c.stopHooks(detached); return nil })
+	undo.Add(func() error { return s.pod.Leave(detached, c.id) })
+	if err := s.create(ctx, c, r, &undo); err != nil {
 		return nil, err
 	}
-	undo.add(func() error { return s.shutdownIfAbandoned(c) })
-	undo.add(func() error { s.stopHooks(context.WithoutCancel(ctx), c); return nil })
-	undo.add(s.closeIfIdle)
-	undo.add(func() error { s.forget(c); return nil })
+	return &taskapi.CreateTaskResponse{Pid: c.pid()}, nil
+}
 
+// create creates a container that has its id.
+func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTaskRequest, undo *undo.Stack) error {
 	configuration, err := config.Load(r.Options)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if c.plan, err = spec.Load(r.Bundle); err != nil {
-		return nil, err
+		return err
 	}
-	c.pod = c.plan.Pod()
-	sb, err := s.sandboxFor(c, configuration)
+	c.of = c.plan.Pod()
+	place, err := s.placeFor(c, configuration)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if c.joined, err = s.joined(sb, c.plan); err != nil {
-		return nil, err
+	if c.attached.joined, err = s.joined(place, c.plan); err != nil {
+		return err
 	}
-	undo.add(func() error { return s.unshare(sb, c) })
-	if err := s.share(ctx, sb, c, mount.FromProto(r.Rootfs)); err != nil {
-		return nil, err
+	undo.Add(func() error { return c.detach(place) })
+	if err := c.attach(ctx, place, mount.FromProto(r.Rootfs)); err != nil {
+		return err
 	}
-	if err := s.boot(ctx, sb, c, configuration); err != nil {
-		return nil, err
+	sb, err := s.boot(ctx, c)
+	if err != nil {
+		return err
 	}
-	if err := s.handOver(ctx, sb, c, r, &undo); err != nil {
-		return nil, err
-	}
-	return &taskapi.CreateTaskResponse{Pid: c.pid.Load()}, nil
+	return c.handOver(ctx, sb, r, undo)
 }
 
-// traceStart tells how long it took from containerd's start of the shim to its
-// first call.
-func (s *Service) traceStart(ctx context.Context) {
-	s.firstCreate.Do(func() { trace.Since(ctx, "shim start", s.began) })
-}
-
-// reserve takes the id, so that a second Create of it fails and disturbs nothing.
-func (s *Service) reserve(r *taskapi.CreateTaskRequest) (*container, error) {
-	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
-	c := &container{
-		id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
-		processes: map[string]*process{"": newProcess("", config)},
-		deleted:   make(chan struct{}),
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.containers[r.ID] != nil {
-		return nil, fmt.Errorf("task %s: %w", r.ID, errdefs.ErrAlreadyExists)
-	}
-	s.containers[r.ID] = c
-	return c, nil
-}
-
-func (s *Service) forget(c *container) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.containers[c.id] == c {
-		delete(s.containers, c.id)
-	}
-}
-
-// shutdownIfAbandoned ends the shim when it was asked to while a create was under
-// way that has failed since: nobody will ask again.
-func (s *Service) shutdownIfAbandoned(c *container) error {
-	s.mu.Lock()
-	end := c.abandoned && len(s.containers) == 0
-	s.mu.Unlock()
-	if end {
-		s.shutdown.Shutdown()
-	}
-	return nil
-}
-
-// sandboxFor is the sandbox of a container: that of its pod, or a new one.
-func (s *Service) sandboxFor(c *container, config config.Config) (*sandbox.Sandbox, error) {
-	if c.pod.ID != "" && !c.pod.Sandbox {
-		return s.sandboxOfPod(c.pod.ID)
+// placeFor is the place on the host of a container's VM: that of its pod, or a new one.
+func (s *Service) placeFor(c *container, config config.Config) (*sandbox.Prepared, error) {
+	if c.joins() {
+		sb, err := s.pod.Join(c.of.ID)
+		if err != nil {
+			return nil, err
+		}
+		return sb.Prepared, nil
 	}
 	host, err := sandbox.HostSize()
 	if err != nil {
@@ -144,113 +104,132 @@ func (s *Service) sandboxFor(c *container, config config.Config) (*sandbox.Sandb
 	if err != nil {
 		return nil, err
 	}
-	return s.openSandbox(c.pod.ID, c.bundle, config.Kit, sandbox.Host{
-		Size:        size,
-		CgroupsPath: c.plan.CgroupsPath(), Resources: c.plan.Resources(),
-		OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(), Users: c.plan.Users(), Pod: c.pod.ID != "",
+	return s.pod.Prepare(c.of.ID, c.id, func() (*sandbox.Prepared, error) {
+		return sandbox.Prepare(c.bundle, s.Platform(config), sandbox.Config{
+			Size:        size,
+			CgroupsPath: c.plan.CgroupsPath(), Resources: c.plan.Resources(),
+			OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(), Users: c.plan.Users(), Pod: c.of.ID != "",
+		})
 	})
 }
 
-// openSandbox makes the shim's sandbox, which for a pod others join.
-func (s *Service) openSandbox(pod, bundle, kit string, host sandbox.Host) (*sandbox.Sandbox, error) {
-	s.lifecycle.Lock()
-	defer s.lifecycle.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sandbox != nil {
-		return nil, fmt.Errorf("this shim runs a microVM already, which only containers of its pod can join: %w", errdefs.ErrFailedPrecondition)
-	}
-	sb, err := sandbox.New(bundle, kit, host)
-	if err != nil {
-		return nil, err
-	}
-	s.sandbox, s.podID = sb, pod
-	return sb, nil
-}
-
-// closeIfIdle takes the sandbox away when its last container is gone. One of the
-// Sandbox API waits for StopSandbox.
-func (s *Service) closeIfIdle() error {
-	s.mu.Lock()
-	busy := len(s.containers) > 0 || s.pod != nil
-	s.mu.Unlock()
-	if busy {
-		return nil
-	}
-	return s.closeSandbox()
-}
+// joins tells whether the container joins the VM of its pod.
+func (c *container) joins() bool { return c.of.ID != "" && !c.of.Sandbox }
 
 // boot starts the VM for its first container; the others join it. What is the
 // container's on the host is done meanwhile.
-func (s *Service) boot(ctx context.Context, sb *sandbox.Sandbox, c *container, config config.Config) error {
-	s.lifecycle.Lock()
-	defer s.lifecycle.Unlock()
-	onHost := func() error {
-		if err := s.startAnchor(sb, c); err != nil {
+func (s *Service) boot(ctx context.Context, c *container) (*sandbox.Sandbox, error) {
+	onHost := func(placeholders sandbox.Placeholders) error {
+		if err := c.startPlaceholder(placeholders); err != nil {
 			return err
 		}
-		return s.createHooks(ctx, c)
+		return c.createHooks(ctx)
 	}
-	if sb.Running() {
-		return onHost()
+	if c.joins() {
+		sb, err := s.pod.Join(c.of.ID)
+		if err != nil {
+			return nil, err
+		}
+		return sb, onHost(sb.Placeholders)
 	}
-	if err := sb.Boot(ctx, config, onHost); err != nil {
-		return err
-	}
-	go s.watch(sb)
-	if !c.pod.Sandbox {
-		return nil
-	}
-	return s.createPod(ctx, sb, c.plan)
+	return s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
+		sb, err := place.Boot(ctx, onHost)
+		if err != nil || !c.of.Sandbox {
+			return sb, err
+		}
+		return sb, createPod(ctx, sb, c.plan)
+	})
 }
 
 // handOver gives the container to the guest.
-func (s *Service) handOver(ctx context.Context, sb *sandbox.Sandbox, c *container, r *taskapi.CreateTaskRequest, undo *undo) error {
+func (c *container) handOver(ctx context.Context, sb *sandbox.Sandbox, r *taskapi.CreateTaskRequest, undo *undo.Stack) error {
 	defer trace.Phase(ctx, "hand over")()
 	detached := context.WithoutCancel(ctx)
-	init := c.processes[""]
-	streams, err := stdio.Open(detached, sb, c.id, init.config)
+	init := c.init()
+	streams, err := stdio.Open(detached, sb.Guest, c.id, init.config)
 	if err != nil {
 		return err
 	}
 	init.streams.Store(streams)
-	undo.add(func() error { s.closeStdio(detached, init); return nil })
-
-	request, err := c.bundleRequest(sb, s.podPlaces(c))
+	undo.Add(func() error { c.closeStdio(detached, init); return nil })
+	request, err := c.bundleRequest(sb.Prepared, c.service.podPlaces(c))
 	if err != nil {
 		return err
 	}
-	if len(request.Sockets) > 0 {
-		sb.ServeSockets(ctx)
-	}
-	bundle, err := sb.Guest.CreateBundle(ctx, request)
+	undo.Add(func() error { c.removeBundle(detached, sb); return nil })
+	stop := c.giveUp(ctx, sb)
+	defer stop()
+	bundle, err := sb.Guest.CreateBundle(detached, request)
 	if err != nil {
-		return s.native(sb, err)
+		return err
 	}
-	undo.add(func() error { return s.removeBundle(detached, sb, c) })
+	return c.createInGuest(ctx, sb, r, bundle, undo)
+}
 
+// giveUp ends the VM, if it is this container's, as soon as its creation is given up. In a
+// pod, which is others' too, the guest first does what it was asked to do.
+func (c *container) giveUp(ctx context.Context, sb *sandbox.Sandbox) (stop func() bool) {
+	if c.joins() {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(ctx, func() {
+		sb.End(fmt.Errorf("the creation of container %s was given up: %w", c.id, errdefs.ErrUnavailable))
+	})
+}
+
+// createInGuest has the guest's task service make the container from its bundle. The guest
+// is waited for even if the client has left: it must be known what there is to undo.
+func (c *container) createInGuest(ctx context.Context, sb *sandbox.Sandbox, r *taskapi.CreateTaskRequest, bundle string, undo *undo.Stack) error {
+	detached := context.WithoutCancel(ctx)
 	uid, gid := c.plan.IOOwner()
 	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Runc, IoUid: uid, IoGid: gid})
 	if err != nil {
 		return err
 	}
-	response, err := sb.Tasks.Create(ctx, &taskapi.CreateTaskRequest{
-		ID: c.id, Bundle: bundle.Path, Terminal: r.Terminal,
+	streams := c.init().streams.Load()
+	guestPid, err := sb.Guest.Create(detached, &taskapi.CreateTaskRequest{
+		ID: c.id, Bundle: bundle, Terminal: r.Terminal,
 		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 		Options: &anypb.Any{TypeUrl: runcOptions.GetTypeUrl(), Value: runcOptions.GetValue()},
 	})
 	if err != nil {
-		return s.native(sb, err)
+		return err
 	}
-	undo.add(func() error {
-		_, err := sb.Tasks.Delete(detached, &taskapi.DeleteRequest{ID: c.id})
+	undo.Add(func() error {
+		_, err := sb.Guest.Delete(detached, &taskapi.DeleteRequest{ID: c.id})
 		return err
 	})
-	if _, err := sb.Guest.ReleaseFiles(ctx, &api.ReleaseFilesRequest{Container: c.id}); err != nil {
-		return s.native(sb, err)
+	if err := sb.Guest.ReleaseFiles(detached, c.id); err != nil {
+		return err
 	}
-	s.mu.Lock()
-	c.guestPid, c.created = response.Pid, true
-	s.mu.Unlock()
-	return streams.StartInput()
+	if err := streams.StartInput(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("the creation of task %s was given up: %w", c.id, context.Cause(ctx))
+	}
+	return c.markCreated(sb, guestPid)
+}
+
+// markCreated is the point from which on the task is there. What the guest has told of its
+// end meanwhile counts now.
+func (c *container) markCreated(sb *sandbox.Sandbox, guestPid uint32) error {
+	c.mu.Lock()
+	if c.lost {
+		c.mu.Unlock()
+		return sb.Guest.Alive()
+	}
+	init := c.processes[""]
+	c.guestPid, c.created = guestPid, true
+	early := init.early
+	init.early = nil
+	c.service.Events.Publish(&eventsapi.TaskCreate{
+		ContainerID: c.id, Bundle: c.bundle, Rootfs: c.rootfs, Pid: c.taskPid,
+		IO: &eventsapi.TaskIO{Stdin: init.config.Stdin, Stdout: init.config.Stdout, Stderr: init.config.Stderr, Terminal: init.config.Terminal},
+	})
+	c.mu.Unlock()
+	if early != nil {
+		c.record(init, *early)
+	}
+	return nil
 }

@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,128 +11,209 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
-// Delete implements the Task API. All output has been handed over when it
-// returns, or nobody takes it. With the last container the VM goes.
+// Delete implements the Task API. All output has been handed over when it returns, or
+// nobody takes it. With the owner of a VM the VM goes. A deletion that has begun goes to
+// its end, whether or not its client stays.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	c, err := s.container(r.ID)
-	if err != nil {
+	if err := s.giveUpCreation(ctx, r.ID); err != nil {
 		return nil, err
-	}
-	if r.ExecID == "" {
-		c.deletion.Lock()
-		defer c.deletion.Unlock()
 	}
 	c, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
+		if grave, found := s.tombstone(r.ID); found && r.ExecID == "" {
+			return grave.response(), nil
+		}
 		return nil, err
+	}
+	return toItsEnd(ctx, func(ctx context.Context) (*taskapi.DeleteResponse, error) {
+		if r.ExecID != "" {
+			return s.deleteExec(ctx, c, p)
+		}
+		return s.deleteContainer(ctx, c)
+	})
+}
+
+// giveUpCreation ends the creation of a container that is to be deleted, and waits for that.
+func (s *Service) giveUpCreation(ctx context.Context, id string) error {
+	c, _ := s.pod.Member(id).(*container)
+	if c == nil || c.isCreated() {
+		return nil
+	}
+	c.cancel()
+	select {
+	case <-c.settled:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// deleteExec deletes an exec.
+func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*taskapi.DeleteResponse, error) {
+	if err := c.takeRemoval(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { <-c.removal }()
+	if c.process(p.execID) != p {
+		return nil, fmt.Errorf("process %s of task %s: %w", p.execID, c.id, errdefs.ErrNotFound)
+	}
+	bounded, cancel := context.WithTimeout(ctx, deleteBudget)
+	defer cancel()
+	status, err := s.deleteInGuest(bounded, c, p)
+	if err != nil {
+		return nil, err
+	}
+	c.closeStdio(bounded, p)
+	c.forget(p)
+	return c.deleteResponse(p, status), nil
+}
+
+// deleteContainer deletes a container. From its deletion in the guest on there is no way
+// back: what fails then is told in the log.
+func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.DeleteResponse, error) {
+	if err := c.takeRemoval(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { <-c.removal }()
+	if s.pod.Member(c.id) != c {
+		if grave, found := s.tombstone(c.id); found {
+			return grave.response(), nil
+		}
+		return nil, fmt.Errorf("task %s: %w", c.id, errdefs.ErrNotFound)
+	}
+	init := c.init()
+	bounded, cancel := context.WithTimeout(ctx, deleteBudget)
+	defer cancel()
+	status, err := s.deleteInGuest(bounded, c, init)
+	if err != nil {
+		return nil, err
+	}
+	c.record(init, status) // of one that was never started
+	s.removeContainer(ctx, bounded, c)
+	response := c.deleteResponse(init, status)
+	s.bury(c, response)
+	s.Events.Publish(&eventsapi.TaskDelete{
+		ContainerID: c.id, Pid: response.Pid, ExitStatus: response.ExitStatus, ExitedAt: response.ExitedAt,
+	})
+	if err := s.pod.Leave(ctx, c.id); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id).Error("the task is deleted, but cleaning up after its VM failed")
+	}
+	c.stopHooks(ctx)
+	return response, nil
+}
+
+// deleteResponse is the answer to a deletion, from the shim's record. The guest's status is
+// that of a process without one: it was never started.
+func (c *container) deleteResponse(p *process, status uint32) *taskapi.DeleteResponse {
+	response := &taskapi.DeleteResponse{Pid: c.pid(), ExitStatus: status, ExitedAt: timestamppb.Now()}
+	if p.hasExited() {
+		response.ExitStatus, response.ExitedAt = p.exit.status, timestamppb.New(p.exit.at)
+	}
+	return response
+}
+
+// deleteInGuest lets all output through and deletes a process in the guest, or does without
+// when the VM is gone. A guest that does not delete what it has said to have ended, or what
+// never started, loses its VM. It returns the exit status that the guest tells.
+func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (uint32, error) {
+	if err := c.mayDelete(p); err != nil {
+		return 0, err
 	}
 	if streams := p.streams.Load(); p.hasExited() && streams != nil {
 		drained := trace.Phase(ctx, "drain")
 		streams.Drain(ctx)
 		drained()
 	}
-	response, err := s.deleteInGuest(ctx, r, c, p)
-	if err != nil {
-		return nil, err
-	}
-	response.Pid = c.pid.Load()
-	detached := context.WithoutCancel(ctx)
-	s.closeStdio(detached, p)
-	if r.ExecID != "" {
-		s.forgetExec(c, p)
-		return response, nil
-	}
-	return response, s.removeContainer(detached, c)
-}
-
-// deleteInGuest deletes the process there, or does without when the VM is gone.
-func (s *Service) deleteInGuest(ctx context.Context, r *taskapi.DeleteRequest, c *container, p *process) (*taskapi.DeleteResponse, error) {
 	defer trace.Phase(ctx, "delete in the guest")()
-	bounded, cancel := context.WithTimeout(ctx, guestPatience)
-	defer cancel()
-	response, err := forward(bounded, s, r, taskapi.TTRPCTaskService.Delete)
-	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-		s.endVM("the guest did not delete a container")
-		err = fmt.Errorf("the guest did not answer: %w", errdefs.ErrUnavailable)
+	sb, err := s.pod.Sandbox()
+	if err != nil {
+		p.exitedWithin(deathNotice)
+		return sandbox.ExitKilled, nil
 	}
-	switch {
-	case err == nil:
-		if r.ExecID == "" {
-			s.awaitDeleted(ctx, c)
-		}
-		return response, nil
-	case !errdefs.IsUnavailable(err):
-		return nil, err
+	status, err := sb.Guest.Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.execID})
+	if err == nil || errdefs.IsNotFound(err) {
+		return status, nil
 	}
-	// The exits are recorded as soon as the end of the VM is known.
+	sb.End(fmt.Errorf("the guest did not delete %s: %w", c.describe(p), err))
 	select {
-	case <-p.exited:
+	case <-sb.Done():
 	case <-time.After(deathNotice):
-		if p.started || r.ExecID == "" {
-			return nil, err
-		}
 	}
-	response = &taskapi.DeleteResponse{ExitStatus: p.exit.status, ExitedAt: timestamppb.New(p.exit.at)}
-	if r.ExecID == "" {
-		s.publish(&eventsapi.TaskDelete{
-			ContainerID: r.ID, Pid: c.pid.Load(), ExitStatus: response.ExitStatus, ExitedAt: response.ExitedAt,
-		})
-	}
-	return response, nil
+	p.exitedWithin(deathNotice)
+	return sandbox.ExitKilled, nil
 }
 
-// awaitDeleted waits until the guest's event of the deletion has gone out, since
-// the VM that sends it may end next.
-func (s *Service) awaitDeleted(ctx context.Context, c *container) {
-	select {
-	case <-c.deleted:
-	case <-time.After(eventGrace):
-		log.G(ctx).WithField("id", c.id).Warn("the guest sent no event of the deletion")
+// mayDelete refuses to delete what runs.
+func (c *container) mayDelete(p *process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.hasExited() || c.lost || p.state == processAdded {
+		return nil
 	}
+	return fmt.Errorf("%s runs: end it before: %w", c.describe(p), errdefs.ErrFailedPrecondition)
 }
 
-// removeContainer takes away what the container was given.
-func (s *Service) removeContainer(ctx context.Context, c *container) error {
+func (c *container) describe(p *process) string {
+	if p.execID == "" {
+		return "task " + c.id
+	}
+	return fmt.Sprintf("process %s of task %s", p.execID, c.id)
+}
+
+// removeContainer takes away what the container was given. bounded is what is left of the
+// guest's time.
+func (s *Service) removeContainer(ctx, bounded context.Context, c *container) {
 	defer trace.Phase(ctx, "remove")()
-	var errs []error
-	s.mu.Lock()
-	sb := s.sandbox
-	s.mu.Unlock()
-	if sb != nil {
-		if sb.Running() {
-			bounded, cancel := context.WithTimeout(ctx, guestPatience)
-			errs = append(errs, s.removeBundle(bounded, sb, c))
-			cancel()
-		}
-		errs = append(errs, s.unshare(sb, c))
+	if sb, err := s.pod.Sandbox(); err == nil {
+		c.removeBundle(bounded, sb)
 	}
-	s.closeExecs(ctx, c)
-	s.forget(c)
-	if c.pod.Sandbox {
-		errs = append(errs, s.endPod(ctx)) // it holds the pod's namespaces, and its bundle the shares
+	if err := c.detach(s.pod.Place()); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id).Error("taking back what the container had of the host")
 	}
-	errs = append(errs, s.closeIfIdle())
-	s.stopHooks(ctx, c)
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("task %s is deleted, but cleaning up after it failed: %w", c.id, err)
+	c.closeStdio(bounded, c.init())
+	for _, p := range c.execs() {
+		c.closeStdio(bounded, p)
+		c.record(p, sandbox.ExitKilled)
 	}
-	return nil
 }
 
-// closeExecs closes the streams of execs that nobody deleted.
-func (s *Service) closeExecs(ctx context.Context, c *container) {
-	s.mu.Lock()
-	var rest []*process
-	for id, p := range c.processes {
-		if id != "" {
-			rest = append(rest, p)
+// End implements pod.Member.
+func (c *container) End(ctx context.Context) {
+	if !c.isCreated() {
+		c.cancel()
+		return
+	}
+	if c.takeRemoval(ctx) != nil {
+		return // whoever deletes it goes on when the VM has ended
+	}
+	defer func() { <-c.removal }()
+	if c.service.pod.Member(c.id) != c {
+		return
+	}
+	if sb, err := c.service.pod.Sandbox(); err == nil {
+		c.endInGuest(ctx, sb)
+	}
+	if err := c.detach(c.service.pod.Place()); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id).Error("taking back what the container had of the host")
+	}
+}
+
+// endInGuest kills a container there, and lets its data be written back.
+func (c *container) endInGuest(ctx context.Context, sb *sandbox.Sandbox) {
+	if init := c.init(); !init.hasExited() {
+		if err := sb.Guest.Kill(ctx, &taskapi.KillRequest{ID: c.id, Signal: sigkill, All: true}); err != nil {
+			log.G(ctx).WithError(err).WithField("id", c.id).Debug("killing a container with its pod")
+		}
+		select {
+		case <-init.exited:
+		case <-sb.Done():
+		case <-ctx.Done():
+			return
 		}
 	}
-	s.mu.Unlock()
-	for _, p := range rest {
-		s.closeStdio(ctx, p)
-	}
+	c.removeBundle(ctx, sb)
 }

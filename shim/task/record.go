@@ -36,7 +36,7 @@ func ReadRecord(bundle string) (Record, error) {
 
 // note keeps the record of a container in its bundle.
 func (c *container) note(e exit) {
-	if err := record.Write(c.bundle, recordFile, Record{c.pid.Load(), e.status, e.at}); err != nil {
+	if err := record.Write(c.bundle, recordFile, Record{c.pid(), e.status, e.at}); err != nil {
 		log.L.WithError(err).WithField("id", c.id).Warn("noting the task's state for the case that the shim is killed")
 	}
 }

@@ -1,4 +1,6 @@
-package task
+// Package rpc is the edge of the shim: containerd's Task API in its two versions and its
+// Sandbox API as tables of methods, and errors translated to codes, here and nowhere else.
+package rpc
 
 import (
 	"context"
@@ -8,26 +10,34 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
+	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 )
+
+// Services are those that a shim serves.
+type Services struct {
+	tasks     *task.Service
+	sandboxes *podapi.Service
+}
 
 // The Task API's two versions that are in use: containerd 2.x speaks v3, 1.7
 // v2. Their messages are the same on the wire, and a test holds them to it, so
 // one table serves both.
-var serviceNames = []string{"containerd.task.v3.Task", "containerd.task.v2.Task"}
+var taskServices = []string{"containerd.task.v3.Task", "containerd.task.v2.Task"}
+
+const sandboxService = "containerd.runtime.sandbox.v1.Sandbox"
 
 // RegisterTTRPC implements pkg/shim's TTRPCService.
-func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
-	for _, name := range serviceNames {
-		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.methods()})
+func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
+	for _, name := range taskServices {
+		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: taskMethods(s.tasks)})
 	}
-	server.RegisterService(sandboxServiceName, &ttrpc.ServiceDesc{Methods: s.sandboxMethods()})
+	server.RegisterService(sandboxService, &ttrpc.ServiceDesc{Methods: sandboxMethods(s.sandboxes)})
 	return nil
 }
 
-// sandboxServiceName is that of the Sandbox API.
-const sandboxServiceName = "containerd.runtime.sandbox.v1.Sandbox"
-
-func (s *Service) sandboxMethods() map[string]ttrpc.Method {
+func sandboxMethods(s *podapi.Service) map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
 		"CreateSandbox":   method(s.CreateSandbox),
 		"StartSandbox":    method(s.StartSandbox),
@@ -42,7 +52,7 @@ func (s *Service) sandboxMethods() map[string]ttrpc.Method {
 	}
 }
 
-func (s *Service) methods() map[string]ttrpc.Method {
+func taskMethods(s *task.Service) map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
 		"State":      method(s.State),
 		"Create":     method(s.Create),

@@ -1,0 +1,85 @@
+package events
+
+import (
+	"context"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	"github.com/containerd/log"
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// A Source sends the guest's events in their order.
+type Source interface {
+	Recv() (*api.Event, error)
+}
+
+// A Recorder takes note of what the guest tells, if it is about something that it knows.
+type Recorder interface {
+	// Exited notes that a process has ended: a container's init if the id is the
+	// container's, or else the exec with this id.
+	Exited(container, id string, status uint32)
+	// OutOfMemory notes that the kernel has ended processes of a container.
+	OutOfMemory(container string)
+}
+
+// Types of the guest's events that count (containerd, api/events).
+const (
+	typeExit = "containerd.events.TaskExit"
+	typeOOM  = "containerd.events.TaskOOM"
+)
+
+// Follow hands the guest's events to a recorder until the stream of them breaks, and
+// returns why. What is not the guest's to tell is dropped unread.
+func Follow(ctx context.Context, source Source, recorder Recorder) error {
+	dropped := 0
+	defer func() {
+		if dropped > 0 {
+			log.G(ctx).WithField("events", dropped).Debug("dropped events of the guest that are not its to tell")
+		}
+	}()
+	for {
+		event, err := source.Recv()
+		if err != nil {
+			return err
+		}
+		if !record(event, recorder) {
+			dropped++
+		}
+	}
+}
+
+// record hands one event over, and tells whether it counts.
+func record(event *api.Event, recorder Recorder) bool {
+	value := event.GetEvent().GetValue()
+	switch event.GetEvent().GetTypeUrl() {
+	case typeExit:
+		var exit eventsapi.TaskExit
+		if proto.Unmarshal(value, &exit) != nil {
+			return false
+		}
+		recorder.Exited(exit.ContainerID, exit.ID, exit.ExitStatus)
+	case typeOOM:
+		var oom eventsapi.TaskOOM
+		if proto.Unmarshal(value, &oom) != nil {
+			return false
+		}
+		recorder.OutOfMemory(oom.ContainerID)
+	default:
+		return false
+	}
+	return true
+}
+
+// Of events that a guest may repeat, for each container.
+const (
+	repeatBurst = 10
+	repeatEvery = time.Second
+)
+
+// NewLimiter bounds how often what a guest may repeat about a container goes to
+// containerd: a few times at once, and then once in a while.
+func NewLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(repeatEvery), repeatBurst) }

@@ -1,0 +1,171 @@
+// Package guest is the shim's client of the agent in the guest. The guest is not
+// trusted, so no call to it is without an end: each has a budget, and a guest that
+// overruns it loses its VM. A caller may leave before that; the call runs on until it is
+// answered or its budget is used up. What comes back is bounded: frames, and the texts of
+// errors.
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// Budgets of calls.
+const (
+	// prompt is for calls that change something which is there: signal it, take it away.
+	prompt = 30 * time.Second
+	// lengthy is for calls that make something: they start programs and mount files.
+	lengthy = 2 * time.Minute
+	// statsBudget is for metrics. containerd asks for those of all containers one after
+	// the other, so one that does not answer must not hold up the others.
+	statsBudget = time.Second
+	// maxStats is how many requests for metrics may be under way: a guest that stops
+	// reading blocks them past their budget.
+	maxStats = 16
+)
+
+const (
+	// deathNotice is how long a call whose connection broke waits to learn why.
+	deathNotice = time.Second
+	// endWait is how long a call waits for the end of a VM that it has ended.
+	endWait = 10 * time.Second
+)
+
+// A Machine is the VM that the agent is in.
+type Machine interface {
+	// Dial opens a byte stream to the agent. The caller closes it.
+	Dial(context.Context) (net.Conn, error)
+	// Done is closed when the VM has ended.
+	Done() <-chan struct{}
+	// End ends the VM, without waiting for it. Only the first reason counts.
+	End(reason error)
+	// Err tells why the VM ended; nil while it runs, and if it was stopped in order.
+	Err() error
+}
+
+// A Client calls the agent of one VM. It may be used concurrently.
+type Client struct {
+	machine Machine
+	rpc     *ttrpc.Client
+	tasks   taskapi.TTRPCTaskService
+	agent   api.GuestClient
+	stats   chan struct{} // a slot for each request for metrics that is under way
+}
+
+// Connect opens the connection on which all calls are made. It may wait for the guest to
+// boot, until ctx ends. The caller closes the client.
+func Connect(ctx context.Context, machine Machine) (*Client, error) {
+	c := &Client{machine: machine, stats: make(chan struct{}, maxStats)}
+	conn, err := c.open(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Control{Control: &api.ControlStream{}}})
+	if err != nil {
+		return nil, err
+	}
+	c.rpc = ttrpc.NewClient(&frames{Conn: conn, machine: machine})
+	c.tasks = taskapi.NewTTRPCTaskClient(c.rpc)
+	c.agent = api.NewGuestClient(c.rpc)
+	return c, nil
+}
+
+// Close closes the connection. Calls that are under way fail.
+func (c *Client) Close() error { return c.rpc.Close() }
+
+// Dial opens a stream to the agent for the purpose that header names. The caller closes
+// it.
+func (c *Client) Dial(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
+	bounded, cancel := context.WithTimeoutCause(ctx, prompt, errOverrun)
+	defer cancel()
+	conn, err := c.open(bounded, header)
+	if err != nil && errors.Is(context.Cause(bounded), errOverrun) {
+		c.overrun("opening of a stream", prompt)
+	}
+	return conn, c.native(err)
+}
+
+var errOverrun = errors.New("the guest did not answer in time")
+
+func (c *Client) open(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
+	conn, err := c.machine.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A deadline ends a read at once; a close waits for the other side's.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err = api.OpenStream(conn, header)
+	if !stop() {
+		conn.Close()
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable)
+	}
+	return conn, nil
+}
+
+// A call is one method of the agent's services.
+type call[Request, Response any] func(context.Context, *Request) (*Response, error)
+
+// invoke makes a call that the guest must answer within a budget. Its errors are native.
+func invoke[Request, Response any](ctx context.Context, c *Client, name string, budget time.Duration,
+	make call[Request, Response], request *Request,
+) (*Response, error) {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), budget)
+	watch := context.AfterFunc(bounded, func() { c.overrun(name, budget) })
+	return wait(ctx, c, name, func() (*Response, error) {
+		defer cancel()
+		response, err := make(bounded, request)
+		watch()
+		return response, err
+	})
+}
+
+// wait waits for a call, as long as the caller does.
+func wait[Response any](ctx context.Context, c *Client, name string, call func() (*Response, error)) (*Response, error) {
+	type answer struct {
+		response *Response
+		err      error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		response, err := call()
+		answers <- answer{response, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.response, c.native(a.err)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the guest's %s: %w", name, context.Cause(ctx))
+	}
+}
+
+// overrun ends the VM of a guest that has used up a budget.
+func (c *Client) overrun(name string, budget time.Duration) {
+	c.machine.End(fmt.Errorf("the guest did not answer %s within %v: %w", name, budget, errdefs.ErrUnavailable))
+}
+
+// Alive returns nil while the VM runs, and otherwise what became of it.
+func (c *Client) Alive() error {
+	select {
+	case <-c.machine.Done():
+		return c.gone()
+	default:
+		return nil
+	}
+}
+
+// gone says what became of the VM.
+func (c *Client) gone() error {
+	if cause := c.machine.Err(); cause != nil {
+		return fmt.Errorf("the VM is gone: %w", cause)
+	}
+	return fmt.Errorf("the VM is gone: %w", errdefs.ErrUnavailable)
+}

@@ -1,0 +1,63 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+)
+
+// maxText is how much of an error's text is taken from the guest, in bytes: it goes to
+// clients, and into containerd's log.
+const maxText = 4 << 10
+
+// native turns the error of a call into one of errdefs. If the VM has ended, or is being
+// ended, it says why.
+func (c *Client) native(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case c.machine.Err() != nil:
+		c.awaitEnd(endWait)
+		return c.gone()
+	case errors.Is(err, ttrpc.ErrClosed):
+		if c.awaitEnd(deathNotice) {
+			return c.gone()
+		}
+		return fmt.Errorf("the agent's stream broke: %w (%w)", err, errdefs.ErrUnavailable)
+	case errors.Is(err, context.DeadlineExceeded):
+		if c.awaitEnd(deathNotice) {
+			return c.gone()
+		}
+	}
+	return cut(errgrpc.ToNative(err))
+}
+
+// awaitEnd tells whether the VM has ended, or ends within a while.
+func (c *Client) awaitEnd(wait time.Duration) bool {
+	select {
+	case <-c.machine.Done():
+		return true
+	case <-time.After(wait):
+		return false
+	}
+}
+
+// cut bounds the text of an error and keeps its class.
+func cut(err error) error {
+	text := vm.Printable(err.Error(), maxText)
+	if text == err.Error() {
+		return err
+	}
+	class := errdefs.Resolve(err)
+	if class == nil {
+		class = errdefs.ErrUnknown
+	}
+	return fmt.Errorf("%s: %w", text, class)
+}

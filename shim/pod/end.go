@@ -1,0 +1,103 @@
+package pod
+
+import (
+	"context"
+	"time"
+)
+
+// memberBudget is how long all members together may take to end with their pod: to be
+// killed, and to write their data back. Then the VM goes as it is.
+const memberBudget = 25 * time.Second
+
+// Leave is the end of a membership. With its owner the pod ends. The container has nothing
+// of the VM any more.
+func (p *Pod) Leave(ctx context.Context, id string) error {
+	p.mu.Lock()
+	_, present := p.members[id]
+	delete(p.members, id)
+	owner := present && p.owner == id && p.state != New
+	p.mu.Unlock()
+	defer p.checkEmpty()
+	if !owner {
+		return nil
+	}
+	return p.End(ctx)
+}
+
+// End ends the VM in order: what still runs in it is killed, its data is written back, and
+// nothing on the host is in use any more when it returns. A boot that is under way is ended,
+// too. It may be called again, and at the same time: who comes later waits for the end.
+func (p *Pod) End(ctx context.Context) error {
+	p.mu.Lock()
+	switch {
+	case p.state == New:
+		p.mu.Unlock()
+		return nil
+	case p.state >= Ending:
+		p.mu.Unlock()
+		select {
+		case <-p.gone:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	booting := p.state == Booting
+	p.state = Ending
+	p.mu.Unlock()
+	if booting {
+		p.stopBoot()
+		<-p.booted
+	}
+	p.endMembers(context.WithoutCancel(ctx))
+	return p.close()
+}
+
+// endMembers ends the members, all at once.
+func (p *Pod) endMembers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, memberBudget)
+	defer cancel()
+	ended := make(chan struct{})
+	members := p.Members()
+	for _, member := range members {
+		go func() {
+			member.End(ctx)
+			ended <- struct{}{}
+		}()
+	}
+	for range members {
+		<-ended
+	}
+}
+
+// close takes the VM and its place away.
+func (p *Pod) close() error {
+	p.mu.Lock()
+	prepared := p.prepared
+	p.mu.Unlock()
+	var err error
+	if prepared != nil {
+		err = prepared.Close()
+	}
+	p.mu.Lock()
+	p.state, p.prepared, p.sandbox = Gone, nil, nil
+	close(p.gone)
+	p.mu.Unlock()
+	p.checkEmpty()
+	return err
+}
+
+// Busy tells whether somebody still needs the shim: a member, or a sandbox that holds it.
+func (p *Pod) Busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.members) > 0 || p.held
+}
+
+// checkEmpty tells when nobody needs the shim any more.
+func (p *Pod) checkEmpty() {
+	state := p.State()
+	if (state == Gone || state == New) && !p.Busy() {
+		p.empty()
+	}
+}

@@ -1,0 +1,115 @@
+package podapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+)
+
+// resolvConf is the node's (resolv.conf(5)).
+const resolvConf = "/etc/resolv.conf"
+
+// StartSandbox implements the Sandbox API: it boots the VM. After an error the
+// sandbox has ended.
+func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRequest) (*sandboxapi.StartSandboxResponse, error) {
+	sb, err := s.find(r.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.beginStart(sb); err != nil {
+		return nil, err
+	}
+	if err := s.start(ctx, sb); err != nil {
+		if endErr := s.pod.End(context.WithoutCancel(ctx)); endErr != nil {
+			log.G(ctx).WithError(endErr).Warn("undoing a failed start of a sandbox")
+		}
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &sandboxapi.StartSandboxResponse{Pid: sb.pid, CreatedAt: timestamppb.New(sb.createdAt)}, nil
+}
+
+// beginStart refuses a second start.
+func (s *Service) beginStart(sb *podSandbox) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sb.starting || sb.stopping {
+		return fmt.Errorf("sandbox %s was started or stopped before: %w", sb.id, errdefs.ErrFailedPrecondition)
+	}
+	sb.starting = true
+	return nil
+}
+
+// start boots the VM and makes in it what the pod's containers share.
+func (s *Service) start(ctx context.Context, sb *podSandbox) error {
+	request, err := sb.guestRequest()
+	if err != nil {
+		return err
+	}
+	_, err = s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
+		var placeholder sandbox.Process
+		running, err := place.Boot(ctx, func(placeholders sandbox.Placeholders) (err error) {
+			placeholder, err = placeholders.ForPod()
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		guestPid, err := running.Guest.CreatePod(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		s.pod.SetHolder(pod.Holder{Pid: uint32(placeholder.Pid()), Guest: guestPid})
+		go watchPlaceholder(running, placeholder)
+		return running, nil
+	})
+	if err != nil {
+		return fmt.Errorf("starting sandbox %s: %w", sb.id, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sb.pid, sb.createdAt = s.pod.Holder().Pid, time.Now()
+	return nil
+}
+
+// watchPlaceholder ends the pod with the process that stands for it: who kills that kills
+// the pod. At the end of the VM it ends, too.
+func watchPlaceholder(sb *sandbox.Sandbox, placeholder sandbox.Process) {
+	select {
+	case <-placeholder.Exited():
+		sb.End(fmt.Errorf("the pod's placeholder, process %d, was killed: %w", placeholder.Pid(), errdefs.ErrUnavailable))
+	case <-sb.Done():
+	}
+}
+
+// guestRequest is what the pod's containers share, for the agent.
+func (p *podSandbox) guestRequest() (*api.CreatePodRequest, error) {
+	hostname, err := p.plan.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	node, err := os.ReadFile(resolvConf)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	request := &api.CreatePodRequest{
+		SharedMemory: pod.SharedMemory,
+		Namespaces:   &api.PodNamespaces{Hostname: hostname, Sysctls: p.plan.Sysctls()},
+	}
+	for name, content := range p.plan.Files(hostname, node) {
+		request.Files = append(request.Files, &api.PodFile{Name: name, Content: content})
+	}
+	return request, nil
+}

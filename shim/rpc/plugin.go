@@ -1,0 +1,64 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/log"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/events"
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
+	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/task"
+)
+
+// flushTimeout is how long a shim that ends waits for containerd to take its last events.
+const flushTimeout = 5 * time.Second
+
+// Register makes the shim's services known to pkg/shim, which serves every plugin that
+// is a TTRPCService. hooks runs containers' hooks; began is when the shim was
+// started.
+func Register(hooks hook.Runner, began time.Time) {
+	registry.Register(&plugin.Registration{
+		Type:     plugins.TTRPCPlugin,
+		ID:       "task",
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+			if err != nil {
+				return nil, err
+			}
+			life, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+			if err != nil {
+				return nil, err
+			}
+			return New(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began), nil
+		},
+	})
+}
+
+// New makes the services of a shim, and ends what they have with it.
+func New(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time) *Services {
+	queue := events.NewQueue(ctx, publisher)
+	tasks, pod := task.New(task.Shim{
+		Context: ctx, Life: life, Events: queue, Hooks: hooks, Began: began, Platform: sandbox.PlatformOf,
+	})
+	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: sandbox.PlatformOf}, pod)
+	life.RegisterCallback(func(context.Context) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		err := pod.End(context.WithoutCancel(ctx))
+		if flushErr := queue.Flush(ctx); flushErr != nil {
+			log.G(ctx).WithError(flushErr).Warn("containerd has not taken the last events")
+		}
+		return errors.Join(err, publisher.Close())
+	})
+	return &Services{tasks, sandboxes}
+}

@@ -1,0 +1,151 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
+)
+
+// deathNotice is how long to wait, after a stream broke, for the machine to be
+// known dead, so that the error says why.
+const deathNotice = time.Second
+
+// Boot starts the machine and returns the sandbox when its agent has answered. While the
+// guest boots, launched is called, which may start placeholders. It ends early with ctx.
+// After an error the caller closes the prepared place.
+func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) (_ *Sandbox, err error) {
+	console := vm.NewConsole(func(line string) {
+		log.G(ctx).WithField("source", "console").Info(line)
+	})
+	opened := trace.Phase(ctx, "network")
+	network, err := p.openNetwork()
+	if err != nil {
+		return nil, err
+	}
+	opened()
+	started := trace.Phase(ctx, "VMM start")
+	machineConfig, err := p.machineConfig(network.vm, console)
+	if err != nil {
+		return nil, err
+	}
+	driver, machine, err := startFirst(ctx, p.platform.Drivers, machineConfig)
+	if err != nil {
+		return nil, err
+	}
+	started()
+	defer trace.Phase(ctx, "guest boot")()
+	s := newSandbox(p, machine, network)
+	p.undo.Add(s.stop)
+	if err := p.recordVMM(machine.Pid()); err != nil {
+		return nil, err
+	}
+	if err := adjustOOMScore(ctx, machine.Pid(), p.config.OOMScoreAdj); err != nil {
+		return nil, err
+	}
+	beside := make(chan error, 1)
+	go func() { beside <- launched(s.Placeholders) }()
+	if err = s.connect(ctx); err != nil {
+		err = fmt.Errorf("booting the VM (driver %s): %w", driver.Name(), s.explain(err, console))
+	}
+	if besides := <-beside; err == nil {
+		err = besides
+	}
+	if err == nil {
+		err = s.connectNetwork(ctx, driver)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// machineConfig is the VM for its driver.
+func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Config, error) {
+	dir := filepath.Join(p.bundle, treesDir, driverDir)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return vm.Config{}, err
+	}
+	return vm.Config{
+		Kernel: filepath.Join(p.platform.Kit, kernelFile),
+		Disk:   filepath.Join(p.platform.Kit, diskFile),
+		Init:   api.Init,
+		CPUs:   p.config.Size.CPUs,
+		Memory: p.config.Size.Memory,
+		Shares: []vm.Share{
+			{Tag: api.PoolTag, Dir: p.Trees.Pool(), Submounts: true},
+			{Tag: api.FilesTag, Dir: p.Trees.Files()},
+		},
+		Network: network,
+		Console: console,
+		Dir:     dir,
+	}, nil
+}
+
+// recordVMM notes the VMM's process.
+func (p *Prepared) recordVMM(pid int) (err error) {
+	p.record.Pid = pid
+	if p.record.Start, err = startTime(pid); err != nil {
+		return err
+	}
+	return p.record.write(p.bundle)
+}
+
+// adjustOOMScore gives the VMM the container's place in the kernel's choice of a
+// victim. Where the shim may not lower it, the VMM keeps the shim's.
+func adjustOOMScore(ctx context.Context, pid int, score *int) error {
+	if score == nil {
+		return nil
+	}
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*score)), 0)
+	if errors.Is(err, os.ErrPermission) {
+		log.G(ctx).WithError(err).Warnf("process.oomScoreAdj: the VMM keeps a higher score than %d", *score)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("process.oomScoreAdj: %w", err)
+	}
+	return nil
+}
+
+// connect waits for the agent and makes its client.
+func (s *Sandbox) connect(ctx context.Context) (err error) {
+	timeout := s.platform.BootTimeout
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		fmt.Errorf("the agent did not answer within %v: %w", timeout, errdefs.ErrUnavailable))
+	defer cancel()
+	if s.Guest, err = guest.Connect(ctx, s); err != nil {
+		return err
+	}
+	s.undo.Add(s.Guest.Close)
+	err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.config.Users)})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// explain adds what is known of a machine that did not boot: if it died, why,
+// and otherwise what it printed last.
+func (s *Sandbox) explain(err error, console *vm.Console) error {
+	select {
+	case <-s.Done():
+		if cause := s.Err(); cause != nil {
+			return cause
+		}
+	case <-time.After(deathNotice):
+	}
+	return fmt.Errorf("%w; the last lines of its console: %s", err, console.Quote())
+}

@@ -1,0 +1,138 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/undo"
+)
+
+// treesDir is the directory of a bundle below which the trees are mounted, in
+// the shim's mount namespace only.
+const treesDir = "msb"
+
+// Directories beside the trees.
+const (
+	driverDir = "vm" // the driver's own
+	shieldDir = "shield"
+)
+
+// A Config is what a VM is to be like on the host.
+type Config struct {
+	// Size is the size of the VM.
+	Size spec.Size
+	// CgroupsPath names the control group of its processes, Resources are its
+	// limits (runtime-spec, config-linux.md).
+	CgroupsPath string
+	Resources   *specs.LinuxResources
+	// OOMScoreAdj is the VMM's (proc_pid_oom_score_adj(5)); nil leaves the shim's.
+	OOMScoreAdj *int
+	// Network is the network that the VM has.
+	Network spec.Network
+	// Users is the mapping of the containers' user namespace in the guest; zero if they
+	// have the guest's.
+	Users spec.IDMap
+	// Pod says that connections to the network's loopback addresses are for the guest:
+	// so containerd forwards ports to a pod.
+	Pod bool
+}
+
+// Prepared is the place of a VM on the host, before it boots and while it runs: what is in
+// it can be shared with the VM.
+type Prepared struct {
+	// Trees hold what the guest is given.
+	Trees *share.Trees
+	// Sockets are the host's that the guest may connect to.
+	Sockets socket.Table
+
+	bundle   string
+	platform Platform
+	config   Config
+	record   Record
+	group    *cgroup.Group
+	shield   *shieldOnDemand
+	undo     undo.Stack // of all that was made, until Close
+}
+
+// Prepare makes the place of a VM for a bundle. This process is in the VM's control group
+// from now on, until Close. After an error nothing is left.
+func Prepare(bundle string, platform Platform, config Config) (_ *Prepared, err error) {
+	p := &Prepared{
+		bundle: bundle, platform: platform, config: config,
+		record: Record{CgroupsPath: config.CgroupsPath, Network: config.Network.Path},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	if err := p.record.write(bundle); err != nil {
+		return nil, err
+	}
+	p.undo.Add(func() error { return removeRecord(bundle) })
+	if p.group, err = cgroup.Enter(config.CgroupsPath, config.Resources, config.Size.Memory); err != nil {
+		return nil, err
+	}
+	p.undo.Add(p.group.Close)
+	return p, p.openTrees()
+}
+
+// openTrees makes the trees, and what keeps the metadata of files in them.
+func (p *Prepared) openTrees() (err error) {
+	dir := filepath.Join(p.bundle, treesDir)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	p.undo.Add(func() error { return os.Remove(dir) })
+	p.shield = newShield(filepath.Join(p.platform.Kit, shieldFile), filepath.Join(dir, shieldDir))
+	if p.Trees, err = share.Open(dir, p.shield); err != nil {
+		return err
+	}
+	p.undo.Add(p.Trees.Close)
+	p.undo.Add(p.shield.close)
+	return nil
+}
+
+// Close takes everything away. A VM that was booted is ended first; it must have nothing
+// left to write. Nothing of this must be in use any more.
+func (p *Prepared) Close() error { return p.undo.Run() }
+
+// Outside starts a process outside of the VM's control group; see cgroup.Group.
+func (p *Prepared) Outside(start func(*syscall.SysProcAttr) error) error {
+	return p.group.Outside(start)
+}
+
+// Size is the size of the VM.
+func (p *Prepared) Size() spec.Size { return p.config.Size }
+
+// Users is the mapping of its containers' user namespace; zero if they have the guest's.
+func (p *Prepared) Users() spec.IDMap { return p.config.Users }
+
+// Update changes the limits of the VM on the host; it keeps its size.
+func (p *Prepared) Update(resources *specs.LinuxResources) error {
+	return p.group.Update(resources, p.config.Size.Memory)
+}
+
+// Metrics are what the VM uses on the host.
+func (p *Prepared) Metrics() (*anypb.Any, error) { return p.group.Metrics() }
+
+// HostSize is what this host can give to one VM at most.
+func HostSize() (spec.Size, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return spec.Size{}, fmt.Errorf("asking for the host's memory: %w", err)
+	}
+	return spec.Size{CPUs: runtime.NumCPU(), Memory: int64(info.Totalram) * int64(info.Unit)}, nil
+}

@@ -1,0 +1,212 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
+)
+
+// attachments are what a container has of the host in its VM.
+type attachments struct {
+	root     *share.Share                        // the root file system; nil when it has none
+	binds    []attachment                        // for each of the plan's binds
+	joined   map[specs.LinuxNamespaceType]string // namespaces in the guest, of others or the pod
+	released bool                                // what is left in binds is this container's alone
+}
+
+// attachment is what a container has for one bind: a share, or a socket.
+type attachment struct {
+	share  share.Share
+	socket *socket.Socket
+}
+
+// place is where runc takes it from in the guest.
+func (a attachment) place(container string) string {
+	switch {
+	case a.socket != nil:
+		return api.FilePath(container, a.socket.Tag)
+	case a.share.IsFile:
+		return api.FilePath(container, a.share.Tag)
+	}
+	return api.SharePath(a.share.Tag)
+}
+
+func (a attachment) detach(p *sandbox.Prepared) error {
+	if a.socket != nil {
+		return p.Sockets.Remove(a.socket.Tag)
+	}
+	return p.Trees.Remove(a.share)
+}
+
+// attach gives the VM the container's root file system and what it mounts. What was
+// attached is in c, also after an error.
+func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mount.Mount) error {
+	defer trace.Phase(ctx, "share")()
+	if len(rootfs) == 0 {
+		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
+		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
+	}
+	root, err := p.Trees.AddRootfs(rootfs)
+	if err != nil {
+		return err
+	}
+	c.attached.root = &root
+	for _, bind := range c.plan.Binds {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		a, err := attachBind(p, bind)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", bind.Destination, err)
+		}
+		c.attached.binds = append(c.attached.binds, a)
+	}
+	return nil
+}
+
+func attachBind(p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
+	source, err := share.OpenSource(bind.Source)
+	if err != nil {
+		return attachment{}, err
+	}
+	defer source.Close()
+	switch {
+	case source.IsDir() && bind.Files.Asked != "":
+		return attachment{}, fmt.Errorf("option %s is for files and %s is a directory: leave it out: %w", bind.Files.Asked, bind.Source, errdefs.ErrInvalidArgument)
+	case source.IsSocket():
+		a.socket, err = p.Sockets.Add(source, bind.Files.Follow)
+	default:
+		a.share, err = p.Trees.Add(source, attributesOf(bind))
+	}
+	return a, err
+}
+
+// attributesOf is what holds for a bind. Who can write a file could also set its
+// metadata, so that is what is shielded.
+func attributesOf(bind spec.Bind) share.Attributes {
+	uids, gids := bind.IDMap.Options()
+	return share.Attributes{
+		IDMap:    share.IDMap{UIDs: uids, GIDs: gids, Recursive: bind.RecursiveIDMap},
+		ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
+		Recursive: bind.Recursive, Slave: bind.Slave,
+		Shield: bind.Files.Follow || !bind.ReadOnly && !bind.Files.HostMetadata,
+		Follow: bind.Files.Follow,
+	}
+}
+
+// release drops the container's references to shares that others in its VM use too, and
+// leaves those that are to be taken away with it.
+func (a *attachments) release(p *sandbox.Prepared) {
+	if a.released {
+		return
+	}
+	a.released = true
+	a.binds = slices.DeleteFunc(a.binds, func(b attachment) bool { return b.socket == nil && !p.Trees.Release(b.share) })
+}
+
+// detach takes away what a container has of the host; the guest has let go of it. With the
+// place of its VM it has gone already.
+func (c *container) detach(p *sandbox.Prepared) (err error) {
+	c.endPlaceholder()
+	if p == nil {
+		return nil
+	}
+	a := &c.attached
+	a.release(p)
+	for i := len(a.binds) - 1; i >= 0; i-- {
+		err = errors.Join(err, a.binds[i].detach(p))
+	}
+	a.binds = nil
+	if a.root != nil {
+		err = errors.Join(err, p.Trees.Remove(*a.root))
+		a.root = nil
+	}
+	return err
+}
+
+// bundleRequest is the container as the agent is to prepare it, with places of its
+// pod.
+func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api.CreateBundleRequest, error) {
+	request := &api.CreateBundleRequest{Container: c.id}
+	a := &c.attached
+	places.Rootfs, places.Cgroup, places.Network = api.SharePath(a.root.Tag), filepath.Join("/", c.id), api.NetworkPath()
+	places.Users = api.UsersPath()
+	places.Joined, places.Binds = a.joined, make([]string, len(a.binds))
+	for i, attached := range a.binds {
+		bind := c.plan.Binds[i]
+		places.Binds[i] = attached.place(c.id)
+		switch {
+		case attached.socket != nil:
+			uid, gid := bind.IDMap.Owner(attached.socket.UID, attached.socket.GID)
+			request.Sockets = append(request.Sockets, &api.SocketMount{
+				Tag: attached.socket.Tag, Destination: bind.Destination, Mode: attached.socket.Mode, Uid: uid, Gid: gid,
+			})
+		case attached.share.IsFile:
+			request.Files = append(request.Files, &api.FileMount{
+				Tag: attached.share.Tag, Name: []byte(attached.share.Name), Destination: bind.Destination, ReadOnly: bind.ReadOnly,
+			})
+		default:
+			paths, err := submounts(p, attached.share, bind)
+			if err != nil {
+				return nil, fmt.Errorf("mount %s: %w", bind.Destination, err)
+			}
+			request.Submounts = append(request.Submounts, paths...)
+		}
+	}
+	var err error
+	request.Spec, err = c.plan.Guest(places)
+	return request, err
+}
+
+// submounts are the paths in the pool of a shared directory's mount and, where only that
+// one is to be read-only, of those below it.
+func submounts(p *sandbox.Prepared, shared share.Share, bind spec.Bind) ([][]byte, error) {
+	paths := [][]byte{[]byte(shared.Tag)}
+	if !bind.ReadOnly || !bind.Recursive || bind.RecursiveReadOnly {
+		return paths, nil
+	}
+	below, err := p.Trees.Submounts(shared)
+	for _, path := range below {
+		paths = append(paths, []byte(path))
+	}
+	return paths, err
+}
+
+// removeBundle lets the guest write everything back and let go of the shares. What fails is
+// told in the log: there is nothing that the client could do about it. A guest that takes
+// longer than ctx allows loses its VM.
+func (c *container) removeBundle(ctx context.Context, sb *sandbox.Sandbox) {
+	c.attached.release(sb.Prepared)
+	request := &api.RemoveBundleRequest{Container: c.id}
+	if c.attached.root != nil {
+		request.Shares = append(request.Shares, c.attached.root.Tag)
+	}
+	for _, a := range c.attached.binds {
+		if a.socket == nil && !a.share.IsFile {
+			request.Shares = append(request.Shares, a.share.Tag)
+		}
+	}
+	response, err := sb.Guest.RemoveBundle(ctx, request)
+	switch {
+	case err == nil:
+		log.G(ctx).WithField("bytes", response.AgentResident).Debug("trace: the agent's resident memory")
+	case ctx.Err() != nil:
+		sb.End(fmt.Errorf("the guest did not let go of what container %s had of the host in time: %w", c.id, errdefs.ErrUnavailable))
+	case sb.Running():
+		log.G(ctx).WithError(err).WithField("id", c.id).Error("some of what the container wrote may be lost")
+	}
+}

@@ -1,0 +1,116 @@
+package task
+
+import (
+	"context"
+	"sync"
+
+	"github.com/containerd/containerd/api/types"
+	"golang.org/x/time/rate"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/events"
+	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+)
+
+// container is a task of this shim, and a member of its pod.
+type container struct {
+	service  *Service
+	id       string
+	bundle   string
+	rootfs   []*types.Mount
+	plan     *spec.Plan
+	of       spec.Pod    // that it is part of
+	attached attachments // what its VM has of the host for it; its creator's and its deleter's
+
+	cancel  context.CancelFunc // ends its creation
+	settled chan struct{}      // closed when its creation is over, however
+	removal chan struct{}      // has room for one: who ends or deletes it
+	oom     *rate.Limiter      // of events that memory ran out
+
+	mu        sync.Mutex
+	created   bool                // the guest has it; guarded by mu
+	paused    bool                // guarded by mu
+	lost      bool                // its VM has ended; guarded by mu
+	enforced  bool                // somebody sees to it that a kill holds; guarded by mu
+	stand     sandbox.Process     // the placeholder; nil before and after; guarded by mu
+	taskPid   uint32              // of that, also after its end; guarded by mu
+	guestPid  uint32              // of init, in the guest; guarded by mu
+	processes map[string]*process // by exec id, "" is init; guarded by mu
+}
+
+var _ pod.Member = (*container)(nil)
+
+func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.CancelFunc) *container {
+	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
+	return &container{
+		service: s, id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
+		cancel: cancel, settled: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewLimiter(),
+		processes: map[string]*process{"": newProcess("", config)},
+	}
+}
+
+func (c *container) isCreated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.created
+}
+
+// pid is the task's, on the host.
+func (c *container) pid() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.taskPid
+}
+
+// process finds one; nil if there is none. init's id is empty.
+func (c *container) process(execID string) *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.processes[execID]
+}
+
+func (c *container) init() *process { return c.process("") }
+
+// execs are the processes beside init.
+func (c *container) execs() (execs []*process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, p := range c.processes {
+		if id != "" {
+			execs = append(execs, p)
+		}
+	}
+	return execs
+}
+
+// add takes an exec's id; false if it is taken.
+func (c *container) add(p *process) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.processes[p.execID] != nil {
+		return false
+	}
+	c.processes[p.execID] = p
+	return true
+}
+
+func (c *container) forget(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.processes, p.execID)
+}
+
+// takeRemoval is for who ends or deletes the container: one at a time. The caller gives it
+// back with <-c.removal.
+func (c *container) takeRemoval(ctx context.Context) error {
+	select {
+	case c.removal <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,138 @@
+package task
+
+import (
+	"context"
+	"fmt"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+)
+
+// Pause implements the Task API.
+func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	c, sb, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	return toItsEnd(ctx, func(ctx context.Context) (*emptypb.Empty, error) {
+		if err := sb.Guest.Pause(ctx, r); err != nil {
+			return nil, err
+		}
+		c.setPaused(true, &eventsapi.TaskPaused{ContainerID: r.ID})
+		return &emptypb.Empty{}, nil
+	})
+}
+
+// Resume implements the Task API.
+func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	c, sb, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	return toItsEnd(ctx, func(ctx context.Context) (*emptypb.Empty, error) {
+		if err := sb.Guest.Resume(ctx, r); err != nil {
+			return nil, err
+		}
+		c.setPaused(false, &eventsapi.TaskResumed{ContainerID: r.ID})
+		return &emptypb.Empty{}, nil
+	})
+}
+
+// setPaused notes that a container was paused or resumed, and tells containerd.
+func (c *container) setPaused(paused bool, event any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = paused
+	c.service.Events.Publish(event)
+}
+
+// Checkpoint implements the Task API by saying that it is not supported.
+func (s *Service) Checkpoint(_ context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	if _, err := s.container(r.ID); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("task %s: msb cannot checkpoint a VM: %w", r.ID, errdefs.ErrNotImplemented)
+}
+
+// ResizePty implements the Task API.
+func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
+	if _, _, err := s.process(r.ID, r.ExecID); err != nil {
+		return nil, err
+	}
+	return s.ask(func(sb *sandbox.Sandbox) error { return sb.Guest.ResizePty(ctx, r) })
+}
+
+// CloseIO implements the Task API.
+func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if streams := p.streams.Load(); r.Stdin && streams != nil {
+		streams.CloseStdin()
+	}
+	return s.ask(func(sb *sandbox.Sandbox) error { return sb.Guest.CloseIO(ctx, r) })
+}
+
+// Update implements the Task API. The VM keeps its size: within it, limits
+// change. What the VM has on the host is not for one of a pod's containers to say.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	c, sb, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	resources, err := spec.GuestUpdate(r.Resources)
+	if err != nil {
+		return nil, err
+	}
+	hostResources, err := spec.Resources(r.Resources)
+	if err != nil {
+		return nil, err
+	}
+	if err := sb.Size().Fits(hostResources); err != nil {
+		return nil, err
+	}
+	if c.of.ID == "" || c.of.Sandbox {
+		if err := sb.Update(hostResources); err != nil {
+			return nil, err
+		}
+	}
+	return s.ask(func(sb *sandbox.Sandbox) error {
+		return sb.Guest.Update(ctx, &taskapi.UpdateTaskRequest{ID: r.ID, Resources: resources, Annotations: r.Annotations})
+	})
+}
+
+// ask has the guest do something that has no answer.
+func (s *Service) ask(do func(*sandbox.Sandbox) error) (*emptypb.Empty, error) {
+	sb, err := s.pod.Sandbox()
+	if err == nil {
+		err = do(sb)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Stats implements the Task API with the guest's control group of the container. A
+// sandbox container stands for its pod: it has what the VM uses on the host.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	c, sb, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if c.of.Sandbox {
+		metrics, err := sb.Metrics()
+		return &taskapi.StatsResponse{Stats: metrics}, err
+	}
+	metrics, err := sb.Guest.Stats(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.StatsResponse{Stats: metrics}, nil
+}

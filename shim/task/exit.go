@@ -1,0 +1,111 @@
+package task
+
+import (
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/events"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+)
+
+// follow takes note of what the guest tells, until its agent is gone.
+func (s *Service) follow(sb *sandbox.Sandbox) {
+	source, err := sb.Guest.Events(s.Context)
+	if err == nil {
+		err = events.Follow(s.Context, source, s)
+	}
+	log.G(s.Context).WithError(err).Debug("the guest's events have ended")
+}
+
+var _ events.Recorder = (*Service)(nil)
+
+// Exited implements events.Recorder.
+func (s *Service) Exited(containerID, id string, status uint32) {
+	c, _ := s.pod.Member(containerID).(*container)
+	if c == nil {
+		return
+	}
+	if id == containerID {
+		id = "" // init's
+	}
+	c.exited(id, status)
+}
+
+// OutOfMemory implements events.Recorder.
+func (s *Service) OutOfMemory(containerID string) {
+	if c, err := s.container(containerID); err == nil && c.oom.Allow() {
+		s.Events.Publish(&eventsapi.TaskOOM{ContainerID: containerID})
+	}
+}
+
+// exited notes what the guest tells of the end of a process. What comes before the answer
+// to its start is kept until then, so that containerd learns of them in their order.
+func (c *container) exited(execID string, status uint32) {
+	c.mu.Lock()
+	p := c.processes[execID]
+	early := p != nil && (p.state == processStarting || execID == "" && !c.created)
+	if early && p.early == nil {
+		p.early = &status
+	}
+	known := p != nil && !early && (p.state == processRunning || execID == "")
+	c.mu.Unlock()
+	if known {
+		c.record(p, status)
+	}
+}
+
+// record records how a process has ended, and tells containerd. Only the first time
+// counts. When anyone learns of init's exit, the task's pid is nobody's: the placeholder
+// has been waited for. And it is noted for who cleans up after a shim that was killed.
+func (c *container) record(p *process, status uint32) {
+	c.mu.Lock()
+	first := !p.claimed
+	p.claimed = true
+	c.mu.Unlock()
+	if !first {
+		return
+	}
+	e := exit{status, time.Now()}
+	if p.execID == "" {
+		c.endPlaceholder()
+		c.note(e)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.exit, p.state = e, processStopped
+	close(p.exited)
+	c.service.Events.Publish(&eventsapi.TaskExit{
+		ContainerID: c.id, ID: c.eventID(p), Pid: c.taskPid, ExitStatus: e.status, ExitedAt: timestamppb.New(e.at),
+	})
+}
+
+// eventID is what events call a process: init has its container's id.
+func (c *container) eventID(p *process) string {
+	if p.execID == "" {
+		return c.id
+	}
+	return p.execID
+}
+
+// Lost implements pod.Member: all that ran has ended with its VM, execs first.
+func (c *container) Lost() {
+	c.mu.Lock()
+	created := c.created
+	c.lost = true
+	c.mu.Unlock()
+	if !created {
+		return
+	}
+	for _, p := range c.execs() {
+		c.mu.Lock()
+		running := p.state == processRunning
+		c.mu.Unlock()
+		if running {
+			c.record(p, sandbox.ExitKilled)
+		}
+	}
+	c.record(c.init(), sandbox.ExitKilled)
+}

@@ -1,0 +1,65 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+)
+
+// Kill implements the Task API. SIGKILL of a container holds, whatever its guest makes of
+// it.
+func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
+	c, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if p.hasExited() && !r.All {
+		return nil, fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+	}
+	sb, err := s.pod.Sandbox()
+	if err == nil {
+		final := r.ExecID == "" && unix.Signal(r.Signal) == unix.SIGKILL
+		if final {
+			c.enforceKill(sb)
+		}
+		if err = sb.Guest.Kill(ctx, r); err == nil || final && killed(p, err) {
+			return &emptypb.Empty{}, nil
+		}
+	}
+	if errdefs.IsUnavailable(err) && p.exitedWithin(deathNotice) {
+		return nil, fmt.Errorf("process already finished, with its VM: %w", errdefs.ErrNotFound)
+	}
+	return nil, err
+}
+
+// killed tells whether a process that was to be killed has ended with its VM.
+func killed(p *process, err error) bool {
+	return errdefs.IsUnavailable(err) && p.exitedWithin(deathNotice)
+}
+
+// enforceKill ends the VM if a container that was killed does not end.
+func (c *container) enforceKill(sb *sandbox.Sandbox) {
+	c.mu.Lock()
+	enforced := c.enforced
+	c.enforced = true
+	init := c.processes[""]
+	c.mu.Unlock()
+	if enforced {
+		return
+	}
+	go func() {
+		select {
+		case <-init.exited:
+		case <-sb.Done():
+		case <-time.After(killBudget):
+			sb.End(fmt.Errorf("the guest did not end container %s within %v of its SIGKILL: %w", c.id, killBudget, errdefs.ErrUnavailable))
+		}
+	}()
+}
