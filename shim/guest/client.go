@@ -19,19 +19,25 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
-// Budgets of calls.
-const (
-	// prompt is for calls that change something which is there: signal it, take it away.
-	prompt = 30 * time.Second
-	// lengthy is for calls that make something: they start programs and mount files.
-	lengthy = 2 * time.Minute
-	// statsBudget is for metrics. containerd asks for those of all containers one after
-	// the other, so one that does not answer must not hold up the others.
-	statsBudget = time.Second
-	// maxStats is how many requests for metrics may be under way: a guest that stops
-	// reading blocks them past their budget.
-	maxStats = 16
-)
+// Budgets are how long the guest may take for a call.
+type Budgets struct {
+	// Prompt is for calls that change something which is there: signal it, take it away.
+	// It also bounds what such a call is to bring about: the end of a container that was
+	// killed, and all of a deletion.
+	Prompt time.Duration
+	// Lengthy is for calls that make something: they start programs and mount files.
+	Lengthy time.Duration
+	// Stats is for metrics. containerd asks for those of all containers one after the
+	// other, so one that does not answer must not hold up the others.
+	Stats time.Duration
+}
+
+// DefaultBudgets are those that docs/security.md promises.
+var DefaultBudgets = Budgets{Prompt: 30 * time.Second, Lengthy: 2 * time.Minute, Stats: time.Second}
+
+// maxStats is how many requests for metrics may be under way: a guest that stops reading
+// blocks them past their budget.
+const maxStats = 16
 
 const (
 	// deathNotice is how long a call whose connection broke waits to learn why.
@@ -58,13 +64,14 @@ type Client struct {
 	rpc     *ttrpc.Client
 	tasks   taskapi.TTRPCTaskService
 	agent   api.GuestClient
+	budgets Budgets
 	stats   chan struct{} // a slot for each request for metrics that is under way
 }
 
 // Connect opens the connection on which all calls are made. It may wait for the guest to
 // boot, until ctx ends. The caller closes the client.
-func Connect(ctx context.Context, machine Machine) (*Client, error) {
-	c := &Client{machine: machine, stats: make(chan struct{}, maxStats)}
+func Connect(ctx context.Context, machine Machine, budgets Budgets) (*Client, error) {
+	c := &Client{machine: machine, budgets: budgets, stats: make(chan struct{}, maxStats)}
 	conn, err := c.open(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Control{Control: &api.ControlStream{}}})
 	if err != nil {
 		return nil, err
@@ -81,11 +88,11 @@ func (c *Client) Close() error { return c.rpc.Close() }
 // Dial opens a stream to the agent for the purpose that header names. The caller closes
 // it.
 func (c *Client) Dial(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
-	bounded, cancel := context.WithTimeoutCause(ctx, prompt, errOverrun)
+	bounded, cancel := context.WithTimeoutCause(ctx, c.budgets.Prompt, errOverrun)
 	defer cancel()
 	conn, err := c.open(bounded, header)
 	if err != nil && errors.Is(context.Cause(bounded), errOverrun) {
-		c.overrun("opening of a stream", prompt)
+		c.overrun("the opening of a stream", c.budgets.Prompt)
 	}
 	return conn, c.native(err)
 }

@@ -2,12 +2,7 @@ package pod
 
 import (
 	"context"
-	"time"
 )
-
-// memberBudget is how long all members together may take to end with their pod: to be
-// killed, and to write their data back. Then the VM goes as it is.
-const memberBudget = 25 * time.Second
 
 // Leave is the end of a membership. With its owner the pod ends. The container has nothing
 // of the VM any more.
@@ -53,9 +48,14 @@ func (p *Pod) End(ctx context.Context) error {
 	return p.close()
 }
 
-// endMembers ends the members, all at once.
+// endMembers ends the members, all at once: they are killed, and write their data back.
+// When the guest's time for that is over, the VM goes as it is.
 func (p *Pod) endMembers(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, memberBudget)
+	place := p.Place()
+	if place == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, place.Budgets().Prompt)
 	defer cancel()
 	ended := make(chan struct{})
 	members := p.Members()

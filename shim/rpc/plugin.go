@@ -48,7 +48,8 @@ func Register(hooks hook.Runner, began time.Time) {
 func New(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time) *Services {
 	queue := events.NewQueue(ctx, publisher)
 	tasks, pod := task.New(task.Shim{
-		Context: ctx, Life: life, Events: queue, Hooks: hooks, Began: began, Platform: sandbox.PlatformOf,
+		Context: ctx, Life: life, Events: queue, Hooks: hooks, Began: began,
+		Idle: task.IdleGrace, Platform: sandbox.PlatformOf,
 	})
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: sandbox.PlatformOf}, pod)
 	life.RegisterCallback(func(context.Context) error {

@@ -126,7 +126,7 @@ func (s *Sandbox) connect(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
 		fmt.Errorf("the agent did not answer within %v: %w", timeout, errdefs.ErrUnavailable))
 	defer cancel()
-	if s.Guest, err = guest.Connect(ctx, s); err != nil {
+	if s.Guest, err = guest.Connect(ctx, s, s.platform.Budgets); err != nil {
 		return err
 	}
 	s.undo.Add(s.Guest.Close)

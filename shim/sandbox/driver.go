@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
@@ -34,6 +35,8 @@ type Platform struct {
 	Drivers []vm.Driver
 	// BootTimeout is how long the agent may take to answer.
 	BootTimeout time.Duration
+	// Budgets are how long the guest may take for a call.
+	Budgets guest.Budgets
 	// Placeholder starts a process, from the kit, with a root and in a network namespace;
 	// nil means the host's.
 	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)
@@ -44,7 +47,7 @@ type Platform struct {
 func PlatformOf(config config.Config) Platform {
 	return Platform{
 		Kit: config.Kit, Drivers: drivers(config), BootTimeout: time.Duration(config.VM.BootTimeout),
-		Placeholder: startPlaceholder,
+		Budgets: guest.DefaultBudgets, Placeholder: startPlaceholder,
 	}
 }
 

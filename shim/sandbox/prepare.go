@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
+	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -113,6 +114,9 @@ func (p *Prepared) Close() error { return p.undo.Run() }
 func (p *Prepared) Outside(start func(*syscall.SysProcAttr) error) error {
 	return p.group.Outside(start)
 }
+
+// Budgets are how long the guest may take for a call.
+func (p *Prepared) Budgets() guest.Budgets { return p.platform.Budgets }
 
 // Size is the size of the VM.
 func (p *Prepared) Size() spec.Size { return p.config.Size }

@@ -61,7 +61,7 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 	if c.process(p.execID) != p {
 		return nil, fmt.Errorf("process %s of task %s: %w", p.execID, c.id, errdefs.ErrNotFound)
 	}
-	bounded, cancel := context.WithTimeout(ctx, deleteBudget)
+	bounded, cancel := s.boundDeletion(ctx)
 	defer cancel()
 	status, err := s.deleteInGuest(bounded, c, p)
 	if err != nil {
@@ -70,6 +70,15 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 	c.closeStdio(bounded, p)
 	c.forget(p)
 	return c.deleteResponse(p, status), nil
+}
+
+// boundDeletion is for all that the guest has to do for a deletion.
+func (s *Service) boundDeletion(ctx context.Context) (context.Context, context.CancelFunc) {
+	place := s.pod.Place()
+	if place == nil {
+		return context.WithCancel(ctx) // there is no guest any more
+	}
+	return context.WithTimeout(ctx, place.Budgets().Prompt)
 }
 
 // deleteContainer deletes a container. From its deletion in the guest on there is no way
@@ -86,7 +95,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 		return nil, fmt.Errorf("task %s: %w", c.id, errdefs.ErrNotFound)
 	}
 	init := c.init()
-	bounded, cancel := context.WithTimeout(ctx, deleteBudget)
+	bounded, cancel := s.boundDeletion(ctx)
 	defer cancel()
 	status, err := s.deleteInGuest(bounded, c, init)
 	if err != nil {

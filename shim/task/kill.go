@@ -58,8 +58,8 @@ func (c *container) enforceKill(sb *sandbox.Sandbox) {
 		select {
 		case <-init.exited:
 		case <-sb.Done():
-		case <-time.After(killBudget):
-			sb.End(fmt.Errorf("the guest did not end container %s within %v of its SIGKILL: %w", c.id, killBudget, errdefs.ErrUnavailable))
+		case <-time.After(sb.Budgets().Prompt):
+			sb.End(fmt.Errorf("the guest did not end container %s within %v of its SIGKILL: %w", c.id, sb.Budgets().Prompt, errdefs.ErrUnavailable))
 		}
 	}()
 }

@@ -31,17 +31,12 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
-const (
-	// deathNotice is how long a call whose VM broke waits for its exits to be recorded.
-	deathNotice = time.Second
-	// killBudget is how long a killed container may take to end. Then its VM is ended.
-	killBudget = 30 * time.Second
-	// deleteBudget is how long the guest may take for all of a deletion.
-	deleteBudget = 30 * time.Second
-	// idleGrace is how long a shim without a VM and without containers waits for its client
-	// to end it. Then it ends by itself: the client has gone.
-	idleGrace = 30 * time.Second
-)
+// deathNotice is how long a call whose VM broke waits for its exits to be recorded.
+const deathNotice = time.Second
+
+// IdleGrace is how long a shim without a VM and without containers waits for its client
+// to end it. Then it ends by itself: the client has gone.
+const IdleGrace = 30 * time.Second
 
 // A Shim is what the services of a shim have in common.
 type Shim struct {
@@ -55,6 +50,8 @@ type Shim struct {
 	Hooks hook.Runner
 	// Began is when containerd started the shim.
 	Began time.Time
+	// Idle is how long the shim waits for its end when nobody needs it.
+	Idle time.Duration
 	// Platform is what VMs are made with, by configuration.
 	Platform func(config.Config) sandbox.Platform
 }
@@ -79,7 +76,7 @@ func New(shim Shim) (*Service, *pod.Pod) {
 
 // endWhenIdle ends a shim that nobody needs and nobody ends.
 func (s *Service) endWhenIdle() {
-	time.AfterFunc(idleGrace, func() {
+	time.AfterFunc(s.Idle, func() {
 		s.shutdownIfIdle()
 	})
 }
