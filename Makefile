@@ -48,7 +48,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-1.7 test-krun test-kubernetes bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-1.7 test-race test-krun test-kubernetes bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -68,7 +68,7 @@ demo-1.7: root build tools containerd-1.7
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
 
-test: lint test-unit test-e2e test-1.7 test-krun test-contract ## lint, unit and end-to-end tests, and the table of the contract of a mount
+test: lint test-unit test-e2e test-1.7 test-race test-krun test-contract ## lint, unit and end-to-end tests, and the table of the contract of a mount
 
 test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
@@ -110,6 +110,19 @@ clients:
 	@$(DEPS) iptables
 	@$(STEP) "building CNI plugins" bash -c 'cd hack/tools/cni && CGO_ENABLED=0 GOBIN=$(OUTPUT)/cni go install -buildvcs=false tool'
 	@if [ ! -e $(NERDCTL) ]; then $(STEP) "building nerdctl" hack/nerdctl $(NERDCTL); fi
+
+# Containers and pods with a shim that has the race detector; what it finds is in files,
+# because containerd throws a shim's standard error away.
+RACE := $(OUTPUT)/race
+test-race: root build tools clients ## end to end with a shim that tells data races (root)
+	@$(DEPS) gcc
+	@rm -rf $(RACE) $(RESULTS)/race && mkdir -p $(RACE)/bin $(RESULTS)/race
+	@for part in lib tools images cni; do ln -s ../$$part $(RACE)/$$part; done
+	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race $(BUILDFLAGS) -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
+	@echo "==> end-to-end tests with the race detector in the shim"
+	@GORACE="log_path=$(RESULTS)/race/shim" MSB_OUTPUT=$(RACE) go test -count=1 -v -p 1 -timeout 20m \
+		-run '^(TestLifecycle|TestStdio|TestVMMKilled|TestClientKilled|TestPod|TestPodKilled)$$' ./test/e2e ./test/pod
+	@if cat $(RESULTS)/race/shim* 2>/dev/null; then echo "==> the shim has data races: see above" >&2; exit 1; fi
 
 test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one node: its pods, and deploy/ on it (root)
 	@$(STEP) "building the tests of Kubernetes" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/kubernetes
