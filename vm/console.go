@@ -72,6 +72,15 @@ func (c *Console) Tail() []string {
 	return lines
 }
 
+// Last is the Tail in one line, for a message.
+func (c *Console) Last() string {
+	lines := c.Tail()
+	if len(lines) == 0 {
+		return "(none)"
+	}
+	return strings.Join(lines, " | ")
+}
+
 func (c *Console) keep(p []byte) {
 	if room := consoleLine - len(c.partial); len(p) > room {
 		p = p[:room]

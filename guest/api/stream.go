@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"sync"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 )
+
+// MaxOpening is how many streams the agent opens at a time that the host has not
+// answered yet. The host ends a guest that opens many more (mux.Backlog).
+const MaxOpening = 16
 
 // maxHeader bounds the messages that open a stream, in bytes.
 const maxHeader = 4 << 10
@@ -49,47 +50,6 @@ func ReplyStream(stream io.Writer, cause error) error {
 	_, err := protodelim.MarshalTo(stream, &reply)
 	return err
 }
-
-// Conn is a connection of which one direction can be ended.
-type Conn interface {
-	net.Conn
-	CloseWrite() error
-}
-
-// Join copies between a connection and a stream, in both directions, until both
-// have ended. The end of one direction is passed on and leaves the other open
-// (shutdown(2), SHUT_WR); an error, such as that the connection was closed, ends
-// both. The caller closes both.
-func Join(conn Conn, stream net.Conn) {
-	breakOff := func(err error) {
-		if err != nil {
-			conn.Close()
-			_ = stream.SetDeadline(time.Unix(1, 0))
-		}
-	}
-	var copies sync.WaitGroup
-	copies.Go(func() {
-		_, err := io.CopyBuffer(onlyWriter{conn}, onlyReader{stream}, make([]byte, joinChunk))
-		breakOff(err)
-		_ = conn.CloseWrite()
-	})
-	copies.Go(func() {
-		_, err := io.CopyBuffer(onlyWriter{stream}, onlyReader{conn}, make([]byte, joinChunk))
-		breakOff(err)
-		stream.Close() // sends the end, and still receives
-	})
-	copies.Wait()
-}
-
-// joinChunk is the most that one step of Join moves, in bytes.
-const joinChunk = 64 << 10
-
-// onlyReader and onlyWriter hide methods by which io.CopyBuffer would do without
-// its buffer.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)
 
 func receive(stream io.Reader, message proto.Message) error {
 	return protodelim.UnmarshalOptions{MaxSize: maxHeader}.UnmarshalFrom(byteReader{stream}, message)

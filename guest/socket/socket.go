@@ -15,25 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
-
-// A Dialer opens streams to the host.
-type Dialer interface {
-	Open() (net.Conn, error)
-}
 
 // Sockets are the sockets that the agent listens on. Its methods may be called
 // concurrently.
 type Sockets struct {
-	host Dialer
+	host    *mux.Session
+	opening chan struct{} // a slot for each stream that the host has not answered
 
 	mu         sync.Mutex
 	containers map[string][]net.Listener // guarded by mu
 }
 
 // New returns none yet.
-func New(host Dialer) *Sockets {
-	return &Sockets{host: host, containers: make(map[string][]net.Listener)}
+func New(host *mux.Session) *Sockets {
+	return &Sockets{host: host, opening: make(chan struct{}, api.MaxOpening), containers: make(map[string][]net.Listener)}
 }
 
 // Listen makes a container's sockets where runc takes them from, and serves them
@@ -100,17 +97,29 @@ func (s *Sockets) serve(ctx context.Context, listener net.Listener, tag string) 
 }
 
 func (s *Sockets) forward(conn *net.UnixConn, tag string) error {
-	stream, err := s.host.Open()
+	stream, err := s.open(tag)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
-	if err := api.OpenStream(stream, header); err != nil {
-		return err
-	}
 	api.Join(conn, stream)
 	return nil
+}
+
+// open opens a stream to a socket of the host.
+func (s *Sockets) open(tag string) (_ *mux.Stream, err error) {
+	s.opening <- struct{}{}
+	defer func() { <-s.opening }()
+	stream, err := s.host.Open()
+	if err != nil {
+		return nil, err
+	}
+	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
+	if err := api.OpenStream(stream, header); err != nil {
+		stream.Close()
+		return nil, err
+	}
+	return stream, nil
 }
 
 // Close ends a container's sockets. Connections live on until one side ends them.

@@ -4,14 +4,11 @@ package transport
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/hashicorp/yamux"
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
@@ -25,20 +22,14 @@ const (
 	// credit is how many bytes the host may have on the way, as many as libkrun
 	// lets the guest have. It gives new credit after half of this.
 	credit = 8 << 20
-	// word is the time between the guest's words to the host.
-	word = time.Second
+	// keepAlive is the time between two keep-alives. The host allows
+	// mux.KeepAlivesPerSecond.
+	keepAlive = time.Second
 )
-
-// A Session is the one connection to the host, over which both sides open streams.
-type Session interface {
-	net.Listener
-	// Open opens a stream to the host.
-	Open() (net.Conn, error)
-}
 
 // Listen returns the session on which the host's streams arrive. It is the only
 // one that a guest makes. A machine has a vsock device or the port.
-func Listen() (Session, error) {
+func Listen() (*mux.Session, error) {
 	conn, err := vsock.Dial(vsock.Host, mux.VsockPort, nil)
 	switch {
 	case err == nil:
@@ -52,9 +43,9 @@ func Listen() (Session, error) {
 // listenVsock guards against libkrun's losing of a notification: a host that has
 // used up the credit of a connection asks for more, sometimes without an
 // interrupt, and both sides wait (libkrun 1.18, vsock/unix.rs). So there is much
-// credit, and a word from this side every now and then, which makes the guest
+// credit, and a keep-alive from this side every now and then, which makes the guest
 // look at its queues.
-func listenVsock(conn *vsock.Conn) (Session, error) {
+func listenVsock(conn *vsock.Conn) (*mux.Session, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -68,20 +59,12 @@ func listenVsock(conn *vsock.Conn) (Session, error) {
 	if err := errors.Join(err, optionErr); err != nil {
 		return nil, errors.Join(fmt.Errorf("setting the vsock's buffer: %w", err), conn.Close())
 	}
-	config := mux.Config()
-	config.EnableKeepAlive, config.KeepAliveInterval = true, word
-	return serve(conn, config)
-}
-
-func serve(conn io.ReadWriteCloser, config *yamux.Config) (Session, error) {
-	session, err := yamux.Server(conn, config)
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
+	session := mux.Guest(conn)
+	go session.KeepAlive(keepAlive)
 	return session, nil
 }
 
-func listenPort() (Session, error) {
+func listenPort() (*mux.Session, error) {
 	device, err := findPort()
 	if err != nil {
 		return nil, err
@@ -90,7 +73,7 @@ func listenPort() (Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return serve(port, mux.Config())
+	return mux.Guest(port), nil
 }
 
 // findPort looks for the virtio-serial port by the name that the VMM gave it;

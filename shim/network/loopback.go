@@ -16,8 +16,9 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
-// maxForwarded bounds the connections that are open at a time.
-const maxForwarded = 512
+// MaxForwarded is how many connections are open at a time. Each costs the shim at
+// most mux.Window and api.JoinBuffer, beside mux.LargeStreams.
+const MaxForwarded = 128
 
 // A Loopback takes the TCP connections to loopback addresses of the host's network
 // namespace, as "kubectl port-forward" makes them by the CRI plugin, to those of the
@@ -33,7 +34,7 @@ type Loopback struct {
 
 // OpenLoopback starts it in a namespace. dial opens a stream to a port of the guest.
 func OpenLoopback(namespace *os.File, dial func(context.Context, uint32) (net.Conn, error)) (_ *Loopback, err error) {
-	l := &Loopback{dial: dial, slots: make(chan struct{}, maxForwarded)}
+	l := &Loopback{dial: dial, slots: make(chan struct{}, MaxForwarded)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("taking connections to loopback to the guest: %w", err), l.Close())

@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"testing"
+	"time"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 // A connection to any port of the namespace's loopback addresses goes to the guest's of
@@ -58,4 +62,83 @@ func TestLoopback(t *testing.T) {
 	if answer, err := dial("127.0.0.1:80"); err == nil {
 		t.Errorf("answered %q after the end", answer)
 	}
+}
+
+// As many clients as there may be that do not read what the guest sends without end,
+// and one more.
+func TestForwardedClientsThatDoNotRead(t *testing.T) {
+	file, err := newNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	here, there := net.Pipe()
+	host, guest := mux.Host(here), mux.Guest(there)
+	defer host.Close()
+	defer guest.Close()
+	block := make([]byte, 64<<10)
+	go func() {
+		for {
+			stream, err := guest.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				for {
+					if _, err := stream.Write(block); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	loopback, err := OpenLoopback(file, func(context.Context, uint32) (net.Conn, error) {
+		stream, err := host.Open()
+		if err != nil {
+			return nil, err
+		}
+		return stream, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loopback.Close()
+	before := memory()
+	// A connection that is refused may be so while it is made, or when it is read.
+	hear := func() error {
+		var conn net.Conn
+		err := inNamespace(file, func() (err error) {
+			conn, err = net.Dial("tcp", "127.0.0.1:80")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+		_, err = conn.Read(make([]byte, 1))
+		return err
+	}
+	for n := range MaxForwarded {
+		if err := hear(); err != nil {
+			t.Fatalf("connection %d: %v", n, err)
+		}
+	}
+	time.Sleep(time.Second) // the guest sends what it may
+	grown := memory() - before
+	t.Logf("the process has grown by %d KiB", grown>>10)
+	if grown > 32<<20 {
+		t.Errorf("the process has grown by %d bytes", grown)
+	}
+	if err := hear(); err == nil {
+		t.Error("one connection more was not refused")
+	}
+}
+
+// memory is what the process has in use.
+func memory() int64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapInuse + stats.StackInuse)
 }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -22,8 +23,18 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 )
 
-// maxConnections bounds what a guest can have open on the host at one time.
-const maxConnections = 1024
+const (
+	// MaxConnections is how many connections a guest can have open at a time. Each
+	// costs the shim at most mux.Window and api.JoinBuffer, beside mux.LargeStreams.
+	MaxConnections = 256
+	// MaxOpening is how many streams of the guest may be without a connection or a
+	// refusal at a time. More wait, up to mux.Backlog. The agent has as many.
+	MaxOpening = api.MaxOpening
+	// HeaderTimeout is how long the header of a stream may take.
+	HeaderTimeout = 5 * time.Second
+	// replyTimeout is how long the guest may take to make room for the reply.
+	replyTimeout = 30 * time.Second
+)
 
 // A Socket is one of the host's that a guest may connect to.
 type Socket struct {
@@ -126,26 +137,60 @@ func (s *Socket) close() (err error) {
 	return err
 }
 
-// Serve answers a stream that the guest has opened, and owns it. It returns when
+// ServeAll serves the streams that the guest opens, which accept returns one after
+// the other, until accept fails or ctx ends. It does not wait for those that are
+// being served. It is called once.
+func (t *Table) ServeAll(ctx context.Context, accept func(context.Context) (net.Conn, error)) {
+	opening := make(chan struct{}, MaxOpening)
+	for {
+		select {
+		case opening <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		stream, err := accept(ctx)
+		if err != nil {
+			return
+		}
+		go t.serve(ctx, stream, func() { <-opening })
+	}
+}
+
+// Serve serves one stream that the guest has opened, and owns it. It returns when
 // both directions have ended.
-func (t *Table) Serve(ctx context.Context, stream net.Conn) {
+func (t *Table) Serve(ctx context.Context, stream net.Conn) { t.serve(ctx, stream, func() {}) }
+
+// serve calls answered as soon as the guest has its answer.
+func (t *Table) serve(ctx context.Context, stream net.Conn, answered func()) {
 	defer stream.Close()
+	tag, conn, err := t.answer(stream)
+	answered()
+	if conn != nil {
+		defer t.disconnect(tag, conn)
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Debug("forwarding a socket")
+		return
+	}
+	api.Join(conn, stream)
+}
+
+// answer reads the stream's header and connects to the socket that it names. After
+// an error the caller still has to disconnect a connection.
+func (t *Table) answer(stream net.Conn) (tag string, conn *net.UnixConn, err error) {
+	if err := stream.SetDeadline(time.Now().Add(HeaderTimeout)); err != nil {
+		return "", nil, err
+	}
 	header, err := api.AcceptStream(stream)
 	if err != nil {
-		log.G(ctx).WithError(err).Debug("a stream of the guest")
-		return
+		return "", nil, err
 	}
-	tag := header.GetSocket().GetTag()
-	conn, err := t.connect(tag)
-	if replyErr := api.ReplyStream(stream, err); err != nil || replyErr != nil {
-		log.G(ctx).WithError(errors.Join(err, replyErr)).Debug("forwarding a socket")
-		if conn != nil {
-			t.disconnect(tag, conn)
-		}
-		return
-	}
-	defer t.disconnect(tag, conn)
-	api.Join(conn, stream)
+	tag = header.GetSocket().GetTag()
+	conn, err = t.connect(tag)
+	return tag, conn, errors.Join(err,
+		stream.SetDeadline(time.Now().Add(replyTimeout)),
+		api.ReplyStream(stream, err),
+		stream.SetDeadline(time.Time{}))
 }
 
 // connect opens a connection to the host's socket of a tag.
@@ -156,7 +201,7 @@ func (t *Table) connect(tag string) (*net.UnixConn, error) {
 	switch {
 	case socket == nil:
 		return nil, fmt.Errorf("there is no such socket: %w", errdefs.ErrNotFound)
-	case t.open >= maxConnections:
+	case t.open >= MaxConnections:
 		return nil, fmt.Errorf("%d connections are open: %w", t.open, errdefs.ErrResourceExhausted)
 	}
 	conn, err := socket.dial()

@@ -4,15 +4,14 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/hashicorp/yamux"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -25,6 +24,8 @@ const (
 	// together is how far apart two processes may be seen to end that ended
 	// together.
 	together = 100 * time.Millisecond
+	// parting is how long a VMM may take to end after the connection to its guest.
+	parting = 5 * time.Second
 )
 
 // A Process is one of a machine's, with its console.
@@ -50,9 +51,10 @@ type Parts struct {
 type Machine struct {
 	parts Parts
 
-	linked  chan struct{}  // closed when session or linkErr is set
-	session *yamux.Session // readable after linked
-	linkErr error          // readable after linked
+	linked  chan struct{} // closed when session or linkErr is set
+	session *mux.Session  // readable after linked
+	linkErr error         // readable after linked
+	cut     chan error    // receives why the session has ended
 
 	done     chan struct{} // closed when the VMM has ended and err is set
 	err      error         // why; readable after done
@@ -65,7 +67,7 @@ var _ vm.Machine = (*Machine)(nil)
 // Run watches over the parts, which it owns from now on.
 func Run(parts Parts) *Machine {
 	m := &Machine{
-		parts: parts, linked: make(chan struct{}),
+		parts: parts, linked: make(chan struct{}), cut: make(chan error, 1),
 		done: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	go m.link()
@@ -80,13 +82,15 @@ func (m *Machine) link() {
 		m.linkErr = fmt.Errorf("connecting to the agent: %w (%w)", err, errdefs.ErrUnavailable)
 		return
 	}
-	if m.session, m.linkErr = yamux.Client(conn, mux.Config()); m.linkErr != nil {
-		conn.Close()
-	}
+	m.session = mux.Host(conn)
+	go func() {
+		<-m.session.Done()
+		m.cut <- m.session.Err()
+	}()
 }
 
 // watch ends the machine when the VMM ends, for whatever reason, and when a file
-// server does: a guest without its files would only hang.
+// server or the connection to the agent does: the guest would only hang.
 func (m *Machine) watch() {
 	var cause error
 	broken := make(chan Process, len(m.parts.Servers))
@@ -109,6 +113,8 @@ func (m *Machine) watch() {
 			m.parts.VMM.Kill()
 			<-m.parts.VMM.Exited()
 		}
+	case err := <-m.cut:
+		cause = m.part(err)
 	}
 	<-m.linked
 	if m.session != nil {
@@ -125,18 +131,29 @@ func (m *Machine) watch() {
 	close(m.done)
 }
 
+// part ends a VMM whose guest is no longer connected, and tells why.
+func (m *Machine) part(err error) error {
+	if !errors.Is(err, mux.ErrViolation) {
+		// The connection also ends, rightly, just before its VMM does.
+		select {
+		case <-m.parts.VMM.Exited():
+			return m.parts.VMM.diagnose()
+		case <-time.After(parting):
+		}
+	}
+	m.parts.VMM.Kill()
+	<-m.parts.VMM.Exited()
+	return fmt.Errorf("%s was ended because its guest was cut off: %w; the last lines of its console: %s: %w",
+		m.parts.VMM.name(), err, m.parts.VMM.Console.Last(), errdefs.ErrUnavailable)
+}
+
 // diagnose is called when the process has ended, so its output is complete.
 func (p Process) diagnose() error {
 	return fmt.Errorf("%s ended (%s); the last lines of its console: %s: %w",
-		filepath.Base(p.Name), p.State(), quote(p.Console.Tail()), errdefs.ErrUnavailable)
+		p.name(), p.State(), p.Console.Last(), errdefs.ErrUnavailable)
 }
 
-func quote(lines []string) string {
-	if len(lines) == 0 {
-		return "(none)"
-	}
-	return strings.Join(lines, " | ")
-}
+func (p Process) name() string { return filepath.Base(p.Name) }
 
 // awaitLink waits for the agent to be connected.
 func (m *Machine) awaitLink(ctx context.Context) error {
@@ -156,7 +173,7 @@ func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
 	if err := m.awaitLink(ctx); err != nil {
 		return nil, err
 	}
-	stream, err := m.session.OpenStream()
+	stream, err := m.session.Open()
 	if err != nil {
 		return nil, m.explain(fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable))
 	}
@@ -168,7 +185,7 @@ func (m *Machine) Accept(ctx context.Context) (net.Conn, error) {
 	if err := m.awaitLink(ctx); err != nil {
 		return nil, err
 	}
-	stream, err := m.session.AcceptStreamWithContext(ctx)
+	stream, err := m.session.AcceptContext(ctx)
 	if err != nil {
 		return nil, m.explain(err)
 	}
