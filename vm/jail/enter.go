@@ -18,6 +18,7 @@ const (
 	wordGo         = 'G' // keeper: you are in
 	wordGoFiltered = 'S' // keeper: you are in; install the filter
 	wordGoInternet = 'I' // keeper: you are in; install the one with internet sockets
+	wordGoDataOnly = 'D' // keeper: you are in; install the one for the content of files
 )
 
 // Enter is called by a cooperating process that has loaded what it needs of the
@@ -37,9 +38,11 @@ func Enter() error {
 	}
 	switch word[0] {
 	case wordGoFiltered:
-		return installFilter(policy(false))
+		return installFilter(policy(ordinary))
 	case wordGoInternet:
-		return installFilter(policy(true))
+		return installFilter(policy(internet))
+	case wordGoDataOnly:
+		return installFilter(policy(dataOnly))
 	}
 	return nil
 }

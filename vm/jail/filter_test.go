@@ -11,14 +11,14 @@ import (
 
 // The filter, run as the kernel would, for one call.
 func TestFilter(t *testing.T) {
-	machines := make(map[bool]*bpf.VM)
-	for _, internet := range []bool{false, true} {
-		p := policy(internet)
+	machines := make(map[kind]*bpf.VM)
+	for _, k := range []kind{ordinary, internet, dataOnly} {
+		p := policy(k)
 		instructions, err := p.Assemble()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if machines[internet], err = bpf.NewVM(append(foreign(), instructions...)); err != nil {
+		if machines[k], err = bpf.NewVM(append(prelude(), instructions...)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -39,6 +39,8 @@ func TestFilter(t *testing.T) {
 		"a thread":              {nativeArch, unix.SYS_CLONE, [6]uint64{unix.CLONE_THREAD | unix.CLONE_VM}, allow},
 		"a process":             {nativeArch, unix.SYS_CLONE, [6]uint64{uint64(unix.SIGCHLD)}, eperm},
 		"a process, flags high": {nativeArch, unix.SYS_CLONE, [6]uint64{1 << 40}, eperm},
+		"a thread elsewhere":    {nativeArch, unix.SYS_CLONE, [6]uint64{unix.CLONE_THREAD | unix.CLONE_VM | unix.CLONE_NEWNET}, eperm},
+		"TIOCSTI, high bits":    {nativeArch, unix.SYS_IOCTL, [6]uint64{3, 1<<32 | unix.TIOCSTI}, eperm},
 		"clone3":                {nativeArch, unix.SYS_CLONE3, [6]uint64{}, enosys},
 		"a unix socket":         {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_UNIX}, allow},
 		"an inet socket":        {nativeArch, unix.SYS_SOCKET, [6]uint64{unix.AF_INET}, eperm},
@@ -48,6 +50,10 @@ func TestFilter(t *testing.T) {
 		"execve":                {nativeArch, unix.SYS_EXECVE, [6]uint64{}, eperm},
 		"ptrace":                {nativeArch, unix.SYS_PTRACE, [6]uint64{}, eperm},
 		"bpf":                   {nativeArch, unix.SYS_BPF, [6]uint64{}, eperm},
+		"quotactl_fd":           {nativeArch, unix.SYS_QUOTACTL_FD, [6]uint64{}, eperm},
+		"open_tree_attr":        {nativeArch, unix.SYS_OPEN_TREE_ATTR, [6]uint64{}, eperm},
+		"listmount":             {nativeArch, unix.SYS_LISTMOUNT, [6]uint64{}, eperm},
+		"one of tomorrow":       {nativeArch, firstUnknown, [6]uint64{}, enosys},
 		"kexec_load":            {nativeArch, unix.SYS_KEXEC_LOAD, [6]uint64{}, eperm},
 		"init_module":           {nativeArch, unix.SYS_INIT_MODULE, [6]uint64{}, eperm},
 		"keyctl":                {nativeArch, unix.SYS_KEYCTL, [6]uint64{}, eperm},
@@ -57,14 +63,45 @@ func TestFilter(t *testing.T) {
 		"another architecture":  {unix.AUDIT_ARCH_I386, unix.SYS_READ, [6]uint64{}, kill},
 		"x32":                   {nativeArch, 0x40000000 | unix.SYS_READ, [6]uint64{}, enosys},
 	} {
-		for internet, machine := range machines {
+		for k, machine := range machines {
 			want := c.want
-			if internet && (name == "an inet socket" || name == "an inet6 socket") {
+			if k == internet && (name == "an inet socket" || name == "an inet6 socket") {
 				want = allow
 			}
-			if got, err := machine.Run(call(c.arch, c.number, c.arguments)); uint32(got) != want || err != nil {
-				t.Errorf("%s, internet %v: %#x, %v, want %#x", name, internet, got, err, want)
+			if k == dataOnly && name == "ioctl of KVM" {
+				want = eperm
 			}
+			if got, err := machine.Run(call(c.arch, c.number, c.arguments)); uint32(got) != want || err != nil {
+				t.Errorf("%s, filter %d: %#x, %v, want %#x", name, k, got, err, want)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		number    uint32
+		arguments [6]uint64
+		want      uint32
+	}{
+		"open":                     {unix.SYS_OPENAT, [6]uint64{}, allow},
+		"ftruncate":                {unix.SYS_FTRUNCATE, [6]uint64{}, allow},
+		"fgetxattr":                {unix.SYS_FGETXATTR, [6]uint64{}, allow},
+		"fchmod":                   {unix.SYS_FCHMOD, [6]uint64{}, eperm},
+		"fchmodat2":                {unix.SYS_FCHMODAT2, [6]uint64{}, eperm},
+		"fchownat":                 {unix.SYS_FCHOWNAT, [6]uint64{}, eperm},
+		"utimensat":                {unix.SYS_UTIMENSAT, [6]uint64{}, eperm},
+		"fsetxattr":                {unix.SYS_FSETXATTR, [6]uint64{}, eperm},
+		"linkat":                   {unix.SYS_LINKAT, [6]uint64{}, eperm},
+		"renameat":                 {unix.SYS_RENAMEAT, [6]uint64{}, eperm},
+		"a backing file":           {unix.SYS_IOCTL, [6]uint64{4, fuseBackingOpen}, allow},
+		"its end":                  {unix.SYS_IOCTL, [6]uint64{4, fuseBackingClose}, allow},
+		"freezing a file system":   {unix.SYS_IOCTL, [6]uint64{4, 0xc0045877}, eperm},
+		"the same, high bits":      {unix.SYS_IOCTL, [6]uint64{4, 1<<32 | 0xc0045877}, eperm},
+		"giving memory back":       {unix.SYS_MADVISE, [6]uint64{0, 0, unix.MADV_DONTNEED}, allow},
+		"poisoning memory":         {unix.SYS_MADVISE, [6]uint64{0, 0, unix.MADV_HWPOISON}, eperm},
+		"poisoning it, high bits":  {unix.SYS_MADVISE, [6]uint64{0, 0, 1<<32 | unix.MADV_HWPOISON}, eperm},
+		"taking memory out of use": {unix.SYS_MADVISE, [6]uint64{0, 0, poison + 1}, eperm},
+	} {
+		if got, err := machines[dataOnly].Run(call(nativeArch, c.number, c.arguments)); uint32(got) != c.want || err != nil {
+			t.Errorf("for content only, %s: %#x, %v, want %#x", name, got, err, c.want)
 		}
 	}
 }

@@ -60,8 +60,10 @@ type Spec struct {
 	// then, and not before it starts.
 	Cooperates bool
 	// Filter is the system call filter that Enter installs. Internet allows sockets
-	// of IPv4 and IPv6 in it.
-	Filter, Internet bool
+	// of IPv4 and IPv6 in it. DataOnly is for who serves the content of files: it may
+	// not make, name or remove one, nor change its metadata, and of ioctl(2) it has
+	// what a FUSE server needs.
+	Filter, Internet, DataOnly bool
 }
 
 // FirstFile is the number of the first of a Spec's Files in the process.
@@ -73,16 +75,25 @@ type Limit struct {
 	Value    uint64
 }
 
-// DescriptorLimit is how many descriptors this process can give to another at most
-// (RLIMIT_NOFILE): a file server holds one for every file in use. It is 0 if that
-// cannot be told.
+// maxDescriptors is the most that a process has, wherever the host's limit is: service
+// managers set it to 2^30, and each descriptor takes memory of the kernel's.
+const maxDescriptors = 1 << 20
+
+// DescriptorLimit is how many descriptors a process of a VM may have (RLIMIT_NOFILE): as
+// many as this process can give to another, at most 1 Mi. A file server holds one for
+// every file in use. It is 0 if that cannot be told.
+//
+// There is no such limit of threads: RLIMIT_NPROC counts those of a user, not of a
+// process, and the kernel does not apply it to root. The VM's control group has one.
 func DescriptorLimit() uint64 {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
-	return limit.Max
+	return atMost(limit.Max)
 }
+
+func atMost(hard uint64) uint64 { return min(hard, maxDescriptors) }
 
 // FileServerLimits are the limits of a process that serves files: no core, and a
 // descriptor for every file that the guest has in its cache. With 0 descriptors

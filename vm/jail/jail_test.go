@@ -208,3 +208,20 @@ func TestUncooperative(t *testing.T) {
 	p.End(0)
 	ended(t, p)
 }
+
+// The limit of descriptors is this process's, and at most 1 Mi: a test cannot raise
+// its own beyond fs.nr_open, which is often the same.
+func TestDescriptorLimit(t *testing.T) {
+	for hard, want := range map[uint64]uint64{4096: 4096, 1 << 20: 1 << 20, 1<<20 + 1: 1 << 20, 1 << 30: 1 << 20, unix.RLIM_INFINITY: 1 << 20} {
+		if got := atMost(hard); got != want {
+			t.Errorf("of %d: %d, want %d", hard, got, want)
+		}
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		t.Fatal(err)
+	}
+	if got := DescriptorLimit(); got == 0 || got > own.Max || got > 1<<20 {
+		t.Errorf("%d descriptors for a process of one that may have %d", got, own.Max)
+	}
+}

@@ -208,6 +208,8 @@ func release(control *os.File, spec Spec) error {
 	switch {
 	case spec.Filter && spec.Internet:
 		word[0] = wordGoInternet
+	case spec.Filter && spec.DataOnly:
+		word[0] = wordGoDataOnly
 	case spec.Filter:
 		word[0] = wordGoFiltered
 	}
