@@ -23,15 +23,32 @@ func run() error {
 	if err := jail.Enter(); err != nil {
 		return err
 	}
-	socket := os.NewFile(api.Control, "control")
-	conn, err := net.FileConn(socket)
-	socket.Close()
-	if err != nil {
-		return fmt.Errorf("the control socket: %w", err)
-	}
-	s, err := server.New(api.Device)
+	control, err := connection(api.Control)
 	if err != nil {
 		return err
 	}
-	return s.Serve(conn.(*net.UnixConn))
+	names, err := connection(api.Names)
+	if err != nil {
+		return err
+	}
+	s, err := server.New(api.Device, names)
+	if err != nil {
+		return err
+	}
+	return s.Serve(control)
+}
+
+// connection is the socket of a descriptor that the shim has left.
+func connection(fd uintptr) (*net.UnixConn, error) {
+	socket := os.NewFile(fd, "socket")
+	defer socket.Close()
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		return nil, fmt.Errorf("the socket on descriptor %d: %w", fd, err)
+	}
+	unix, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("descriptor %d is a socket of the wrong kind", fd)
+	}
+	return unix, nil
 }

@@ -55,15 +55,6 @@ type Trees struct {
 	namespaces namespaces
 }
 
-// A Shield makes of a file one that has the same data and a metadata of its own.
-type Shield interface {
-	// Add makes the file of a descriptor into one called name, opened with
-	// O_PATH, which the caller closes. With dir, it follows what base is in dir.
-	Add(name string, file, dir *os.File, base string) (*os.File, error)
-	// Remove takes it away again.
-	Remove(name string) error
-}
-
 // Open makes the trees below dir, which must exist and be in a mount namespace
 // of the caller's own. Files that are to be shielded are given to shield. Close
 // takes the trees away.
@@ -197,76 +188,6 @@ func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
 		return Share{}, fmt.Errorf("source %s is a socket, which is not shared: %w", source.path, errdefs.ErrInvalidArgument)
 	}
 	return t.addFile(source, attributes)
-}
-
-// addFile stages a file. A shielded one is staged as any other: what is bound is
-// the shield's file instead of the host's.
-func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err error) {
-	name := filepath.Base(source.path)
-	if !attributes.Shield {
-		return t.add(t.files(), filePrefix, name, source.file, attributes)
-	}
-	shieldName, err := t.newTag(filePrefix)
-	if err != nil {
-		return Share{}, err
-	}
-	shielded, err := t.addToShield(shieldName, source, attributes)
-	if err != nil {
-		return Share{}, fmt.Errorf("shielding the metadata of %s: %w", source.path, err)
-	}
-	defer shielded.Close()
-	attributes.IDMap = IDMap{} // the shield's file has the mapped owner
-	share, err := t.add(t.files(), filePrefix, name, shielded, attributes)
-	if err != nil {
-		return Share{}, errors.Join(err, t.shield.Remove(shieldName))
-	}
-	share.shieldName = shieldName
-	return share, nil
-}
-
-// addToShield gives the shield a file, and to follow it its directory, as the guest is to
-// see them.
-func (t *Trees) addToShield(name string, source *Source, attributes Attributes) (*os.File, error) {
-	file, err := t.mapped(source.file, attributes.IDMap)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	if !attributes.Follow {
-		return t.shield.Add(name, file, nil, "")
-	}
-	place, base, err := source.Directory()
-	if err != nil {
-		return nil, err
-	}
-	defer place.Close()
-	dir, err := t.mapped(place, attributes.IDMap)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	// What is mounted on the name is not in the clone.
-	there, err := source.isAt(dir, base)
-	if err == nil && !there {
-		err = fmt.Errorf("source %s is a mount of its own, which cannot be followed with its owner mapped: leave out following: %w", source.path, errdefs.ErrInvalidArgument)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return t.shield.Add(name, file, dir, base)
-}
-
-// mapped is the object of a descriptor, with the owners of its files mapped. The caller
-// closes it.
-func (t *Trees) mapped(file *os.File, ids IDMap) (*os.File, error) {
-	if ids == (IDMap{}) {
-		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, os.NewSyscallError("fcntl", err)
-		}
-		return os.NewFile(uintptr(fd), file.Name()), nil
-	}
-	return t.clone(file, Attributes{IDMap: ids})
 }
 
 // AddRootfs mounts what containerd hands over as a container's root file

@@ -4,8 +4,9 @@
 //
 // It is a FUSE file system in the shim's mount namespace, served by a process of
 // its own (msb-shield) in a jail. The shim mounts it and hands over the opened
-// device; the process gets each file as a descriptor, and sees no path of the
-// host.
+// device; the process gets each file as a descriptor. It has no directory of the
+// host, nor a path that leads to one: where a file is followed, the shim looks its
+// name up for it (names.go).
 package shield
 
 import (
@@ -38,16 +39,20 @@ const (
 
 // capabilities are what the process needs on behalf of the guest's users
 // (capabilities(7)). It has none that changes metadata, and without CAP_FSETID a
-// write clears the set-id bits of the host's file, as a user's would.
+// write clears the set-id bits of the host's file, as a user's would. As root it
+// owns many of the host's files all the same, and CAP_SYS_ADMIN is worth a lot: it
+// freezes file systems and opens any of their files (ioctl_fifreeze(2), XFS's
+// handles). The jail's filter ends both (jail.Spec.DataOnly).
 var capabilities = []uintptr{
 	unix.CAP_DAC_OVERRIDE, // what the guest's view of mode and owner allows, it may
-	unix.CAP_SYS_ADMIN,    // the kernel asks for it to take a backing file; its use ends there (jail's filter)
+	unix.CAP_SYS_ADMIN,    // the kernel asks for it to take a backing file
 }
 
 // A Shield is a running one. Its methods may be called concurrently.
 type Shield struct {
 	dir     string
 	process *jail.Process
+	names   *names
 
 	mu   sync.Mutex // one request at a time
 	conn *net.UnixConn
@@ -69,35 +74,59 @@ func Start(program, dir string, output *vm.Console) (_ *Shield, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
-	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "shield"), os.NewFile(uintptr(fds[1]), "shield")
-	defer ours.Close()
-	defer theirs.Close()
-	conn, err := net.FileConn(ours)
+	conn, control, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	s.conn = conn.(*net.UnixConn)
+	defer control.Close()
+	s.conn = conn
+	questions, asks, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer asks.Close()
+	s.names = answer(questions)
 	empty := filepath.Join(filepath.Dir(dir), filepath.Base(dir)+".jail")
 	if err := os.Mkdir(empty, 0o700); err != nil {
 		return nil, err
 	}
-	s.process, err = jail.Start(jail.Spec{
+	spec := Jail(program, empty)
+	spec.Files, spec.Output = []*os.File{control, fuse, asks}, output
+	s.process, err = jail.Start(spec)
+	return s, err
+}
+
+// Jail is what the process of a shield is confined to, but for its descriptors and its
+// output; dir is an empty directory. A test puts another program in its place.
+func Jail(program, dir string) jail.Spec {
+	return jail.Spec{
 		Program:         program,
-		Files:           []*os.File{theirs, fuse},
-		Output:          output,
-		Root:            &jail.Root{Dir: empty, Descriptors: true},
+		Root:            &jail.Root{Dir: dir, Descriptors: true},
 		Namespaces:      jail.Isolated,
 		Capabilities:    capabilities,
 		NoNewPrivileges: true,
 		Limits:          jail.FileServerLimits(jail.DescriptorLimit()),
 		Cooperates:      true,
 		Filter:          true,
-	})
-	return s, err
+		DataOnly:        true,
+	}
+}
+
+// socketPair makes a connection between the shim and the process (package api). Both
+// are the caller's.
+func socketPair() (_ *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "shield"), os.NewFile(uintptr(fds[1]), "shield")
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), theirs, nil
 }
 
 // mount makes the file system. Its device is opened here, so that the process
@@ -118,22 +147,34 @@ func mount(dir string) (*os.File, error) {
 
 // Add gives the file of a descriptor an entry and returns it, opened with O_PATH,
 // to be bound where the guest finds it. With dir, an open in the guest opens what
-// base then is in it (update=follow). All descriptors are the caller's.
+// base then is in it (update=follow): a regular file, found in the mount that dir
+// is of, and read-only if file is. All descriptors are the caller's.
 func (s *Shield) Add(name string, file, dir *os.File, base string) (*os.File, error) {
-	request, files := api.Request{Add: name}, []*os.File{file}
+	request := api.Request{Add: name}
 	if dir != nil {
-		request.Follow, request.Base = true, []byte(base)
-		files = append(files, dir)
+		request.Follow = true
+		if err := s.names.follow(name, file, dir, base); err != nil {
+			return nil, err
+		}
 	}
-	if err := s.call(request, files...); err != nil {
+	entry, err := s.add(request, file)
+	if err != nil {
+		s.names.forget(name)
+	}
+	return entry, err
+}
+
+func (s *Shield) add(request api.Request, file *os.File) (*os.File, error) {
+	if err := s.call(request, file); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(filepath.Join(s.dir, name), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	return os.OpenFile(filepath.Join(s.dir, request.Add), unix.O_PATH|unix.O_NOFOLLOW, 0)
 }
 
 // Remove takes an entry away. What still uses it may go on. A shield that has ended
 // has no entries.
 func (s *Shield) Remove(name string) error {
+	s.names.forget(name)
 	err := s.call(api.Request{Remove: name})
 	if !errdefs.IsUnavailable(err) {
 		return err
@@ -176,6 +217,9 @@ func (s *Shield) Close() error {
 	}
 	if s.process != nil {
 		s.process.End(grace)
+	}
+	if s.names != nil {
+		errs = append(errs, s.names.close())
 	}
 	return errors.Join(append(errs, unix.Unmount(s.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))...)
 }

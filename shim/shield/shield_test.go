@@ -320,59 +320,6 @@ func TestNoIoctl(t *testing.T) {
 	}
 }
 
-// A file renamed over the source: the next open has it, and only if it is a
-// regular file.
-func TestFollow(t *testing.T) {
-	f := add(t, start(t), "a", true)
-	replace := func(make func(path string) error) {
-		t.Helper()
-		if err := errors.Join(make(f.host+".new"), os.Rename(f.host+".new", f.host)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	old := open(t, f.path, os.O_RDONLY)
-	replace(func(path string) error { return os.WriteFile(path, []byte("replaced, and longer"), 0o600) })
-	if got, err := os.ReadFile(f.path); string(got) != "replaced, and longer" {
-		t.Errorf("the next open reads %q, %v", got, err)
-	}
-	content := make([]byte, 100)
-	if n, _ := old.ReadAt(content, 0); string(content[:n]) != "content" {
-		t.Errorf("the old descriptor reads %q", content[:n])
-	}
-	replace(func(path string) error { return os.Symlink("/etc/passwd", path) })
-	if _, err := os.ReadFile(f.path); err == nil {
-		t.Error("a symbolic link was followed")
-	}
-	replace(func(path string) error { return unix.Mkfifo(path, 0o600) })
-	if _, err := os.ReadFile(f.path); err == nil {
-		t.Error("a FIFO was opened")
-	}
-	replace(func(path string) error { return os.WriteFile(path, []byte("third"), 0o600) })
-	if got, err := os.ReadFile(f.path); string(got) != "third" {
-		t.Errorf("then %q, %v", got, err)
-	}
-}
-
-// Without follow the file stays, whatever happens to its name.
-func TestPinned(t *testing.T) {
-	f := add(t, start(t), "a", false)
-	if err := os.Rename(f.host, f.host+".old"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(f.host, []byte("another"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := os.ReadFile(f.path); string(got) != "content" {
-		t.Errorf("read %q, %v", got, err)
-	}
-	if err := os.Remove(f.host + ".old"); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := os.ReadFile(f.path); string(got) != "content" {
-		t.Errorf("after the unlink %q, %v", got, err)
-	}
-}
-
 // Nothing can be made, changed or removed beside an entry.
 func TestRootRefuses(t *testing.T) {
 	s := start(t)

@@ -1,6 +1,7 @@
-// Package api is how the shim speaks to the shield: one request and one reply at
-// a time, each a datagram of a SOCK_SEQPACKET socket, descriptors beside it
-// (unix(7), SCM_RIGHTS).
+// Package api is how the shim and the shield speak to each other: one request and
+// one reply at a time, each a datagram of a SOCK_SEQPACKET socket, descriptors
+// beside it (unix(7), SCM_RIGHTS). There are two sockets: on one the shim adds and
+// removes entries, on the other the shield asks for files that are followed.
 package api
 
 import (
@@ -14,10 +15,12 @@ import (
 
 // The shield's descriptors: Files of its jail, in this order.
 const (
-	// Control is the socket of requests.
+	// Control is the socket of the shim's requests.
 	Control = 3
 	// Device is the opened /dev/fuse of its mount.
 	Device = 4
+	// Names is the socket of the shield's questions.
+	Names = 5
 )
 
 // maxMessage bounds a message, in bytes: a file name of 255 bytes at its longest.
@@ -25,12 +28,10 @@ const maxMessage = 4 << 10
 
 // A Request changes the shield's entries. Its descriptors are passed beside it.
 type Request struct {
-	// Add is the name of a new entry. The first descriptor is its file, opened
-	// with O_PATH. With Follow there is a second: the directory in which Base is
-	// looked up at each open.
+	// Add is the name of a new entry. The descriptor is its file, opened with
+	// O_PATH. With Follow the shield asks at each open which file it is now.
 	Add    string `json:"add,omitempty"`
 	Follow bool   `json:"follow,omitempty"`
-	Base   []byte `json:"base,omitempty"` // bytes: a file name need not be UTF-8
 	// Remove is the name of the entry to take away.
 	Remove string `json:"remove,omitempty"`
 }
@@ -39,6 +40,26 @@ type Request struct {
 type Reply struct {
 	// Error is empty when it was done.
 	Error string `json:"error,omitempty"`
+}
+
+// A Find asks for the file that an entry is to follow. The shield has no directory
+// in which it could look: from a directory's descriptor, and a right that overrides
+// permissions, the whole host could be reached.
+type Find struct {
+	// Entry is the name under which the file was added.
+	Entry string `json:"entry"`
+	// Dev and Ino are of the file that the shield has.
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+// A Found answers a Find.
+type Found struct {
+	// Changed says that it is another file than the one that the shield has. Its
+	// descriptor, opened with O_PATH, is beside the message.
+	Changed bool `json:"changed,omitempty"`
+	// Errno says why there is none; 0 means that there is one.
+	Errno int `json:"errno,omitempty"`
 }
 
 // Send sends a message. The files stay the caller's.
@@ -65,7 +86,7 @@ func Send(conn *net.UnixConn, message any, files ...*os.File) error {
 // Receive reads a message and returns the descriptors beside it, which are the
 // caller's.
 func Receive(conn *net.UnixConn, message any) ([]*os.File, error) {
-	data, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(2*4))
+	data, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
 	n, nRights, _, _, err := conn.ReadMsgUnix(data, rights)
 	if err != nil {
 		return nil, err

@@ -23,8 +23,8 @@ type file struct {
 
 // target is the file of the host behind a shielded one.
 type target struct {
-	dir  *os.File // where base is looked up at each open; nil without follow
-	base string
+	names *names // asked at each open; nil without follow
+	entry string // by which the shim knows it
 
 	mu  sync.Mutex
 	pin *os.File // O_PATH; the last one found; guarded by mu
@@ -33,8 +33,7 @@ type target struct {
 // path leads to the file of a descriptor, whatever kind of descriptor.
 func path(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
 
-// open opens the file as it is now. A symbolic link is not followed, and what is
-// not a regular file is not opened.
+// open opens the file as it is now.
 func (t *target) open(flags int) (*os.File, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,26 +58,18 @@ func (t *target) with(f func(path string) error) error {
 	return f(path(t.pin))
 }
 
-// resolve looks base up again.
+// resolve asks which file it is now.
 func (t *target) resolve() error {
-	if t.dir == nil {
+	if t.names == nil {
 		return nil
 	}
-	fd, err := unix.Openat(int(t.dir.Fd()), t.base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
+	var before unix.Stat_t
+	if err := unix.Fstat(int(t.pin.Fd()), &before); err != nil {
 		return err
 	}
-	found := os.NewFile(uintptr(fd), t.base)
-	var now, before unix.Stat_t
-	if err := errors.Join(unix.Fstat(fd, &now), unix.Fstat(int(t.pin.Fd()), &before)); err != nil {
-		return errors.Join(err, found.Close())
-	}
-	switch {
-	case now.Dev == before.Dev && now.Ino == before.Ino:
-		return found.Close()
-	case now.Mode&unix.S_IFMT != unix.S_IFREG:
-		found.Close()
-		return unix.ELOOP
+	found, err := t.names.find(t.entry, &before)
+	if found == nil || err != nil {
+		return err
 	}
 	t.pin.Close()
 	t.pin = found
@@ -89,9 +80,6 @@ func (t *target) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.pin.Close()
-	if t.dir != nil {
-		t.dir.Close()
-	}
 }
 
 var (
@@ -180,7 +168,7 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 		file: opened, data: fs.NewLoopbackFileFromOS(opened),
 		writable: flags&unix.O_ACCMODE != unix.O_RDONLY, passthrough: f.passthrough,
 	}
-	if f.current.dir != nil {
+	if f.current.names != nil {
 		// The page cache is one for all that were ever opened here.
 		return h, fuse.FOPEN_DIRECT_IO, 0
 	}

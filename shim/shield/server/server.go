@@ -39,13 +39,15 @@ const extra = fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_HANDLE_KILLPRIV_V2
 
 // Server answers the kernel and the shim.
 type Server struct {
-	fuse *fuse.Server
-	root *root
-	next uint64 // inode number of the next entry
+	fuse  *fuse.Server
+	root  *root
+	names *names
+	next  uint64 // inode number of the next entry
 }
 
-// New takes over the mounted FUSE file system of a /dev/fuse descriptor.
-func New(device int) (*Server, error) {
+// New takes over the mounted FUSE file system of a /dev/fuse descriptor. On the
+// connection it asks for the files that are followed.
+func New(device int, asks *net.UnixConn) (*Server, error) {
 	root := &root{}
 	attrTimeout, entryTimeout := time.Duration(0), nameTimeout
 	raw := fs.NewNodeFS(root, &fs.Options{
@@ -67,7 +69,7 @@ func New(device int) (*Server, error) {
 		return nil, fmt.Errorf("serving the FUSE file system: %w", err)
 	}
 	go server.Serve()
-	return &Server{fuse: server, root: root, next: rootInode + 1}, nil
+	return &Server{fuse: server, root: root, names: &names{conn: asks}, next: rootInode + 1}, nil
 }
 
 // Serve answers the shim until it goes away.
@@ -96,8 +98,8 @@ func (s *Server) handle(request api.Request, files []*os.File) error {
 	case request.Add != "" && len(files) == 1 && !request.Follow:
 		s.add(request.Add, &file{current: target{pin: files[0]}, passthrough: s.canPassThrough(files[0])})
 		return nil
-	case request.Add != "" && len(files) == 2 && request.Follow:
-		s.add(request.Add, &file{current: target{pin: files[0], dir: files[1], base: string(request.Base)}})
+	case request.Add != "" && len(files) == 1:
+		s.add(request.Add, &file{current: target{pin: files[0], names: s.names, entry: request.Add}})
 		return nil
 	case request.Remove != "" && len(files) == 0:
 		return s.remove(request.Remove)
