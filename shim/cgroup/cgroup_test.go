@@ -37,29 +37,6 @@ func TestPath(t *testing.T) {
 	}
 }
 
-func TestResources(t *testing.T) {
-	const guest = 512 << 20
-	limit, quota, runtime, pids := int64(1<<20), int64(50_000), int64(1), int64(10)
-	host := Resources(&specs.LinuxResources{
-		CPU:     &specs.LinuxCPU{Quota: &quota, Cpus: "0", RealtimeRuntime: &runtime},
-		Memory:  &specs.LinuxMemory{Limit: &limit},
-		Pids:    &specs.LinuxPids{Limit: &pids},
-		Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}},
-	}, guest)
-	if *host.CPU.Quota != quota || host.CPU.Cpus != "0" || host.CPU.RealtimeRuntime != nil {
-		t.Errorf("CPU %+v", host.CPU)
-	}
-	if *host.Memory.Limit != guest+vmmAllowance {
-		t.Errorf("memory limit %d", *host.Memory.Limit)
-	}
-	if host.Pids != nil || host.Devices != nil {
-		t.Errorf("the container's own limits bind the VMM: %+v", host)
-	}
-	if host := Resources(&specs.LinuxResources{}, guest); host.Memory != nil || host.CPU != nil {
-		t.Errorf("limits out of nothing: %+v", host)
-	}
-}
-
 func TestUnifiedResources(t *testing.T) {
 	number := func(n int64) *int64 { return &n }
 	period := uint64(50_000)
@@ -149,6 +126,11 @@ func TestGroup(t *testing.T) {
 	if left := groups(path); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
+	removeParents()
+}
+
+// removeParents takes away what the groups of tests are in, if it is empty.
+func removeParents() {
 	for _, dir := range groups("/msb-test") {
 		_ = os.Remove(dir)
 	}
