@@ -95,8 +95,8 @@ func DescriptorLimit() uint64 {
 
 func atMost(hard uint64) uint64 { return min(hard, maxDescriptors) }
 
-// FileServerLimits are the limits of a process that serves files: no core, and a
-// descriptor for every file that the guest has in its cache. With 0 descriptors
+// FileServerLimits are the limits of a VMM and of a process that serves files: no core,
+// and a descriptor for every file that the guest has in its cache. With 0 descriptors
 // their number is left as it is.
 func FileServerLimits(descriptors uint64) []Limit {
 	limits := []Limit{{Resource: unix.RLIMIT_CORE, Value: 0}}

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
@@ -78,12 +76,23 @@ func (p plan) jail(qemu string, files []*os.File, present func(string) bool) jai
 		Namespaces:      jail.Isolated,
 		Capabilities:    []uintptr{},
 		NoNewPrivileges: true,
-		Limits:          []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}},
+		Limits:          jail.FileServerLimits(jail.DescriptorLimit()),
 	}
 	if network := p.config.Network; network.Host || network.Namespace != nil {
 		spec.InNetwork(network.Namespace)
 	}
 	return spec
+}
+
+// serverJail is what a file server is confined to by us: it makes its own root,
+// namespaces, capabilities and filter. Where the limit of descriptors is lower than it
+// needs, it raises its own to at most 1,000,000 before (virtiofsd's --rlimit-nofile).
+func serverJail(virtiofsd string) jail.Spec {
+	return jail.Spec{
+		Program:         virtiofsd,
+		NoNewPrivileges: true,
+		Limits:          jail.FileServerLimits(jail.DescriptorLimit()),
+	}
 }
 
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }

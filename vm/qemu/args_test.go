@@ -85,6 +85,11 @@ func TestJail(t *testing.T) {
 		if spec.Capabilities == nil || len(spec.Capabilities) > 0 || !spec.NoNewPrivileges || spec.Namespaces != jail.Isolated || spec.Root.Dir != "/b/msb/vm" {
 			t.Errorf("%s: %+v", name, spec)
 		}
+		for process, limits := range map[string][]jail.Limit{"QEMU": spec.Limits, "virtiofsd": serverJail("virtiofsd").Limits} {
+			if !slices.Equal(limits, jail.FileServerLimits(jail.DescriptorLimit())) || len(limits) != 2 {
+				t.Errorf("%s: limits of %s: %v", name, process, limits)
+			}
+		}
 	}
 }
 

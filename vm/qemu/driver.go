@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
 )
 
@@ -104,6 +105,17 @@ func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error)
 	}
 	return start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()})
 }
+
+// Jail is what QEMU's process of a machine is confined to, without the descriptors of its
+// devices. The program is d.QEMU. ServerJail is what a file server's is, d.Virtiofsd, as
+// far as it does not confine itself. A test puts other programs in their places.
+func (d Driver) Jail(config vm.Config) jail.Spec {
+	config.Shares = nil // they are descriptors
+	return plan{config: config, accel: accelTCG}.jail(d.QEMU, nil, exists)
+}
+
+// ServerJail is described at Jail.
+func (d Driver) ServerJail() jail.Spec { return serverJail(d.Virtiofsd) }
 
 // accelerator chooses once per machine.
 func accelerator(ctx context.Context) string {

@@ -110,15 +110,9 @@ func serve(config vm.Config, virtiofsd string, share vm.Share, rust bool) (_ mac
 		return machine.Process{}, nil, err
 	}
 	console := config.Console.Beside(share.Tag)
-	server, err := jail.Start(jail.Spec{
-		Program: virtiofsd,
-		Args:    virtiofsdArgs(share, jail.FirstFile, rust),
-		Files:   []*os.File{listening},
-		Output:  serverConsole{console},
-		// It makes its own root, namespaces, capabilities and filter.
-		NoNewPrivileges: true,
-		Limits:          []jail.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}},
-	})
+	spec := serverJail(virtiofsd)
+	spec.Args, spec.Files, spec.Output = virtiofsdArgs(share, jail.FirstFile, rust), []*os.File{listening}, serverConsole{console}
+	server, err := jail.Start(spec)
 	if err != nil {
 		connected.Close()
 		return machine.Process{}, nil, err
