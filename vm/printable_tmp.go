@@ -1,7 +1,5 @@
 package vm
 
-import "strings"
-
 // Printable cuts a text of the guest and replaces what a terminal would act upon.
 func Printable(text string, limit int) string {
 	if len(text) > limit {
@@ -9,6 +7,3 @@ func Printable(text string, limit int) string {
 	}
 	return printable([]byte(text))
 }
-
-// Quote is the tail for messages.
-func (c *Console) Quote() string { return strings.Join(c.Tail(), " | ") }

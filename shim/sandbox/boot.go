@@ -130,6 +130,7 @@ func (s *Sandbox) connect(ctx context.Context) (err error) {
 		return err
 	}
 	s.undo.Add(s.Guest.Close)
+	go s.Sockets.ServeAll(context.WithoutCancel(ctx), s.machine.Accept)
 	err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.config.Users)})
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
@@ -147,5 +148,5 @@ func (s *Sandbox) explain(err error, console *vm.Console) error {
 		}
 	case <-time.After(deathNotice):
 	}
-	return fmt.Errorf("%w; the last lines of its console: %s", err, console.Quote())
+	return fmt.Errorf("%w; the last lines of its console: %s", err, console.Last())
 }
