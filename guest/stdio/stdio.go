@@ -1,6 +1,7 @@
 // Package stdio joins the standard streams of processes in the guest, which
 // containerd's task service reads from and writes to FIFOs, with the byte
-// streams from the host. A stream has one direction; closing it ends it.
+// streams from the host. A stream has one direction. Input comes in frames, of
+// which one is its end (api.ReceiveInput); closing the stream ends output.
 package stdio
 
 import (
@@ -21,8 +22,8 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
-// chunk is the most that one read takes, in bytes: every wake-up costs the same,
-// so each should move much.
+// chunk is the most output that one read takes, in bytes: every wake-up costs the
+// same, so each should move much.
 const chunk = 256 << 10
 
 // Streams are the standard streams that are open.
@@ -35,7 +36,7 @@ type Streams struct {
 func New() *Streams { return &Streams{open: make(map[string]io.Closer)} }
 
 // Join makes the FIFO of a stream, tells the host that it is there, and copies
-// until one side ends. It owns conn.
+// until one side ends; the FIFO goes then. It owns conn.
 func (s *Streams) Join(ctx context.Context, conn net.Conn, stream *api.StdioStream) {
 	defer conn.Close()
 	pipe, err := s.add(ctx, stream)
@@ -48,7 +49,7 @@ func (s *Streams) Join(ctx context.Context, conn net.Conn, stream *api.StdioStre
 	}
 	defer s.Close(stream.Id)
 	if stream.Direction == api.StdioStream_INPUT {
-		_, err = io.CopyBuffer(pipe, onlyReader{conn}, make([]byte, chunk))
+		err = api.ReceiveInput(pipe, conn)
 	} else {
 		// The host never sends on an output stream: what ends the read is that
 		// it gave the stream up.

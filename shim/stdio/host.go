@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -135,36 +134,4 @@ func openProgram(ctx context.Context, id string, uri *url.URL, terminal bool) (s
 		s.stderr = writer{ends.Stderr}
 	}
 	return s, nil
-}
-
-// input is a process's stdin on the host.
-type input struct {
-	reader *once
-	keeper *once // a writer of our own, so that the input does not end before CloseStdin
-}
-
-func openInput(path string) (*input, error) {
-	reader, err := openFIFO(path, unix.O_RDONLY)
-	if err != nil {
-		return nil, wrap("stdin", path, err)
-	}
-	keeper, err := openFIFO(path, unix.O_WRONLY)
-	if err != nil {
-		reader.Close()
-		return nil, wrap("stdin", path, err)
-	}
-	return &input{reader, keeper}, nil
-}
-
-// copyTo copies until the input ends, and ends the stream then.
-func (i *input) copyTo(conn net.Conn) {
-	_, _ = io.CopyBuffer(conn, onlyReader{i.reader}, make([]byte, chunk))
-	conn.Close()
-}
-
-func (i *input) release() { i.keeper.Close() }
-
-func (i *input) close() {
-	i.reader.Close()
-	i.keeper.Close()
 }

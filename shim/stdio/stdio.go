@@ -28,7 +28,10 @@ const (
 	idle = 2 * time.Second
 	// longest bounds the wait for output all the same: a hostile guest may send
 	// a byte now and then, for ever.
-	longest = time.Minute
+	longest = 20 * time.Second
+	// farewell is how long Close waits for streams whose other end does not take
+	// their end.
+	farewell = time.Second
 )
 
 // Config names a process's streams on the host, as in a task request. An empty
@@ -43,20 +46,22 @@ type Dialer interface {
 	Dial(context.Context, *api.StreamHeader) (net.Conn, error)
 }
 
-// Streams are the open standard streams of one process.
+// Streams are the open standard streams of one process. All methods may be called
+// at the same time.
 type Streams struct {
 	// Stdin, Stdout and Stderr are the FIFOs in the guest, empty where the
 	// configuration was.
 	Stdin, Stdout, Stderr string
 
-	ids        []string
-	startInput func() error // nil without stdin
-	input      *input       // nil until StartInput
-	conns      []net.Conn
-	sinks      []io.Closer
-	output     sync.WaitGroup
-	moved      atomic.Int64 // bytes of output so far
-	close      sync.Once
+	// Set by Open and not changed after it.
+	ids   []string
+	input *input // nil without stdin
+	conns []net.Conn
+	sinks []io.Closer
+
+	output sync.WaitGroup // copies of output
+	moved  atomic.Int64   // bytes of output so far
+	close  sync.Once
 }
 
 // Open opens the streams on both sides and copies output from then on; input
@@ -79,13 +84,7 @@ func Open(ctx context.Context, dialer Dialer, id string, config Config) (_ *Stre
 		if err != nil {
 			return nil, err
 		}
-		s.Stdin = path
-		s.startInput = func() (err error) {
-			if s.input, err = openInput(config.Stdin); err == nil {
-				go s.input.copyTo(conn)
-			}
-			return err
-		}
+		s.Stdin, s.input = path, &input{path: config.Stdin, conn: conn}
 	}
 	for _, out := range []struct {
 		sink io.Writer
@@ -145,21 +144,23 @@ func (c counter) Write(p []byte) (int, error) {
 // onlyReader hides WriteTo, so that io.CopyBuffer uses its buffer.
 type onlyReader struct{ io.Reader }
 
-// StartInput opens the client's end of stdin. It is called when the guest's task
-// service has opened its end: a client that is at the end of its input says so
-// by CloseIO as soon as somebody reads, and that must not come too early.
+// StartInput opens the client's end of stdin, if there is one. It is called when
+// the guest's task service has opened its end: a client that is at the end of its
+// input says so by CloseIO as soon as somebody reads, and that must not come too
+// early. A second call does nothing; one after Close is ErrFailedPrecondition.
 func (s *Streams) StartInput() error {
-	if s.startInput == nil {
+	if s.input == nil {
 		return nil
 	}
-	return s.startInput()
+	return s.input.start()
 }
 
 // IDs are the ids of the streams in the guest.
 func (s *Streams) IDs() []string { return s.ids }
 
 // CloseStdin lets the process see the end of its input once the client has
-// closed it too: it is the shim's own writer that keeps it open until then.
+// closed it too: it is the shim's own writer that keeps it open until then. It
+// may come before StartInput, and holds from that on.
 func (s *Streams) CloseStdin() {
 	if s.input != nil {
 		s.input.release()
@@ -196,7 +197,10 @@ func (s *Streams) Drain(ctx context.Context) {
 	}
 }
 
-// Close ends every stream. No byte is handed over after it returns.
+// Close ends every stream. When it returns, the client's files are closed and no
+// byte is handed over to them any more. It waits about a second for a guest that
+// does not let go of its ends; what then still waits for the guest, a goroutine
+// or two for each stream, ends with the machine.
 func (s *Streams) Close() {
 	s.close.Do(func() {
 		if s.input != nil {
@@ -204,7 +208,7 @@ func (s *Streams) Close() {
 		}
 		var errs []error
 		for _, conn := range s.conns {
-			errs = append(errs, conn.SetDeadline(time.Unix(1, 0)), conn.Close())
+			errs = append(errs, conn.SetDeadline(time.Unix(1, 0)))
 		}
 		for _, sink := range s.sinks {
 			errs = append(errs, sink.Close())
@@ -212,8 +216,32 @@ func (s *Streams) Close() {
 		if err := errors.Join(errs...); err != nil {
 			log.L.WithError(err).Debug("closing stdio streams")
 		}
+		s.leave()
 	})
-	s.output.Wait()
+}
+
+// leave closes the streams to the guest, whose deadlines have passed, and waits
+// for the copies. No deadline holds for what a stream says of itself (its end,
+// its window): that waits for as long as the guest does not read at all.
+func (s *Streams) leave() {
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		var closing sync.WaitGroup
+		for _, conn := range s.conns {
+			closing.Go(func() { _ = conn.Close() })
+		}
+		closing.Wait()
+		s.output.Wait()
+		if s.input != nil {
+			s.input.copies.Wait()
+		}
+	}()
+	select {
+	case <-left:
+	case <-time.After(farewell):
+		log.L.Debug("the guest does not take the end of stdio streams")
+	}
 }
 
 func wrap(stream, path string, err error) error {

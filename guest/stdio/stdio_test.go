@@ -1,0 +1,181 @@
+package stdio
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// inside marks the test's program when it runs in a mount namespace of its own.
+const inside = "MSB_TEST_INSIDE"
+
+// TestMain runs the tests where /run is empty, as it is in the guest: the FIFOs
+// have their places there, and are opened by threads of every kind.
+func TestMain(m *testing.M) {
+	if os.Getenv(inside) != "" {
+		err := errors.Join(
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "these tests mount and need root:", err)
+		os.Exit(1)
+	}
+}
+
+// patience is how long a test waits for what must come.
+const patience = time.Minute
+
+// connection returns both ends of one.
+func connection(t *testing.T) (host, guest net.Conn) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range pair {
+		file := os.NewFile(uintptr(fd), "stream")
+		if ends[i], err = net.FileConn(file); err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+		t.Cleanup(func() { ends[i].Close() })
+	}
+	return ends[0], ends[1]
+}
+
+// join opens a stream, and tells when it has ended on the guest's side.
+func join(t *testing.T, streams *Streams, id string, direction api.StdioStream_Direction) (host net.Conn, ended <-chan struct{}) {
+	t.Helper()
+	host, guest := connection(t)
+	done := make(chan struct{})
+	stream := &api.StdioStream{Id: id, Direction: direction}
+	go func() {
+		defer close(done)
+		header, err := api.AcceptStream(guest)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		streams.Join(t.Context(), guest, header.GetStdio())
+	}()
+	if err := api.OpenStream(host, &api.StreamHeader{Purpose: &api.StreamHeader_Stdio{Stdio: stream}}); err != nil {
+		t.Fatal(err)
+	}
+	return host, done
+}
+
+// process opens the FIFO of a stream as the task service does.
+func process(t *testing.T, id string, flags int) *os.File {
+	t.Helper()
+	file, err := os.OpenFile(api.StdioPath(id), flags, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return file
+}
+
+func mustEnd(t *testing.T, what string, ended <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatalf("%s does not end", what)
+	}
+}
+
+func gone(t *testing.T, id string) {
+	t.Helper()
+	if _, err := os.Lstat(api.StdioPath(id)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the FIFO is left: %v", err)
+	}
+}
+
+// The process sees the end of its input though the host keeps the stream open.
+func TestInput(t *testing.T) {
+	host, ended := join(t, New(), "in", api.StdioStream_INPUT)
+	stdin := process(t, "in", os.O_RDONLY)
+	const size = 1 << 20
+	sent := make(chan error, 1)
+	go func() { sent <- api.SendInput(host, strings.NewReader(strings.Repeat("x", size))) }()
+	got, err := io.ReadAll(stdin)
+	if err != nil || len(got) != size {
+		t.Errorf("the process read %d bytes, %v", len(got), err)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	mustEnd(t, "the stream", ended)
+	gone(t, "in")
+}
+
+// A host that gives the stream up ends the process's input, too.
+func TestInputBreaksOff(t *testing.T) {
+	host, ended := join(t, New(), "in", api.StdioStream_INPUT)
+	stdin := process(t, "in", os.O_RDONLY)
+	host.Close()
+	if got, err := io.ReadAll(stdin); err != nil || len(got) != 0 {
+		t.Errorf("the process read %q, %v", got, err)
+	}
+	mustEnd(t, "the stream", ended)
+	gone(t, "in")
+}
+
+// A process that closes its stdin ends the stream, which the host sees.
+func TestProcessClosesStdin(t *testing.T) {
+	host, ended := join(t, New(), "in", api.StdioStream_INPUT)
+	process(t, "in", os.O_RDONLY).Close()
+	go func() { _ = api.SendInput(host, strings.NewReader("x")) }()
+	mustEnd(t, "the stream", ended)
+	if _, err := host.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the host reads %v", err)
+	}
+	gone(t, "in")
+}
+
+func TestOutput(t *testing.T) {
+	host, ended := join(t, New(), "out", api.StdioStream_OUTPUT)
+	stdout := process(t, "out", os.O_WRONLY)
+	if _, err := stdout.WriteString("hello"); err != nil {
+		t.Fatal(err)
+	}
+	stdout.Close()
+	if got, err := io.ReadAll(host); err != nil || string(got) != "hello" {
+		t.Errorf("the host read %q, %v", got, err)
+	}
+	mustEnd(t, "the stream", ended)
+	gone(t, "out")
+}
+
+// A stream is closed by the host's word as well, whatever its process does.
+func TestClose(t *testing.T) {
+	streams := New()
+	_, ended := join(t, streams, "out", api.StdioStream_OUTPUT)
+	process(t, "out", os.O_WRONLY)
+	streams.Close("out")
+	streams.Close("out")
+	mustEnd(t, "the stream", ended)
+	gone(t, "out")
+}
