@@ -6,6 +6,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
 )
 
 const (
@@ -24,17 +28,21 @@ type Console struct {
 	now  func() time.Time
 
 	mu      sync.Mutex
-	partial []byte   // guarded by mu
-	tail    []string // guarded by mu
-	budget  float64  // lines that may be forwarded now; guarded by mu
-	refill  time.Time
-	dropped int
+	partial []byte      // the line that is not finished, cut; guarded by mu
+	tail    ring        // the last lines, as they came but cut; guarded by mu
+	gate    *flood.Gate // guarded by mu
+}
+
+// A ring holds the last lines, of which the next takes the oldest one's place.
+type ring struct {
+	lines [consoleTail][]byte
+	next  int
 }
 
 // NewConsole returns a Console that hands each line to the given function,
 // which must not block.
 func NewConsole(line func(string)) *Console {
-	return &Console{line: line, now: time.Now, budget: consoleBurst, refill: time.Now()}
+	return &Console{line: line, now: time.Now, gate: flood.NewGate(consoleBurst, consolePerSecond)}
 }
 
 // Beside returns a Console for a helper of the VMM: its lines go where c's go,
@@ -47,7 +55,7 @@ func (c *Console) Beside(name string) *Console {
 func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := len(p)
+	n, now := len(p), c.now()
 	for len(p) > 0 {
 		end := bytes.IndexByte(p, '\n')
 		if end < 0 {
@@ -55,7 +63,7 @@ func (c *Console) Write(p []byte) (int, error) {
 			break
 		}
 		c.keep(p[:end])
-		c.flush()
+		c.flush(now)
 		p = p[end+1:]
 	}
 	return n, nil
@@ -65,11 +73,18 @@ func (c *Console) Write(p []byte) (int, error) {
 func (c *Console) Tail() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	lines := append([]string(nil), c.tail...)
-	if last := printable(c.partial); last != "" {
-		lines = append(lines, last)
+	var lines []string
+	for i := range consoleTail {
+		lines = appendLine(lines, c.tail.lines[(c.tail.next+i)%consoleTail])
 	}
-	return lines
+	return appendLine(lines, c.partial)
+}
+
+func appendLine(lines []string, line []byte) []string {
+	if !visible(line) {
+		return lines
+	}
+	return append(lines, Printable(string(line), consoleLine))
 }
 
 // Last is the Tail in one line, for a message.
@@ -81,49 +96,68 @@ func (c *Console) Last() string {
 	return strings.Join(lines, " | ")
 }
 
+// keep adds to the unfinished line. It keeps one byte more than is shown, which
+// tells that the line was cut.
 func (c *Console) keep(p []byte) {
-	if room := consoleLine - len(c.partial); len(p) > room {
-		p = p[:room]
-	}
-	c.partial = append(c.partial, p...)
+	room := consoleLine + 1 - len(c.partial)
+	c.partial = append(c.partial, p[:min(room, len(p))]...)
 }
 
-func (c *Console) flush() {
-	line := printable(c.partial)
-	c.partial = c.partial[:0]
-	if line == "" {
+// flush finishes a line. In a flood that is cheap: the line changes places with the
+// tail's oldest, whose memory takes the next one, and only what is shown is made
+// printable.
+func (c *Console) flush(now time.Time) {
+	line := c.partial
+	if !visible(line) {
+		c.partial = line[:0]
 		return
 	}
-	if len(c.tail) == consoleTail {
-		c.tail = append(c.tail[:0], c.tail[1:]...)
-	}
-	c.tail = append(c.tail, line)
-	c.forward(line)
-}
-
-// forward is a token bucket: a full one holds consoleBurst lines.
-func (c *Console) forward(line string) {
-	now := c.now()
-	c.budget = min(consoleBurst, c.budget+now.Sub(c.refill).Seconds()*consolePerSecond)
-	c.refill = now
-	if c.budget < 1 {
-		c.dropped++
+	oldest := &c.tail.lines[c.tail.next]
+	*oldest, c.partial = line, (*oldest)[:0]
+	c.tail.next = (c.tail.next + 1) % consoleTail
+	dropped, ok := c.gate.Pass(now, 1)
+	if !ok {
 		return
 	}
-	if c.dropped > 0 {
-		c.line(fmt.Sprintf("(%d lines of console output dropped: the guest prints too fast)", c.dropped))
-		c.dropped = 0
+	if dropped > 0 {
+		c.line(fmt.Sprintf("(%d lines of console output dropped: the guest prints too fast)", dropped))
 	}
-	c.budget--
-	c.line(line)
+	c.line(Printable(string(line), consoleLine))
 }
 
-// printable replaces what a terminal would act upon; a log is read in one.
-func printable(p []byte) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
-			return ' '
+// visible tells whether a line shows anything.
+func visible(line []byte) bool {
+	return bytes.IndexFunc(line, func(r rune) bool { return r != ' ' && unicode.IsPrint(r) }) >= 0
+}
+
+// Printable makes one line of a text that is not the host's own, for a log or an
+// error: what a terminal would act upon is replaced by a space, and what is longer
+// than limit bytes is cut, which "…" shows. A limit is at least the 3 bytes of that.
+func Printable(text string, limit int) string {
+	const mark = "…"
+	cut := len(text) > limit
+	if cut {
+		text = whole(text, max(0, limit-len(mark)))
+	}
+	text = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
 		}
-		return r
-	}, strings.ToValidUTF8(string(p), "?")))
+		return ' '
+	}, strings.ToValidUTF8(text, "?")))
+	if cut {
+		text += mark
+	}
+	return text
+}
+
+// whole is the beginning of a longer text, of at most n bytes, that does not end
+// within a character.
+func whole(text string, n int) string {
+	for end := n; end > 0 && end > n-utf8.UTFMax; end-- {
+		if utf8.RuneStart(text[end]) {
+			return text[:end]
+		}
+	}
+	return text[:n]
 }
