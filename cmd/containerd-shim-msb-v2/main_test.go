@@ -47,11 +47,13 @@ const (
 type containerd struct {
 	t              *testing.T
 	bundle, socket string
+	directory      string // in which it starts the shim
 }
 
 func newContainerd(t *testing.T) *containerd {
 	t.Helper()
 	c := &containerd{t: t, bundle: filepath.Join(t.TempDir(), id)}
+	c.directory = c.bundle
 	c.socket = filepath.Join(filepath.Dir(c.bundle), "containerd.sock")
 	if err := errors.Join(os.Mkdir(c.bundle, 0o700), unix.Mkfifo(filepath.Join(c.bundle, "log"), 0o600)); err != nil {
 		t.Fatal(err)
@@ -67,7 +69,7 @@ func (c *containerd) shim(stdin []byte, arguments ...string) (stdout []byte, err
 	cmd := exec.CommandContext(ctx, os.Args[0], append([]string{
 		"-namespace", namespace, "-address", c.socket, "-publish-binary", "/usr/bin/containerd", "-id", id,
 	}, arguments...)...)
-	cmd.Dir = c.bundle
+	cmd.Dir = c.directory
 	cmd.Env = append(os.Environ(), asShim+"=1", "GORACE=atexit_sleep_ms=0", "GOMAXPROCS=2", "MAX_SHIM_VERSION=2",
 		"TTRPC_ADDRESS="+c.socket+".ttrpc", "GRPC_ADDRESS="+c.socket, "NAMESPACE="+namespace)
 	if stdin != nil {
@@ -206,18 +208,62 @@ func TestStartRefused(t *testing.T) {
 	}
 }
 
-// The other actions are the same for every containerd.
+// The other actions are the same for every containerd. A bundle of which nothing is
+// known is of a task that was killed.
 func TestDelete(t *testing.T) {
 	needRoot(t)
 	c := newContainerd(t)
-	stdout, err := c.shim(nil, "-bundle", c.bundle, "delete")
-	if err != nil {
+	if status := c.delete("-bundle", c.bundle, "delete"); status != 137 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// The bundle is the one that containerd names, wherever the program is started, and
+// whatever it is called; without a name it is the working directory.
+func TestDeleteNamedBundle(t *testing.T) {
+	needRoot(t)
+	c := newContainerd(t)
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.Mkdir(other, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var response taskapi.DeleteResponse
-	if err := proto.Unmarshal(stdout, &response); err != nil || response.GetExitStatus() != 137 || response.GetExitedAt() == nil {
-		t.Errorf("delete: %v, %v", &response, err)
+	for bundle, status := range map[string]uint32{c.bundle: 7, other: 9} {
+		task := fmt.Sprintf(`{"Pid":1,"Status":%d,"ExitedAt":"2026-01-02T03:04:05Z"}`, status)
+		if err := os.WriteFile(filepath.Join(bundle, "task.json"), []byte(task), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
+	for _, test := range []struct {
+		directory string
+		arguments []string
+		status    uint32
+	}{
+		{c.bundle, []string{"-bundle", c.bundle, "delete"}, 7},
+		{other, []string{"-bundle", c.bundle, "delete"}, 7},
+		{c.bundle, []string{"-bundle", other, "delete"}, 9},
+		{filepath.Dir(other), []string{"-bundle", "other", "delete"}, 9},
+		{c.bundle, []string{"delete"}, 7},
+		{other, []string{"delete"}, 9},
+	} {
+		c.directory = test.directory
+		if status := c.delete(test.arguments...); status != test.status {
+			t.Errorf("%v in %s: exit status %d, not %d", test.arguments, test.directory, status, test.status)
+		}
+	}
+}
+
+// delete cleans up a bundle and returns the exit status.
+func (c *containerd) delete(arguments ...string) (status uint32) {
+	c.t.Helper()
+	stdout, err := c.shim(nil, arguments...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var response taskapi.DeleteResponse
+	if err := proto.Unmarshal(stdout, &response); err != nil || response.GetExitedAt() == nil {
+		c.t.Errorf("delete: %v, %v", &response, err)
+	}
+	return response.GetExitStatus()
 }
 
 func TestVersion(t *testing.T) {

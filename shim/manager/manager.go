@@ -176,11 +176,10 @@ func Isolate() error {
 // task ended. The shim's mounts went with its namespace; what may be left is the VMM, the
 // control group, TAP devices, and the shim's socket.
 func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
-	cwd, err := os.Getwd()
+	bundle, err := bundleOf(ctx)
 	if err != nil {
 		return shim.StopStatus{}, err
 	}
-	bundle := filepath.Join(filepath.Dir(cwd), id)
 	logger := log.G(ctx).WithField("id", id)
 	if err := cleanUpSandbox(ctx, bundle); err != nil {
 		logger.WithError(err).Warn("cleaning up after a dead shim")
@@ -198,6 +197,18 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		logger.WithError(err).Warn("reading how the task of a dead shim ended")
 	}
 	return shim.StopStatus{Pid: int(ended.Pid), ExitStatus: int(ended.Status), ExitedAt: ended.ExitedAt}, nil
+}
+
+// bundleOf is the absolute path of the bundle that the program was called for: what
+// its argument -bundle says, or else the working directory. Every containerd gives
+// both to "delete".
+func bundleOf(ctx context.Context) (string, error) {
+	options, _ := ctx.Value(shim.OptsKey{}).(shim.Opts)
+	bundle, err := filepath.Abs(options.BundlePath)
+	if err != nil {
+		return "", fmt.Errorf("finding the bundle %q: %w", options.BundlePath, err)
+	}
+	return bundle, nil
 }
 
 // cleanUpSandbox takes away what a dead shim's sandbox has left, if the bundle is the
