@@ -148,46 +148,57 @@ func ReleaseFiles(container string) error {
 }
 
 // Remove undoes Create and lets go of the container's shares of the pool, so
-// that the host can unmount them. All data is on the host when it returns. A
-// bundle that is not there is no error.
+// that the host can unmount them. It does all of it that can be done, whatever
+// fails. Without an error all data is on the host when it returns; otherwise a
+// sentence says of which shares some is lost. A bundle that is not there is no
+// error.
 func Remove(container string, shares []string) error {
-	if err := ReleaseFiles(container); err != nil {
+	if err := api.CheckName("container id", container); err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{ReleaseFiles(container)}
 	for _, tag := range shares {
-		if err := api.CheckName("tag", tag); err != nil {
-			return err
-		}
-		errs = append(errs, releaseShare(api.SharePath(tag)))
+		errs = append(errs, releaseShare(tag))
 	}
 	if len(shares) > 0 {
-		// Drops the idle directory entries that keep the shares' mounts on the
-		// host busy; waiting for the kernel to drop them does not help.
-		if err := unix.Mount("", api.PoolPath(), "", unix.MS_REMOUNT, ""); err != nil {
-			errs = append(errs, &os.PathError{Op: "remount", Path: api.PoolPath(), Err: err})
-		}
+		errs = append(errs, forgetShares())
 	}
 	errs = append(errs, os.RemoveAll(api.BundlePath(container)))
 	return errors.Join(errs...)
 }
 
 // releaseShare writes a share's data back and unmounts the submount that the
-// kernel made for it when it was first used.
-func releaseShare(path string) error {
+// kernel made for it when it was first used. It is unmounted all the same if its
+// data cannot be written, which will not be better later.
+func releaseShare(tag string) error {
+	if err := api.CheckName("tag", tag); err != nil {
+		return err
+	}
+	path := api.SharePath(tag)
 	dir, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = syncfs(dir)
+		dir.Close()
 	}
-	err = unix.Syncfs(int(dir.Fd()))
-	dir.Close()
 	if err != nil {
-		return &os.PathError{Op: "syncfs", Path: path, Err: err}
+		err = fmt.Errorf("writing data back to share %s failed: %w: some of what the container wrote is lost", tag, err)
 	}
-	return unmount(path)
+	return errors.Join(err, unmount(path))
+}
+
+// syncfs is syncfs(2); a test has it fail.
+var syncfs = func(dir *os.File) error { return unix.Syncfs(int(dir.Fd())) }
+
+// forgetShares drops the idle directory entries that keep the shares' mounts on
+// the host busy; waiting for the kernel to drop them does not help.
+func forgetShares() error {
+	if err := unix.Mount("", api.PoolPath(), "", unix.MS_REMOUNT, ""); err != nil {
+		return &os.PathError{Op: "remount", Path: api.PoolPath(), Err: err}
+	}
+	return nil
 }
 
 // unmount is umount2(2); that nothing is mounted there is no error.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
@@ -121,6 +122,90 @@ func TestFM48BindFails(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// shares makes a container's bundle and shares in a pool, each a mount as the
+// kernel makes one on its first use.
+func shares(t *testing.T, container string, tags ...string) {
+	t.Helper()
+	err := errors.Join(
+		os.MkdirAll(api.PoolPath(), 0o700),
+		unix.Mount("tmpfs", api.PoolPath(), "tmpfs", 0, ""))
+	for _, tag := range tags {
+		err = errors.Join(err,
+			os.Mkdir(api.SharePath(tag), 0o700),
+			unix.Mount("tmpfs", api.SharePath(tag), "tmpfs", 0, ""))
+	}
+	_, createErr := Create(&api.CreateBundleRequest{Container: container, Spec: []byte("{}")})
+	if err := errors.Join(err, createErr); err != nil {
+		t.Error(err)
+	}
+}
+
+// allGone checks that nothing of a container is left but the pool.
+func allGone(t *testing.T, container string) {
+	t.Helper()
+	if got := mounts(t); len(got) != 1 || got[0] != api.PoolPath() {
+		t.Errorf("mounted: %v", got)
+	}
+	if _, err := os.Lstat(api.BundlePath(container)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the bundle is left: %v", err)
+	}
+}
+
+func TestRemoveShares(t *testing.T) {
+	inGuest(t, func(string) {
+		shares(t, "c", "rf_1", "dm_2")
+		busy, err := os.Create(filepath.Join(api.SharePath("dm_2"), "busy"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer busy.Close()
+		for range 2 {
+			if err := Remove("c", []string{"rf_1", "dm_2", "dm_unused"}); err != nil {
+				t.Error(err)
+			}
+			allGone(t, "c")
+		}
+	})
+}
+
+// A volume that is full: every share is unmounted all the same, and a sentence for
+// each that is concerned says that data is lost.
+func TestRemoveWritebackFails(t *testing.T) {
+	inGuest(t, func(string) {
+		defer func(before func(*os.File) error) { syncfs = before }(syncfs)
+		syncfs = func(dir *os.File) error {
+			if dir.Name() == api.SharePath("rf_1") {
+				return nil
+			}
+			return unix.ENOSPC
+		}
+		shares(t, "c", "dm_0", "rf_1", "dm_2")
+		err := Remove("c", []string{"dm_0", "rf_1", "dm_2"})
+		const want = "writing data back to share dm_0 failed: no space left on device: some of what the container wrote is lost\n" +
+			"writing data back to share dm_2 failed: no space left on device: some of what the container wrote is lost"
+		if !errors.Is(err, unix.ENOSPC) || err.Error() != want {
+			t.Errorf("Remove = %v", err)
+		}
+		allGone(t, "c")
+	})
+}
+
+// One thing that cannot be removed does not keep the others.
+func TestRemoveGoesOn(t *testing.T) {
+	inGuest(t, func(string) {
+		shares(t, "c", "rf_1")
+		if err := os.MkdirAll(filepath.Join(api.FilePath("c", "fm_1"), "in the way"), 0o700); err != nil {
+			t.Error(err)
+		}
+		err := Remove("c", []string{"../rf_1", "rf_1"})
+		if !errors.Is(err, unix.ENOTEMPTY) || !errdefs.IsInvalidArgument(err) {
+			t.Errorf("Remove = %v", err)
+		}
+		allGone(t, "c")
 	})
 }
 
