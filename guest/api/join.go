@@ -35,7 +35,7 @@ func Join(conn Conn, stream net.Conn) {
 	if _, err := io.CopyBuffer(onlyWriter{stream}, onlyReader{conn}, make([]byte, JoinBuffer)); err != nil {
 		breakOff(conn, stream)
 	}
-	closeWrite(stream)
+	CloseWrite(stream)
 }
 
 func breakOff(conn, stream net.Conn) {
@@ -47,8 +47,8 @@ func breakOff(conn, stream net.Conn) {
 	stream.Close()
 }
 
-// closeWrite ends one direction of a stream. One that has no such end is closed.
-func closeWrite(stream net.Conn) {
+// CloseWrite ends one direction of a stream. One that has no such end is closed.
+func CloseWrite(stream net.Conn) {
 	if stream, ok := stream.(Conn); ok {
 		_ = stream.CloseWrite()
 		return

@@ -1,7 +1,6 @@
 // Package stdio joins the standard streams of processes in the guest, which
 // containerd's task service reads from and writes to FIFOs, with the byte
-// streams from the host. A stream has one direction. Input comes in frames, of
-// which one is its end (api.ReceiveInput); closing the stream ends output.
+// streams from the host. A stream has one direction; closing it ends it.
 package stdio
 
 import (
@@ -22,7 +21,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
-// chunk is the most output that one read takes, in bytes: every wake-up costs the
+// chunk is the most that one read takes, in bytes: every wake-up costs the
 // same, so each should move much.
 const chunk = 256 << 10
 
@@ -49,7 +48,7 @@ func (s *Streams) Join(ctx context.Context, conn net.Conn, stream *api.StdioStre
 	}
 	defer s.Close(stream.Id)
 	if stream.Direction == api.StdioStream_INPUT {
-		err = api.ReceiveInput(pipe, conn)
+		_, err = io.CopyBuffer(pipe, onlyReader{conn}, make([]byte, chunk))
 	} else {
 		// The host never sends on an output stream: what ends the read is that
 		// it gave the stream up.

@@ -113,13 +113,17 @@ func gone(t *testing.T, id string) {
 	}
 }
 
-// The process sees the end of its input though the host keeps the stream open.
+// The process sees the end of its input.
 func TestInput(t *testing.T) {
 	host, ended := join(t, New(), "in", api.StdioStream_INPUT)
 	stdin := process(t, "in", os.O_RDONLY)
 	const size = 1 << 20
 	sent := make(chan error, 1)
-	go func() { sent <- api.SendInput(host, strings.NewReader(strings.Repeat("x", size))) }()
+	go func() {
+		_, err := io.WriteString(host, strings.Repeat("x", size))
+		host.Close()
+		sent <- err
+	}()
 	got, err := io.ReadAll(stdin)
 	if err != nil || len(got) != size {
 		t.Errorf("the process read %d bytes, %v", len(got), err)
@@ -147,7 +151,7 @@ func TestInputBreaksOff(t *testing.T) {
 func TestProcessClosesStdin(t *testing.T) {
 	host, ended := join(t, New(), "in", api.StdioStream_INPUT)
 	process(t, "in", os.O_RDONLY).Close()
-	go func() { _ = api.SendInput(host, strings.NewReader("x")) }()
+	go func() { _, _ = io.WriteString(host, "x") }()
 	mustEnd(t, "the stream", ended)
 	if _, err := host.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the host reads %v", err)

@@ -2,14 +2,13 @@ package events
 
 import (
 	"context"
-	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/log"
-	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
 )
 
 // A Source sends the guest's events in their order.
@@ -76,10 +75,10 @@ func record(event *api.Event, recorder Recorder) bool {
 
 // Of events that a guest may repeat, for each container.
 const (
-	repeatBurst = 10
-	repeatEvery = time.Second
+	repeatBurst     = 10
+	repeatPerSecond = 1
 )
 
-// NewLimiter bounds how often what a guest may repeat about a container goes to
-// containerd: a few times at once, and then once in a while.
-func NewLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(repeatEvery), repeatBurst) }
+// NewGate bounds how often what a guest may repeat about a container goes to containerd: a
+// few times at once, and then once a second.
+func NewGate() *flood.Gate { return flood.NewGate(repeatBurst, repeatPerSecond) }

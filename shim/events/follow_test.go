@@ -77,24 +77,21 @@ func TestFollow(t *testing.T) {
 }
 
 // What a guest repeats goes out a few times, and then once a second.
-func TestLimiter(t *testing.T) {
-	limiter := NewLimiter()
-	now := time.Now()
-	allowed := 0
-	for range 50_000 {
-		if limiter.AllowN(now, 1) {
-			allowed++
-		}
-	}
-	for range 30 {
-		now = now.Add(time.Second)
-		for range 1000 {
-			if limiter.AllowN(now, 1) {
+func TestGate(t *testing.T) {
+	gate, now, allowed := NewGate(), time.Now(), 0
+	pass := func(times int) {
+		for range times {
+			if _, ok := gate.Pass(now, 1); ok {
 				allowed++
 			}
 		}
 	}
-	if want := repeatBurst + 30; allowed != want {
+	pass(50_000)
+	for range 30 {
+		now = now.Add(time.Second)
+		pass(1000)
+	}
+	if want := repeatBurst + 30*repeatPerSecond; allowed != want {
 		t.Errorf("%d of 80,000 went out, want %d", allowed, want)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
+	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
@@ -31,6 +32,7 @@ func Register(hooks hook.Runner, began time.Time) {
 		ID:       "task",
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
+			journal.Bound(log.L.Logger)
 			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
 			if err != nil {
 				return nil, err

@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
@@ -77,31 +76,25 @@ func (v *valve) Close() error {
 // A machine has the real multiplexer between shim and agent, and an agent that
 // accepts every stream and does nothing more with it.
 type machine struct {
-	host, guest *yamux.Session
+	host, guest *mux.Session
 	valve       *valve
-	peers       []*yamux.Stream
+	peers       []*mux.Stream
 }
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	hostEnd, guestEnd := net.Pipe()
 	m := &machine{valve: &valve{Conn: guestEnd, stopped: make(chan struct{}), gone: make(chan struct{})}}
-	var err error
-	if m.host, err = yamux.Client(hostEnd, mux.Config()); err != nil {
-		t.Fatal(err)
-	}
-	if m.guest, err = yamux.Server(m.valve, mux.Config()); err != nil {
-		t.Fatal(err)
-	}
+	m.host, m.guest = mux.Host(hostEnd), mux.Guest(m.valve)
 	return m
 }
 
 func (m *machine) Dial(context.Context, *api.StreamHeader) (net.Conn, error) {
-	conn, err := m.host.OpenStream()
+	conn, err := m.host.Open()
 	if err != nil {
 		return nil, err
 	}
-	peer, err := m.guest.AcceptStream()
+	peer, err := m.guest.AcceptContext(context.Background())
 	m.peers = append(m.peers, peer)
 	return conn, err
 }

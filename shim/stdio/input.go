@@ -2,6 +2,7 @@ package stdio
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"sync"
 
@@ -68,9 +69,10 @@ func (i *input) start() error {
 // copy sends the input and its end. Nobody reads the FIFO then, which its writers
 // see.
 func (i *input) copy(reader, keeper *once) {
-	if err := api.SendInput(i.conn, reader); err != nil {
+	if _, err := io.CopyBuffer(i.conn, onlyReader{reader}, make([]byte, chunk)); err != nil {
 		log.L.WithError(err).Debug("an input stream broke off")
 	}
+	api.CloseWrite(i.conn)
 	reader.Close()
 	keeper.Close()
 }

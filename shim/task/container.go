@@ -5,10 +5,10 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/api/types"
-	"golang.org/x/time/rate"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -29,7 +29,7 @@ type container struct {
 	cancel  context.CancelFunc // ends its creation
 	settled chan struct{}      // closed when its creation is over, however
 	removal chan struct{}      // has room for one: who ends or deletes it
-	oom     *rate.Limiter      // of events that memory ran out
+	oom     *flood.Gate        // of events that memory ran out; the guest's events come one at a time
 
 	mu        sync.Mutex
 	created   bool                // the guest has it; guarded by mu
@@ -48,7 +48,7 @@ func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.Cance
 	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
 	return &container{
 		service: s, id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
-		cancel: cancel, settled: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewLimiter(),
+		cancel: cancel, settled: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewGate(),
 		processes: map[string]*process{"": newProcess("", config)},
 	}
 }

@@ -36,7 +36,11 @@ func (s *Service) Exited(containerID, id string, status uint32) {
 
 // OutOfMemory implements events.Recorder.
 func (s *Service) OutOfMemory(containerID string) {
-	if c, err := s.container(containerID); err == nil && c.oom.Allow() {
+	c, err := s.container(containerID)
+	if err != nil {
+		return
+	}
+	if _, ok := c.oom.Pass(time.Now(), 1); ok {
 		s.Events.Publish(&eventsapi.TaskOOM{ContainerID: containerID})
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
 )
 
 // slack is what a hostile guest may make the host's memory grow by in all.
@@ -104,23 +106,27 @@ func opens(first uint32, n int) (frames []byte) {
 // time in which the guest stood still.
 func TestKeepAlives(t *testing.T) {
 	now := time.Now()
-	bucket := newBucket(func() time.Time { return now })
+	gate := flood.NewGate(KeepAliveBurst, KeepAlivesPerSecond)
+	take := func() bool {
+		_, ok := gate.Pass(now, 1)
+		return ok
+	}
 	for second := range 100_000 {
-		if !bucket.take() {
+		if !take() {
 			t.Fatalf("refused after %d s", second)
 		}
 		now = now.Add(time.Second)
 	}
 	now = now.Add(time.Hour)
 	taken := 0
-	for bucket.take() {
+	for take() {
 		taken++
 	}
 	if taken != KeepAliveBurst {
 		t.Errorf("%d at once, want %d", taken, KeepAliveBurst)
 	}
 	now = now.Add(time.Second)
-	for taken = 0; bucket.take(); {
+	for taken = 0; take(); {
 		taken++
 	}
 	if taken != KeepAlivesPerSecond {

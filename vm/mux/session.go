@@ -10,6 +10,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
 )
 
 // A Session is one end of the connection that carries the streams. It implements
@@ -235,7 +237,7 @@ func (s *Session) write(batch []byte) error {
 // so two sides that both write cannot wait for each other.
 func (s *Session) receive() {
 	in := bufio.NewReader(s.conn)
-	keepAlives := newBucket(s.now)
+	keepAlives := flood.NewGate(KeepAliveBurst, KeepAlivesPerSecond)
 	var header [FrameSize]byte
 	for {
 		_, err := io.ReadFull(in, header[:])
@@ -254,12 +256,12 @@ func (s *Session) receive() {
 	}
 }
 
-func (s *Session) handle(frame Frame, in *bufio.Reader, keepAlives *bucket) error {
+func (s *Session) handle(frame Frame, in *bufio.Reader, keepAlives *flood.Gate) error {
 	switch frame.Kind {
 	case FrameData:
 		return s.receiveData(frame, in)
 	case FrameKeepAlive:
-		if !keepAlives.take() {
+		if _, ok := keepAlives.Pass(s.now(), 1); !ok {
 			return s.violation("sent more than %d keep-alives a second", KeepAlivesPerSecond)
 		}
 		return nil
