@@ -185,6 +185,7 @@ func TestExecs(t *testing.T) {
 	if status := h.wait("c", "b"); status != 137 {
 		t.Errorf("exit status %d of an exec whose container ended", status)
 	}
+	h.wait("c", "")
 	response, err := h.delete("c", "")
 	if err != nil || response.ExitStatus != 3 || response.Pid != pids.Processes[0].Pid {
 		t.Errorf("Delete = %v, %v", response, err)

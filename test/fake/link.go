@@ -20,10 +20,14 @@ func newLink() *link {
 	return &link{host: mux.Host(hostEnd), guest: mux.Guest(wire), wire: wire}
 }
 
-func (l *link) dial() (net.Conn, error) { return l.host.Open() }
+func (l *link) dial() (net.Conn, error) { return conn(l.host.Open()) }
 
 func (l *link) accept(ctx context.Context) (net.Conn, error) {
-	stream, err := l.host.AcceptContext(ctx)
+	return conn(l.host.AcceptContext(ctx))
+}
+
+// conn is a stream as an interface, which is nil when there is none.
+func conn(stream *mux.Stream, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +38,7 @@ func (l *link) broken() <-chan struct{} { return l.host.Done() }
 func (l *link) cause() error            { return l.host.Err() }
 
 func (l *link) guestAccept() (net.Conn, error) { return l.guest.Accept() }
-func (l *link) guestOpen() (net.Conn, error)   { return l.guest.Open() }
+func (l *link) guestOpen() (net.Conn, error)   { return conn(l.guest.Open()) }
 
 func (l *link) close() {
 	l.wire.Close() // first: it may hold up the guest's session

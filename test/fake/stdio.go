@@ -45,7 +45,7 @@ func (s *streams) add(stream *api.StdioStream, conn net.Conn) (func(net.Conn), e
 			s.close(stream.Id)
 		}, nil
 	}
-	s.outputs[stream.Id] = &output{conn: conn, end: func() { go s.remove(stream.Id)() }}
+	s.outputs[stream.Id] = &output{conn: conn, end: func() { s.close(stream.Id) }}
 	return func(net.Conn) {
 		// The host sends nothing: the end of this is that it gave the stream up.
 		_, _ = io.Copy(io.Discard, conn)
@@ -57,24 +57,18 @@ func (s *streams) add(stream *api.StdioStream, conn net.Conn) (func(net.Conn), e
 // is framed is known here only.
 func copyInput(in io.Writer, stream net.Conn) { _, _ = io.Copy(in, stream) }
 
-// close ends a stream; one that is not open is passed over. It waits until the host
-// takes the news.
-func (s *streams) close(id string) { s.remove(id)() }
-
-// remove forgets a stream, and returns what ends it.
-func (s *streams) remove(id string) func() {
+// close ends a stream; one that is not open is passed over.
+func (s *streams) close(id string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	in, out := s.inputs[id], s.outputs[id]
 	delete(s.inputs, id)
 	delete(s.outputs, id)
-	return func() {
-		if in != nil {
-			in.end()
-		}
-		if out != nil {
-			out.conn.Close()
-		}
+	s.mu.Unlock()
+	if in != nil {
+		in.end()
+	}
+	if out != nil {
+		out.conn.Close()
 	}
 }
 
@@ -154,7 +148,7 @@ func (in *input) close(which *bool) {
 // An output is a stdout or a stderr.
 type output struct {
 	conn net.Conn
-	end  func() // tells the host that no more comes, without waiting for it
+	end  func() // tells the host that no more comes
 }
 
 // Write implements io.Writer. With nil the output goes nowhere.
