@@ -37,6 +37,8 @@ type Platform struct {
 	BootTimeout time.Duration
 	// Budgets are how long the guest may take for a call.
 	Budgets guest.Budgets
+	// OpenNetwork joins the network namespace at a path, or a new one if it is empty.
+	OpenNetwork func(path string) (Network, error)
 	// Placeholder starts a process, from the kit, with a root and in a network namespace;
 	// nil means the host's.
 	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)
@@ -47,7 +49,7 @@ type Platform struct {
 func PlatformOf(config config.Config) Platform {
 	return Platform{
 		Kit: config.Kit, Drivers: drivers(config), BootTimeout: time.Duration(config.VM.BootTimeout),
-		Budgets: guest.DefaultBudgets, Placeholder: startPlaceholder,
+		Budgets: guest.DefaultBudgets, OpenNetwork: openNetwork, Placeholder: startPlaceholder,
 	}
 }
 

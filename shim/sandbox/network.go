@@ -12,10 +12,29 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
 )
 
+// A Network joins a network namespace of the host with the VM; see network.Network.
+type Network interface {
+	VM() vm.Network
+	Follow(context.Context, network.Guest) error
+	Sync(context.Context, network.Guest) error
+	Close() error
+}
+
+var _ Network = (*network.Network)(nil)
+
+// openNetwork is a Platform's OpenNetwork.
+func openNetwork(path string) (Network, error) {
+	joined, err := network.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return joined, nil
+}
+
 // A hostNetwork is the host's end of the network that a VM has.
 type hostNetwork struct {
 	vm     vm.Network
-	joined *network.Network // nil with the host's network
+	joined Network // nil with the host's network
 }
 
 // openNetwork makes the host's end.
@@ -23,7 +42,7 @@ func (p *Prepared) openNetwork() (hostNetwork, error) {
 	if p.config.Network.Host {
 		return hostNetwork{vm: vm.Network{Host: true}}, nil
 	}
-	joined, err := network.Open(p.config.Network.Path)
+	joined, err := p.platform.OpenNetwork(p.config.Network.Path)
 	if err != nil {
 		return hostNetwork{}, err
 	}
@@ -40,7 +59,7 @@ func (s *Sandbox) connectNetwork(ctx context.Context, driver vm.Driver) error {
 	if err := s.network.joined.Follow(context.WithoutCancel(ctx), s.Guest); err != nil {
 		return err
 	}
-	if s.config.Pod {
+	if s.config.Pod && s.network.vm.Namespace != nil {
 		s.openLoopback(ctx)
 	}
 	return s.SyncNetwork(ctx)
