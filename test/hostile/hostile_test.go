@@ -1,6 +1,11 @@
-// Package hostile runs an intruder's program in the place of the VMM: who owns
-// the guest owns the VMM, so the jail must hold against the VMM itself. Every
-// measure is switched off once, to see that it is the one that holds.
+// Package hostile runs an intruder's program in the place of each process of a VM that
+// works for the guest: who owns the guest owns its VMM, and may own what that talks to,
+// so the jails must hold against these processes themselves. Every measure is switched
+// off once, to see that it is the one that holds.
+//
+// The places are that of msb-krun (this file), msb-shield, QEMU and virtiofsd. The last
+// two confine themselves further (qemu(1), -sandbox; virtiofsd(1)): what is tried there is
+// what is ours.
 package hostile
 
 import (
@@ -12,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -38,7 +42,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	removeInstalled()
+	os.Exit(code)
 }
 
 // A measure is one part of the confinement.
@@ -55,38 +61,61 @@ const (
 	readOnlyShare   measure = "read-only share"
 	readOnlyImage   measure = "read-only disk"
 	noDevices       measure = "nodev"
+	noPrivileges    measure = "no_new_privs"
 )
 
-func TestFM50FM54Intruder(t *testing.T) {
+// A place is a process of a VM that the intruder has taken over.
+type place struct {
+	name string
+	// cooperates says that the process enters its jail by itself (jail.Enter).
+	cooperates bool
+	attempts   []attempt
+	// stage makes a sandbox and a host, without some of the measures.
+	stage func(t *testing.T, without map[measure]bool) scene
+}
+
+var (
+	vmm        = &place{"msb-krun", true, vmmAttempts, stageVMM}
+	shielding  = &place{"msb-shield", true, shieldAttempts(), stageShield}
+	qemuVMM    = &place{"QEMU", false, qemuAttempts(), stageQEMU}
+	fileServer = &place{"virtiofsd", false, serverAttempts(), stageServer}
+
+	places = []*place{vmm, shielding, qemuVMM, fileServer}
+)
+
+func TestFM50FM54Intruder(t *testing.T) { intrude(t, vmm) }
+
+// intrude tries all attempts of a place, and then each of them without the measures that
+// stop it.
+func intrude(t *testing.T, p *place) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test mounts: run it as root")
 	}
 	t.Run("all measures on", func(t *testing.T) {
-		outcomes := attack(t, nil)
+		outcomes := attack(t, p, nil)
 		table := new(strings.Builder)
 		w := tabwriter.NewWriter(table, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "ATTEMPT\tSTOPPED BY\tANSWER")
 		for i, outcome := range outcomes {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", outcome.Attempt, join(attempts[i].measures), cmp.Or(outcome.Refused, "SUCCEEDED"))
+			fmt.Fprintf(w, "%s\t%s\t%s\n", outcome.Attempt, join(p.attempts[i].measures), cmp.Or(outcome.Refused, "SUCCEEDED"))
 			if outcome.Refused == "" {
 				t.Errorf("%s: succeeded", outcome.Attempt)
 			}
 		}
 		w.Flush()
-		t.Log("\n" + table.String())
+		t.Logf("in the place of %s\n%s", p.name, table)
 	})
 	tried := make(map[string]bool)
-	for _, each := range attempts {
+	for _, each := range p.attempts {
 		off := each.measures
 		if tried[join(off)] {
 			continue
 		}
 		tried[join(off)] = true
 		t.Run("without "+join(off), func(t *testing.T) {
-			outcomes := attack(t, off)
-			for i, attempt := range attempts {
-				if slices.Equal(attempt.measures, off) && outcomes[i].Refused != "" {
-					t.Errorf("%s: still refused, so something else stops it, or the attack is none: %s", attempt.name, outcomes[i].Refused)
+			for _, outcome := range attack(t, p, off) {
+				if outcome.Refused != "" {
+					t.Errorf("%s: still refused, so something else stops it, or the attack is none: %s", outcome.Attempt, outcome.Refused)
 				}
 			}
 		})
@@ -101,22 +130,20 @@ func join(measures []measure) string {
 	return strings.Join(words, ", ")
 }
 
-// attack runs the payload in the VMM's jail, some measures switched off.
-func attack(t *testing.T, off []measure) []Outcome {
+// attack runs the payload in the jail of a place, some measures switched off. Then it
+// makes those attempts only that these measures stop: the others would be at the host.
+func attack(t *testing.T, p *place, off []measure) []Outcome {
 	t.Helper()
 	without := make(map[measure]bool)
 	for _, m := range off {
 		without[m] = true
 	}
-	s := stage(t, without)
+	s := p.stage(t, without)
 	var output bytes.Buffer
 	spec := s.spec
-	spec.Output = &output
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec.Program, spec.Args = self, []string{payloadArgument}
+	spec.Output, spec.Args = &output, []string{payloadArgument}
+	s.targets.Place, s.targets.Off = p.name, off
+	var err error
 	if spec.Input, err = json.Marshal(s.targets); err != nil {
 		t.Fatal(err)
 	}
@@ -143,18 +170,33 @@ type scene struct {
 	targets Targets
 }
 
-func stage(t *testing.T, without map[measure]bool) scene {
+// self is this test's program.
+func self(t *testing.T) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// made makes a file, and the directory that it is in.
+func made(t *testing.T, path, content string, mode os.FileMode) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func stageVMM(t *testing.T, without map[measure]bool) scene {
 	t.Helper()
 	dir := t.TempDir()
 	made := func(path, content string, mode os.FileMode) string {
-		path = filepath.Join(dir, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), mode); err != nil {
-			t.Fatal(err)
-		}
-		return path
+		return made(t, filepath.Join(dir, path), content, mode)
 	}
 	secret := made("host/secret", "secret", 0o600)
 	made("share/program", string(exitProgram), 0o755)
@@ -190,7 +232,7 @@ func stage(t *testing.T, without map[measure]bool) scene {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { agent.Close() })
-	s := scene{spec: krun.Driver{}.Jail(config), targets: attackable(t, dir, secret)}
+	s := scene{spec: krun.Driver{Program: self(t)}.Jail(config), targets: attackable(t, dir, secret)}
 	s.targets.Other = filepath.Join(dir, "other", "files", foreign.Tag, "foreign")
 	s.targets.Writable = filepath.Join("/shares/pool", directory.Tag)
 	s.targets.Node = s.targets.Writable
@@ -205,11 +247,26 @@ func stage(t *testing.T, without map[measure]bool) scene {
 // switchOff takes measures away.
 func (s *scene) switchOff(t *testing.T, dir string, without map[measure]bool) {
 	t.Helper()
+	s.switchOffCommon(t, without)
+	if without[ownRoot] {
+		s.targets.Writable = filepath.Join(dir, "share")
+	}
+	if without[readOnlyImage] {
+		s.writableBinds()
+	}
+	if without[noDevices] {
+		s.spec.Root.Binds = append(s.spec.Root.Binds, jail.Bind{Source: filepath.Join(dir, "share"), Target: "/nodes", Device: true})
+		s.targets.Node = "/nodes"
+	}
+}
+
+// switchOffCommon takes those away that all jails have.
+func (s *scene) switchOffCommon(t *testing.T, without map[measure]bool) {
+	t.Helper()
 	for m := range without {
 		switch m {
 		case ownRoot:
 			s.spec.Root = nil
-			s.targets.Writable = filepath.Join(dir, "share")
 		case ownNamespaces:
 			s.spec.Namespaces, s.spec.Network = 0, nil
 		case fewCapabilities:
@@ -218,21 +275,29 @@ func (s *scene) switchOff(t *testing.T, dir string, without map[measure]bool) {
 			s.spec.Filter = false
 		case lowLimits:
 			s.spec.Limits = nil
+		case noPrivileges:
+			s.spec.NoNewPrivileges = false
 		case noDescriptors:
-			host, err := os.Open(filepath.Dir(s.targets.Secret))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { host.Close() })
-			s.spec.Files = append(s.spec.Files, host)
-		case readOnlyImage:
-			for i := range s.spec.Root.Binds {
-				s.spec.Root.Binds[i].ReadOnly = false
-			}
-		case noDevices:
-			s.spec.Root.Binds = append(s.spec.Root.Binds, jail.Bind{Source: filepath.Join(dir, "share"), Target: "/nodes", Device: true})
-			s.targets.Node = "/nodes"
+			s.inherit(t, filepath.Dir(s.targets.Secret))
 		}
+	}
+}
+
+// inherit gives the process a directory of the host.
+func (s *scene) inherit(t *testing.T, dir string) {
+	t.Helper()
+	host, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { host.Close() })
+	s.spec.Files = append(s.spec.Files, host)
+}
+
+// writableBinds makes what the process sees of the host writable.
+func (s *scene) writableBinds() {
+	for i := range s.spec.Root.Binds {
+		s.spec.Root.Binds[i].ReadOnly = false
 	}
 }
 
@@ -246,6 +311,13 @@ func attackable(t *testing.T, dir, secret string) Targets {
 	}
 	t.Cleanup(func() { _ = victim.Process.Kill(); _ = victim.Wait() })
 	targets.Victim = victim.Process.Pid
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", targets.Victim))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(string(maps), "%x-", &targets.Memory); err != nil {
+		t.Fatal(err)
+	}
 	// In a container, process 1 may be somebody else's.
 	targets.Init = 1
 	if _, err := os.Stat("/proc/1/root/"); err != nil {
@@ -275,10 +347,15 @@ func attackable(t *testing.T, dir, secret string) Targets {
 
 func open(t *testing.T, dir string) *share.Trees {
 	t.Helper()
+	return openWith(t, dir, nil)
+}
+
+func openWith(t *testing.T, dir string, shield share.Shield) *share.Trees {
+	t.Helper()
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	trees, err := share.Open(dir, nil)
+	trees, err := share.Open(dir, shield)
 	if err != nil {
 		t.Fatal(err)
 	}

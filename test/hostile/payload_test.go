@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -18,36 +19,47 @@ import (
 // Targets tell the payload what there is to attack. An intruder would have to
 // guess; the payload knows.
 type Targets struct {
-	Secret     string // a file of the host
-	Other      string // a file staged for another sandbox
-	Writable   string // in the jail: a directory share that the guest may write
-	Node       string // in the jail: a directory share for device nodes
-	Staging    string // in the jail: the directory of a staged file
-	ReadOnly   string // in the jail: a staged file that is read-only
-	Executable string // in the jail: a program in a share
-	Image      string // in the jail: the guest's disk
-	Init       int    // the host's first process whose root can be reached at all
-	Victim     int    // a process of the host
-	Abstract   string // an abstract socket of the host
-	Socket     string // a socket of the host in the file system
-	Port       int    // a TCP port on the host's loopback interface
-	SharedKey  int    // a System V shared memory segment of the host
+	Place      string    // the place that was taken over
+	Off        []measure // the measures that are switched off
+	Secret     string    // a file of the host
+	Other      string    // a file staged for another sandbox
+	Writable   string    // in the jail: a directory share that the guest may write
+	Node       string    // in the jail: a directory share for device nodes
+	Staging    string    // in the jail: the directory of a staged file
+	ReadOnly   string    // in the jail: a staged file that is read-only
+	Mounted    string    // in the jail: a file that the guest may write, on a tmpfs
+	Executable string    // in the jail: a program in a share
+	Image      string    // in the jail: the guest's disk
+	Library    string    // in the jail: what QEMU is installed with
+	Init       int       // the host's first process whose root can be reached at all
+	Victim     int       // a process of the host
+	Memory     uint64    // an address of its memory
+	Abstract   string    // an abstract socket of the host
+	Socket     string    // a socket of the host in the file system
+	Port       int       // a TCP port on the host's loopback interface
+	SharedKey  int       // a System V shared memory segment of the host
 }
 
 // An Outcome is what became of an attempt: "" means that it succeeded.
 type Outcome struct{ Attempt, Refused string }
 
-// payload is what an intruder who has taken over the VMM would run.
+// payload is what an intruder who has taken over a process would run.
 func payload() error {
 	var targets Targets
 	if err := json.NewDecoder(os.Stdin).Decode(&targets); err != nil {
 		return err
 	}
-	if err := jail.Enter(); err != nil {
-		return err
+	taken := places[slices.IndexFunc(places, func(p *place) bool { return p.name == targets.Place })]
+	if taken.cooperates {
+		if err := jail.Enter(); err != nil {
+			return err
+		}
 	}
 	var outcomes []Outcome
-	for _, attempt := range attempts {
+	for _, attempt := range taken.attempts {
+		if len(targets.Off) > 0 && !slices.Equal(attempt.measures, targets.Off) {
+			continue
+		}
 		outcome := Outcome{Attempt: attempt.name}
 		if err := attempt.do(targets); err != nil {
 			outcome.Refused = err.Error()
@@ -65,7 +77,8 @@ type attempt struct {
 	do       func(Targets) error
 }
 
-var attempts = []attempt{
+// vmmAttempts are tried in the place of msb-krun.
+var vmmAttempts = []attempt{
 	{"open a host file by its path", []measure{ownRoot}, func(t Targets) error { return read(t.Secret) }},
 	{"the same by .. out of a share", []measure{ownRoot}, func(t Targets) error {
 		return read(t.Writable + "/../../../../../../../.." + t.Secret)
@@ -95,16 +108,7 @@ var attempts = []attempt{
 		return read(fmt.Sprintf("/proc/%d/root%s", t.Init, t.Secret))
 	}},
 	{"the same by an inherited descriptor", []measure{noDescriptors}, func(t Targets) error {
-		for fd := range 64 {
-			var stat unix.Stat_t
-			if unix.Fstat(fd, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-				continue
-			}
-			if file, err := unix.Openat(fd, filepath.Base(t.Secret), unix.O_RDONLY, 0); err == nil {
-				return unix.Close(file)
-			}
-		}
-		return unix.ENOENT
+		return inDescriptors(filepath.Base(t.Secret), unix.O_RDONLY)
 	}},
 	{"read another sandbox's staged file", []measure{ownRoot}, func(t Targets) error { return read(t.Other) }},
 	{"read a process's memory through procfs", []measure{ownRoot}, func(Targets) error { return read("/proc/self/mem") }},
@@ -164,7 +168,10 @@ var attempts = []attempt{
 		return failure(errno)
 	}},
 	{"read a process's memory", []measure{filter, ownNamespaces, fewCapabilities}, func(t Targets) error {
-		_, err := unix.ProcessVMReadv(t.Victim, []unix.Iovec{{}}, nil, 0)
+		var read [4]byte
+		local := unix.Iovec{Base: &read[0]}
+		local.SetLen(len(read))
+		_, err := unix.ProcessVMReadv(t.Victim, []unix.Iovec{local}, []unix.RemoteIovec{{Base: uintptr(t.Memory), Len: len(read)}}, 0)
 		return err
 	}},
 	{"signal a process of the host", []measure{ownNamespaces}, func(t Targets) error { return unix.Kill(t.Victim, 0) }},
@@ -199,6 +206,38 @@ var attempts = []attempt{
 	{"raise a resource limit", []measure{lowLimits}, func(Targets) error {
 		return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1})
 	}},
+}
+
+// elsewhere are attempts of the VMM's place in another, in which other measures stop
+// them.
+func elsewhere(measures map[string][]measure) (attempts []attempt) {
+	for _, a := range vmmAttempts {
+		if own, tried := measures[a.name]; tried {
+			attempts = append(attempts, attempt{a.name, own, a.do})
+			delete(measures, a.name)
+		}
+	}
+	for name := range measures {
+		panic("no attempt is called " + name)
+	}
+	return attempts
+}
+
+// inDescriptors opens a path below any directory whose descriptor this process has.
+func inDescriptors(path string, flags int) error {
+	last := error(unix.ENOENT)
+	for fd := range 64 {
+		var stat unix.Stat_t
+		if unix.Fstat(fd, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue
+		}
+		file, err := unix.Openat(fd, path, flags, 0o600)
+		if err == nil {
+			return unix.Close(file)
+		}
+		last = err
+	}
+	return last
 }
 
 func read(path string) error {

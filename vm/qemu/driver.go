@@ -110,7 +110,7 @@ func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error)
 // devices. The program is d.QEMU. ServerJail is what a file server's is, d.Virtiofsd, as
 // far as it does not confine itself. A test puts other programs in their places.
 func (d Driver) Jail(config vm.Config) jail.Spec {
-	config.Shares = nil // they are descriptors
+	config.Shares, config.Network.Interfaces = nil, nil // they are descriptors
 	return plan{config: config, accel: accelTCG}.jail(d.QEMU, nil, exists)
 }
 
