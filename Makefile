@@ -22,6 +22,7 @@ VMM     := $(KIT)/msb-krun
 SHIELD  := $(KIT)/msb-shield
 ANCHOR  := $(KIT)/msb-anchor
 PROBE   := $(TOOLS)/probe
+HOSTILE := $(TOOLS)/hostile/guest.erofs
 NERDCTL := $(TOOLS)/nerdctl
 CRITEST := $(TOOLS)/critest
 CRIMAGES := $(OUTPUT)/images/critest
@@ -48,7 +49,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-1.7 test-race test-krun test-kubernetes bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield anchor probe hostile kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-1.7 test-race test-krun test-kubernetes bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -83,7 +84,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@echo "==> unit tests, and an intruder in the VMM's place"
 	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/hostile ./test/conformance/expect ./test/conformance/registry | tee $(RESULTS)/host.log
 
-test-e2e: root build tools clients ## end to end: a real containerd, real microVMs (root)
+test-e2e: root build tools hostile clients ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/pod ./test/nerdctl | tee $(RESULTS)/qemu.log
@@ -133,7 +134,7 @@ kubernetes: $(KUBERNETES)/kubelet
 	@$(DEPS) openssl ip
 
 # The emulated host's kernel cannot map owners on tmpfs, which its /tmp is.
-test-krun: root build tools clients deps-krun ## the same under libkrun, in an emulated host with KVM (root)
+test-krun: root build tools hostile clients deps-krun ## the same under libkrun, in an emulated host with KVM (root)
 	@echo "==> end-to-end tests under libkrun, in an emulated host"
 	@mkdir -p $(RESULTS)
 	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
@@ -276,6 +277,15 @@ $(KRUN): hack/build-libkrun hack/libkrun/Cargo.lock
 
 probe:
 	@$(STEP) "building what the tests run in containers" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(PROBE) ./test/probe
+
+# The guest's disk with an agent that somebody else owns, beside the product's own.
+hostile:
+	@$(STEP) "building the hostile agent" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(OUTPUT)/guest/hostile-agent ./test/hostile/agent
+	@$(MAKE) $(HOSTILE)
+
+$(HOSTILE): $(OUTPUT)/guest/hostile-agent $(RUNC) hack/guest-image
+	@mkdir -p $(@D)
+	@$(STEP) "making the disk of the hostile guest" hack/guest-image $(OUTPUT)/guest/hostile-agent $(RUNC) $@
 
 tools: probe
 	@$(DEPS) busybox pgrep

@@ -33,16 +33,21 @@ import (
 )
 
 // Run is the whole life of the agent. It returns only with an error, or nil
-// when the host went away; the machine has no purpose then.
-func Run(ctx context.Context) error {
+// when the host went away; the machine has no purpose then. Changes are a test's.
+func Run(ctx context.Context, changes ...Change) error {
+	var c change
+	for _, apply := range changes {
+		apply(&c)
+	}
 	if err := boot.Run(); err != nil {
 		return fmt.Errorf("preparing the guest: %w", err)
 	}
 	go boot.Reap(ctx)
-	listener, err := transport.Listen()
+	listener, err := transport.Listen(c.connection)
 	if err != nil {
 		return fmt.Errorf("listening for the host: %w", err)
 	}
+	c.opened(listener)
 	if err := bundle.MountPool(); err != nil {
 		return err
 	}
@@ -50,7 +55,7 @@ func Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server, err := newServer(ctx, &service{sockets: socket.New(listener), network: network})
+	server, err := newServer(ctx, &service{sockets: socket.New(listener), network: network}, c)
 	if err != nil {
 		return err
 	}
@@ -61,23 +66,24 @@ func Run(ctx context.Context) error {
 type server struct {
 	rpc     *ttrpc.Server
 	streams *stdio.Streams
+	change  change
 }
 
 // newServer completes the guest's service and registers it.
-func newServer(ctx context.Context, guest *service) (*server, error) {
+func newServer(ctx context.Context, guest *service, c change) (*server, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	events := make(queue, queueSize)
 	tasks, err := task.NewTaskService(namespaces.WithNamespace(ctx, namespaces.Default), events, sd)
 	if err != nil {
 		return nil, fmt.Errorf("starting the task service: %w", err)
 	}
-	rpc, err := ttrpc.NewServer()
+	rpc, err := ttrpc.NewServer(c.options...)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{rpc: rpc, streams: stdio.New()}
+	s := &server{rpc: rpc, streams: stdio.New(), change: c}
 	taskapi.RegisterTTRPCTaskService(rpc, tasks)
-	guest.events, guest.streams, guest.life = events, s.streams, ctx
+	guest.events, guest.streams, guest.life, guest.change = events, s.streams, ctx, c
 	api.RegisterGuestService(rpc, guest)
 	return s, nil
 }
@@ -112,7 +118,7 @@ func (s *server) accept(ctx context.Context, conn net.Conn, control *handover) {
 			conn.Close()
 			return
 		}
-		control.give(conn)
+		control.give(s.change.control(conn))
 	case *api.StreamHeader_Stdio:
 		s.streams.Join(ctx, conn, purpose.Stdio)
 	case *api.StreamHeader_Port:
@@ -161,6 +167,7 @@ type service struct {
 	network *network.Network
 	pod     pod.Pod
 	life    context.Context // the agent's
+	change  change
 }
 
 var _ api.GuestService = (*service)(nil)
@@ -245,7 +252,7 @@ func (s *service) CloseStdio(_ context.Context, request *api.CloseStdioRequest) 
 }
 
 func (s *service) Events(ctx context.Context, _ *api.EventsRequest, stream api.Guest_EventsServer) error {
-	return s.events.send(ctx, stream)
+	return s.events.send(ctx, s.change.send(stream.Send))
 }
 
 // classify gives an error of the kernel the class that the host may act upon.

@@ -34,11 +34,11 @@ func (q queue) Publish(ctx context.Context, topic string, event events.Event) er
 func (q queue) Close() error { return nil }
 
 // send hands events to the host until it goes away.
-func (q queue) send(ctx context.Context, stream api.Guest_EventsServer) error {
+func (q queue) send(ctx context.Context, send func(*api.Event) error) error {
 	for {
 		select {
 		case event := <-q:
-			if err := stream.Send(event); err != nil {
+			if err := send(event); err != nil {
 				return err
 			}
 		case <-ctx.Done():

@@ -4,6 +4,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,14 +29,15 @@ const (
 )
 
 // Listen returns the session on which the host's streams arrive. It is the only
-// one that a guest makes. A machine has a vsock device or the port.
-func Listen() (*mux.Session, error) {
+// one that a guest makes. A machine has a vsock device or the port. The connection is
+// passed through wrap before anything is sent.
+func Listen(wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, error) {
 	conn, err := vsock.Dial(vsock.Host, mux.VsockPort, nil)
 	switch {
 	case err == nil:
-		return listenVsock(conn)
+		return listenVsock(conn, wrap)
 	case errors.Is(err, unix.ENODEV):
-		return listenPort()
+		return listenPort(wrap)
 	}
 	return nil, fmt.Errorf("connecting to the host's vsock port %d: %w", mux.VsockPort, err)
 }
@@ -45,7 +47,7 @@ func Listen() (*mux.Session, error) {
 // interrupt, and both sides wait (libkrun 1.18, vsock/unix.rs). So there is much
 // credit, and a keep-alive from this side every now and then, which makes the guest
 // look at its queues.
-func listenVsock(conn *vsock.Conn) (*mux.Session, error) {
+func listenVsock(conn *vsock.Conn, wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -59,12 +61,12 @@ func listenVsock(conn *vsock.Conn) (*mux.Session, error) {
 	if err := errors.Join(err, optionErr); err != nil {
 		return nil, errors.Join(fmt.Errorf("setting the vsock's buffer: %w", err), conn.Close())
 	}
-	session := mux.Guest(conn)
+	session := mux.Guest(wrap(conn))
 	go session.KeepAlive(keepAlive)
 	return session, nil
 }
 
-func listenPort() (*mux.Session, error) {
+func listenPort(wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, error) {
 	device, err := findPort()
 	if err != nil {
 		return nil, err
@@ -73,7 +75,7 @@ func listenPort() (*mux.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mux.Guest(port), nil
+	return mux.Guest(wrap(port)), nil
 }
 
 // findPort looks for the virtio-serial port by the name that the VMM gave it;
