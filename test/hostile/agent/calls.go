@@ -72,6 +72,7 @@ func (g *guest) call(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttr
 	do := func() (any, error) { return method(ctx, unmarshal) }
 	for _, w := range g.obeyed() {
 		if answer := answers[w.verb]; answer != nil && isAbout(w.argument, info.FullMethod, exec) {
+			g.say("does %s:%s to %s", w.verb, w.argument, info.FullMethod)
 			return answer(do)
 		}
 	}

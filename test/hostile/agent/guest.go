@@ -29,7 +29,7 @@ type word struct{ verb, argument string }
 func parse(text string) (words []word, err error) {
 	for _, field := range strings.Fields(text) {
 		verb, argument, _ := strings.Cut(field, ":")
-		if answers[verb] == nil && attacks[verb] == nil && verb != mute {
+		if answers[verb] == nil && attacks[verb] == nil && verb != mute && verb != as {
 			return nil, fmt.Errorf("no such word: %s", field)
 		}
 		words = append(words, word{verb, argument})
@@ -102,8 +102,23 @@ func (g *guest) events(send agent.SendEvent) agent.SendEvent {
 	}
 }
 
-// mute keeps events back: those whose topic ends with the argument, such as "exit".
-const mute = "mute"
+const (
+	// mute keeps events back: those whose topic ends with the argument, such as "exit".
+	mute = "mute"
+	// as is what the agent calls itself on its console.
+	as = "as"
+)
+
+// say tells on the console what the agent does, so that a test knows.
+func (g *guest) say(format string, arguments ...any) {
+	name := ""
+	for _, w := range g.obeyed() {
+		if w.verb == as {
+			name = w.argument
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%s: %s\n", name, fmt.Sprintf(format, arguments...))
+}
 
 // obey takes more words.
 func (g *guest) obey(text string) error {
@@ -150,7 +165,9 @@ func (g *guest) attack() {
 		if run := attacks[w.verb]; run != nil {
 			go func() {
 				time.Sleep(patience)
-				fmt.Fprintf(os.Stderr, "hostile agent: %s %s: %v\n", w.verb, w.argument, run(context.Background(), g, w.argument))
+				g.say("begins %s:%s", w.verb, w.argument)
+				err := run(context.Background(), g, w.argument)
+				g.say("ended %s:%s: %v", w.verb, w.argument, err)
 			}()
 		}
 	}

@@ -1,0 +1,158 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+func deleteRequest(id string) *tasksapi.DeleteTaskRequest {
+	return &tasksapi.DeleteTaskRequest{ContainerID: id}
+}
+
+// calls makes each call of a client at the same time, whatever comes of it, and notes how
+// long the longest took.
+func (v *victim) calls() {
+	ctx, cancel := v.h.host.Context()
+	defer cancel()
+	ctx, stop := context.WithTimeout(ctx, 2*endLimit)
+	defer stop()
+	var all sync.WaitGroup
+	took := make(chan time.Duration, 16)
+	for _, call := range []func(){
+		func() { _, _ = v.task.Status(ctx) },
+		func() { _, _ = v.task.Pids(ctx) },
+		func() { _, _ = v.task.Metrics(ctx) },
+		func() { _ = v.task.Pause(ctx); _ = v.task.Resume(ctx) },
+		func() { _ = v.task.Resize(ctx, 80, 25) },
+		func() { _ = v.task.CloseIO(ctx, client.WithStdinCloser) },
+		func() {
+			shares := uint64(512)
+			_ = v.task.Update(ctx, client.WithResources(&specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}))
+		},
+		func() {
+			process, err := v.task.Exec(ctx, "exec", &specs.Process{Args: []string{"true"}, Cwd: "/"}, cio.NullIO)
+			if err != nil {
+				return
+			}
+			_ = process.Start(ctx)
+			_, _ = process.Delete(ctx, client.WithProcessKill)
+		},
+	} {
+		all.Go(func() {
+			began := time.Now()
+			call()
+			took <- time.Since(began)
+		})
+	}
+	all.Wait()
+	close(took)
+	for one := range took {
+		v.result.calls = max(v.result.calls, one)
+	}
+}
+
+// allMetrics asks for the metrics of all containers, as CRI does for all of a node.
+func (v *victim) allMetrics() {
+	for range 3 {
+		v.result.metrics = worse(v.result.metrics, askMetrics(v.h.host, v.h.good.id))
+	}
+}
+
+// manyMetrics asks for the metrics of the container again and again.
+func (v *victim) manyMetrics() {
+	var all sync.WaitGroup
+	ctx, cancel := context.WithTimeout(context.Background(), v.row.goesOn)
+	defer cancel()
+	for range 4 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				_ = askMetrics(v.h.host, v.id, "id=="+v.id)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A metricsSample is how long containerd took for the metrics of a container.
+type metricsSample struct {
+	at   time.Time
+	took time.Duration
+	err  error
+}
+
+// askMetrics asks for metrics of containers, of which id's must be among.
+func askMetrics(h *harness.Host, id string, filters ...string) metricsSample {
+	ctx, cancel := h.Context()
+	defer cancel()
+	ctx, stop := context.WithTimeout(ctx, endLimit)
+	defer stop()
+	began := time.Now()
+	response, err := h.Client.TaskService().Metrics(ctx, &tasksapi.MetricsRequest{Filters: filters})
+	if err != nil {
+		return metricsSample{began, time.Since(began), err}
+	}
+	for _, metric := range response.Metrics {
+		if metric.ID == id {
+			return metricsSample{began, time.Since(began), nil}
+		}
+	}
+	return metricsSample{began, time.Since(began), fmt.Errorf("there are none of %s", id)}
+}
+
+// worse prefers one that failed, and then the longer one.
+func worse(a, b metricsSample) metricsSample {
+	if a.err == nil && (b.err != nil || b.took > a.took) {
+		return b
+	}
+	return a
+}
+
+// metricsWatch asks for the metrics of a container each second.
+type metricsWatch struct {
+	done  chan struct{}
+	ended sync.WaitGroup
+
+	mu      sync.Mutex
+	samples []metricsSample // guarded by mu
+}
+
+func watchMetrics(h *harness.Host, id string) *metricsWatch {
+	w := &metricsWatch{done: make(chan struct{})}
+	w.ended.Go(func() {
+		for {
+			sample := askMetrics(h, id, "id=="+id)
+			w.mu.Lock()
+			w.samples = append(w.samples, sample)
+			w.mu.Unlock()
+			select {
+			case <-w.done:
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	})
+	return w
+}
+
+func (w *metricsWatch) stop() { close(w.done); w.ended.Wait() }
+
+// worst is the longest answer since then.
+func (w *metricsWatch) worst(since time.Time) (worst metricsSample) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, sample := range w.samples {
+		if sample.at.Add(sample.took).After(since) {
+			worst = worse(worst, sample)
+		}
+	}
+	return worst
+}

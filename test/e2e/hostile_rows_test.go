@@ -1,0 +1,120 @@
+package e2e
+
+import "time"
+
+// A stage of a container's life at which a guest is stuck.
+type stage string
+
+const (
+	inCreate stage = "create"
+	inStart  stage = "start"
+)
+
+// A hostileRow is a guest whose agent does what words say; see test/hostile/agent.
+type hostileRow struct {
+	name  string
+	words string // none: the product's agent
+	// onDisk gives the words to the agent before its first container.
+	onDisk bool
+	// stuck is where the container's start does not go on.
+	stuck stage
+	// goesOn is how long the agent does it before the container is killed.
+	goesOn time.Duration
+	// client does something of its own meanwhile.
+	client func(*victim)
+	// socket mounts one of the host's, whose connections nobody reads.
+	socket bool
+	// everywhere says that it is tried under each driver; the others are under qemu only,
+	// because a VM takes long to start in the emulated host.
+	everywhere bool
+}
+
+// attacks are the words about what the agent does by itself, which it tells on its console.
+var attacks = []string{"event", "pings", "deaf", "goaway", "yamux", "ttrpc", "headers", "names", "sockets", "console", "end"}
+
+// alone are guests beside which there is no other but the good one: their figure is about
+// what a client gets that asks for all.
+var alone = []hostileRow{
+	{name: "never answers Stats", words: "hang:Stats", client: (*victim).allMetrics, everywhere: true},
+}
+
+// silent are guests that do less than they should. Many live side by side, because they
+// take no processor.
+var silent = []hostileRow{
+	{name: "never answers State", words: "hang:State", everywhere: true},
+	{name: "never answers CloseStdio", words: "hang:CloseStdio", everywhere: true},
+	{name: "never answers RemoveBundle", words: "hang:RemoveBundle"},
+	{name: "never answers Kill", words: "hang:Kill", everywhere: true},
+	{name: "kills nobody and says so", words: "lie:Kill"},
+	{name: "never answers Delete", words: "hang:Delete", everywhere: true},
+	{name: "refuses Delete", words: "refuse:Delete"},
+	{name: "refuses Kill", words: "refuse:Kill"},
+	{name: "refuses RemoveBundle, CloseStdio", words: "refuse:RemoveBundle refuse:CloseStdio"},
+	{name: "deletes nothing and says so", words: "lie:Delete lie:RemoveBundle lie:CloseStdio"},
+	{name: "deletes and never says so", words: "silent:Delete"},
+	{name: "tells no exit", words: "mute:exit"},
+	{name: "tells nothing", words: "mute:"},
+	{name: "tells an exit of its init, which runs on", words: "event:exit,1", everywhere: true},
+	{name: "the same, and never answers Delete", words: "event:exit,1 hang:Delete hang:Kill hang:State"},
+	{name: "the same in the year 146 billion", words: "event:exit-ages,1"},
+	{name: "tells that its task is deleted, which runs on", words: "event:delete,1"},
+
+	{name: "never answers any call of a client", words: "hang:Exec hang:Pids hang:Pause hang:Resume hang:Update hang:CloseIO hang:ResizePty hang:Stats", client: (*victim).calls},
+	{name: "never answers Start of an exec", words: "hang:exec.Start", client: (*victim).calls},
+	{name: "answers all calls late", words: "late:*", client: (*victim).calls},
+	{name: "refuses calls with 1 MiB of text", words: "shout:Exec shout:Pids shout:Pause shout:Resume shout:Update shout:CloseIO shout:ResizePty shout:Stats shout:State shout:Kill shout:Delete", client: (*victim).calls},
+	{name: "answers with another type", words: "swap:Exec swap:Pids swap:Pause swap:Resume swap:Update swap:CloseIO swap:ResizePty swap:Stats swap:State swap:Kill swap:Delete swap:RemoveBundle swap:CloseStdio", client: (*victim).calls},
+	{name: "answers with 3 MiB", words: "huge:Exec huge:Pids huge:Pause huge:Resume huge:Update huge:CloseIO huge:ResizePty huge:Stats huge:State huge:Kill huge:Delete huge:RemoveBundle huge:CloseStdio", client: (*victim).calls},
+
+	{name: "never answers the first call", words: "hang:Guest/Start", onDisk: true, stuck: inCreate},
+	{name: "never answers SetNetwork", words: "hang:SetNetwork", onDisk: true, stuck: inCreate},
+	{name: "never answers CreateBundle", words: "hang:CreateBundle", stuck: inCreate},
+	{name: "never answers Create", words: "hang:Task/Create", stuck: inCreate},
+	{name: "never answers Start", words: "hang:Task/Start", stuck: inStart},
+	{name: "starts and never says so", words: "silent:Task/Start", stuck: inStart},
+
+	{name: "reads nothing any more", words: "deaf", client: (*victim).calls},
+	{name: "wants no more streams", words: "goaway", client: (*victim).calls},
+	{name: "half of a frame of yamux", words: "yamux:half", client: (*victim).calls},
+	{name: "half of a frame of ttrpc", words: "ttrpc:half", client: (*victim).calls},
+	{name: "a frame of yamux that is none", words: "yamux:version"},
+	{name: "more than a window of yamux", words: "yamux:overrun"},
+	{name: "more credit than a number holds", words: "yamux:window"},
+	{name: "resets the stream of ttrpc", words: "yamux:reset"},
+	{name: "a frame of ttrpc of 4 GiB", words: "ttrpc:length"},
+	{name: "its agent ends", words: "end:agent"},
+	{name: "its machine ends", words: "end:machine"},
+}
+
+// flood is how long a guest does what it does as fast as it can.
+const flood = 8 * time.Second
+
+// greedy are guests that have the shim keep or do much.
+var greedy = []hostileRow{
+	{name: "pings and reads no answer", words: "pings", goesOn: flood, everywhere: true},
+	{name: "pings and reads the answers", words: "pings:read", goesOn: flood},
+	{name: "data on streams that are not open", words: "yamux:unknown", goesOn: flood},
+	{name: "opens streams as fast as it can", words: "yamux:unopened", goesOn: flood},
+	{name: "15000 streams without a header", words: "headers:15000", goesOn: flood},
+	{name: "15000 streams for unknown sockets", words: "names:15000", goesOn: flood},
+	{name: "1000 sockets whose host end does not read", words: "sockets:1000", goesOn: flood, socket: true},
+	{name: "data on streams of ttrpc that are open", words: "ttrpc:events", goesOn: flood},
+	{name: "answers Stats with 3 MiB again and again", words: "huge:Stats", goesOn: flood, client: (*victim).manyMetrics},
+}
+
+// loud are guests that have the shim say much, to containerd or into its log.
+var loud = []hostileRow{
+	{name: "event types of 1 MiB", words: "event:types", goesOn: flood, everywhere: true},
+	{name: "names of 1 MiB in events", words: "event:names", goesOn: flood},
+	{name: "events that are none", words: "event:garbage", goesOn: flood},
+	{name: "50000 times out of memory", words: "event:oom,50000", goesOn: flood, everywhere: true},
+	{name: "events of processes nobody started", words: "event:strange", goesOn: flood},
+	{name: "pauses and resumes by itself", words: "event:paused", goesOn: flood},
+	{name: "exits again and again", words: "event:exit", goesOn: flood},
+	{name: "answers on streams of ttrpc nobody opened", words: "ttrpc:streams", goesOn: flood, everywhere: true},
+	{name: "data on streams of ttrpc nobody opened", words: "ttrpc:data", goesOn: flood},
+	{name: "calls of the guest to the host", words: "ttrpc:requests", goesOn: flood},
+	{name: "frames of ttrpc of no type", words: "ttrpc:types", goesOn: flood},
+	{name: "floods its console with lines", words: "console", goesOn: flood},
+	{name: "floods its console with one line", words: "console:line", goesOn: flood},
+}
