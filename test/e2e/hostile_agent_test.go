@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
@@ -72,6 +75,14 @@ func newHostileHost(t *testing.T, on *harness.Host) *hostileHost {
 	h.good.calls()
 	h.metrics = watchMetrics(on, h.good.id)
 	return h
+}
+
+// callLimit is when a client gives up, which is longer than anything may take.
+const callLimit = endLimit + 20*time.Second
+
+// hostileContext is for one thing that a client does.
+func hostileContext(limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(namespaces.WithNamespace(context.Background(), harness.Namespace), limit)
 }
 
 // end ends the good guest, and tells what all cost.

@@ -21,10 +21,8 @@ func deleteRequest(id string) *tasksapi.DeleteTaskRequest {
 // calls makes each call of a client at the same time, whatever comes of it, and notes how
 // long the longest took.
 func (v *victim) calls() {
-	ctx, cancel := v.h.host.Context()
+	ctx, cancel := hostileContext(callLimit)
 	defer cancel()
-	ctx, stop := context.WithTimeout(ctx, 2*endLimit)
-	defer stop()
 	var all sync.WaitGroup
 	took := make(chan time.Duration, 16)
 	for _, call := range []func(){
@@ -91,10 +89,8 @@ type metricsSample struct {
 
 // askMetrics asks for metrics of containers, of which id's must be among.
 func askMetrics(h *harness.Host, id string, filters ...string) metricsSample {
-	ctx, cancel := h.Context()
+	ctx, cancel := hostileContext(callLimit)
 	defer cancel()
-	ctx, stop := context.WithTimeout(ctx, endLimit)
-	defer stop()
 	began := time.Now()
 	response, err := h.Client.TaskService().Metrics(ctx, &tasksapi.MetricsRequest{Filters: filters})
 	if err != nil {

@@ -76,7 +76,7 @@ func (v *victim) begin() error {
 		return err
 	}
 	v.memory = watchMemory(v.id)
-	ctx, cancel := v.h.host.Context()
+	ctx, cancel := hostileContext(harness.Patience)
 	v.abandon = cancel
 	go func() { v.starting <- v.start(ctx) }()
 	if v.row.stuck != "" {
@@ -205,10 +205,8 @@ func (v *victim) end() {
 		v.result.deletion = time.Since(began)
 		return
 	}
-	ctx, cancel := v.h.host.Context()
+	ctx, cancel := hostileContext(callLimit)
 	defer cancel()
-	ctx, stop := context.WithTimeout(ctx, 2*endLimit)
-	defer stop()
 	task, err := v.container.Task(ctx, nil)
 	if err != nil {
 		v.fail("its task is not shown: %v", err)
