@@ -69,6 +69,7 @@ var silent = []hostileRow{
 	{name: "never answers the first call", words: "hang:Guest/Start", onDisk: true, stuck: inCreate},
 	{name: "never answers SetNetwork", words: "hang:SetNetwork", onDisk: true, stuck: inCreate},
 	{name: "never answers CreateBundle", words: "hang:CreateBundle", stuck: inCreate},
+	{name: "never answers anything", words: "hang:*", stuck: inCreate},
 	{name: "never answers Create", words: "hang:Task/Create", stuck: inCreate},
 	{name: "never answers Start", words: "hang:Task/Start", stuck: inStart},
 	{name: "starts and never says so", words: "silent:Task/Start", stuck: inStart},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net"
 	"os"
@@ -173,28 +174,24 @@ func fillSockets(_ context.Context, g *guest, argument string) error {
 	})
 }
 
-// open opens streams and keeps them. One that fails is passed over.
+// open opens streams, which stay open. One that fails is passed over.
 func (g *guest) open(count string, begin func(net.Conn) error) error {
 	n, err := strconv.Atoi(count)
 	if err != nil {
 		return err
 	}
-	streams := make([]net.Conn, 0, n)
-	var failed error
+	failed := 0
 	for range n {
 		stream, err := g.session.Open()
 		if err != nil {
 			return err
 		}
-		if err := begin(stream); err != nil {
-			failed = err
+		if begin(stream) != nil {
+			failed++
 			stream.Close()
-			continue
 		}
-		streams = append(streams, stream)
 	}
-	<-make(chan struct{}) // keeps them
-	return errors.Join(failed, net.ErrClosed)
+	return fmt.Errorf("%d of %d streams failed", failed, n)
 }
 
 // floodConsole writes as much as the console takes: lines, or one line without end.

@@ -19,7 +19,7 @@ import (
 
 const (
 	// late is how late an answer comes: a host with any sense waits for that long.
-	late = 5 * time.Second
+	late = 3 * time.Second
 	mib  = 1 << 20
 )
 
@@ -40,7 +40,7 @@ var answers = map[string]func(do func() (any, error)) (any, error){
 	},
 	"refuse": func(func() (any, error)) (any, error) { return nil, errors.New("I will not") },
 	// Refuses with much text.
-	"shout": func(func() (any, error)) (any, error) { return nil, errors.New(strings.Repeat("NO\n", mib/3)) },
+	"shout": func(func() (any, error)) (any, error) { return nil, errors.New(strings.Repeat("no\n", mib/3)) },
 	// Says that it was done.
 	"lie": func(func() (any, error)) (any, error) { return new(emptypb.Empty), nil },
 	// Answers with something that is no message of any kind of answer.
