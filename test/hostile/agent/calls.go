@@ -38,7 +38,7 @@ var answers = map[string]func(do func() (any, error)) (any, error){
 		time.Sleep(late)
 		return do()
 	},
-	"refuse": func(func() (any, error)) (any, error) { return nil, errors.New("I will not") },
+	"refuse": func(func() (any, error)) (any, error) { return nil, errors.New("no, it will not be done") },
 	// Refuses with much text.
 	"shout": func(func() (any, error)) (any, error) { return nil, errors.New(strings.Repeat("no\n", mib/3)) },
 	// Says that it was done.
