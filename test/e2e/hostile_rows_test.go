@@ -30,7 +30,7 @@ type hostileRow struct {
 }
 
 // attacks are the words about what the agent does by itself, which it tells on its console.
-var attacks = []string{"event", "pings", "deaf", "goaway", "yamux", "ttrpc", "headers", "names", "sockets", "console", "end"}
+var attacks = []string{"event", "pings", "deaf", "mux", "ttrpc", "headers", "names", "sockets", "console", "end"}
 
 // alone are guests beside which there is no other but the good one: their figure is about
 // what a client gets that asks for all.
@@ -75,13 +75,12 @@ var silent = []hostileRow{
 	{name: "starts and never says so", words: "silent:Task/Start", stuck: inStart},
 
 	{name: "reads nothing any more", words: "deaf", client: (*victim).calls},
-	{name: "wants no more streams", words: "goaway", client: (*victim).calls},
-	{name: "half of a frame of yamux", words: "yamux:half", client: (*victim).calls},
+	{name: "half of a frame of streams", words: "mux:half", client: (*victim).calls},
 	{name: "half of a frame of ttrpc", words: "ttrpc:half", client: (*victim).calls},
-	{name: "a frame of yamux that is none", words: "yamux:version"},
-	{name: "more than a window of yamux", words: "yamux:overrun"},
-	{name: "more credit than a number holds", words: "yamux:window"},
-	{name: "resets the stream of ttrpc", words: "yamux:reset"},
+	{name: "a frame of streams that is none", words: "mux:kind"},
+	{name: "more than a stream's window", words: "mux:overrun"},
+	{name: "more credit than a number holds", words: "mux:credit"},
+	{name: "resets the stream of ttrpc", words: "mux:reset"},
 	{name: "a frame of ttrpc of 4 GiB", words: "ttrpc:length"},
 	{name: "its agent ends", words: "end:agent"},
 	{name: "its machine ends", words: "end:machine"},
@@ -94,8 +93,10 @@ const flood = 8 * time.Second
 var greedy = []hostileRow{
 	{name: "pings and reads no answer", words: "pings", goesOn: flood, everywhere: true},
 	{name: "pings and reads the answers", words: "pings:read", goesOn: flood},
-	{name: "data on streams that are not open", words: "yamux:unknown", goesOn: flood},
-	{name: "opens streams as fast as it can", words: "yamux:unopened", goesOn: flood},
+	{name: "data on streams that are not open", words: "mux:unknown", goesOn: flood},
+	{name: "opens streams as fast as it can", words: "mux:unopened", goesOn: flood},
+	{name: "opens and closes streams", words: "mux:churn", goesOn: flood},
+	{name: "a frame of streams longer than any", words: "mux:long", goesOn: flood},
 	{name: "15000 streams without a header", words: "headers:15000", goesOn: flood},
 	{name: "15000 streams for unknown sockets", words: "names:15000", goesOn: flood},
 	{name: "1000 sockets whose host end does not read", words: "sockets:1000", goesOn: flood, socket: true},

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 func TestParse(t *testing.T) {
@@ -68,11 +70,11 @@ func (*wire) Close() error { return nil }
 
 // What is put comes between frames, however the frames are written.
 func TestFrames(t *testing.T) {
-	first := yamuxFrame(yamuxData, 0, 1, 3, []byte("abc"))
-	second := yamuxFrame(yamuxPing, yamuxSYN, 0, 1<<30, nil) // its length is no length
-	for _, piece := range []int{1, 5, yamuxHeader, yamuxHeader + 3} {
+	first := muxFrame(mux.FrameData, 1, 3, []byte("abc"))
+	second := muxFrame(mux.FrameCredit, 1, 1<<20, nil) // its length is no length
+	for _, piece := range []int{1, 5, mux.FrameSize, mux.FrameSize + 3} {
 		var conn wire
-		f := newFrames(&conn, yamuxHeader, yamuxLength)
+		f := newFrames(&conn, mux.FrameSize, muxLength)
 		put := make(chan error, 1)
 		for rest, begun := first, false; len(rest) > 0; begun = true {
 			n := min(piece, len(rest))

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 // attacks are the words about what the agent does by itself, from a moment after the
@@ -22,8 +23,7 @@ var attacks = map[string]func(context.Context, *guest, string) error{
 	"event":   sendEvents,
 	"pings":   pings,
 	"deaf":    deaf,
-	"goaway":  goAway,
-	"yamux":   badYamux,
+	"mux":     badMux,
 	"ttrpc":   badTTRPC,
 	"headers": halfHeaders,
 	"names":   unknownNames,
@@ -32,22 +32,13 @@ var attacks = map[string]func(context.Context, *guest, string) error{
 	"end":     end,
 }
 
-// pings has the host answer as many pings as fit through, and reads no answer; with the
-// argument "read" it reads them.
+// pings sends keep-alives as fast as they go, and reads nothing; with the argument "read"
+// it reads.
 func pings(_ context.Context, g *guest, argument string) error {
 	if argument != "read" {
 		g.wire.stopReading()
 	}
-	for id := uint32(0); ; {
-		var many bytes.Buffer
-		for range 1000 {
-			many.Write(yamuxFrame(yamuxPing, yamuxSYN, 0, id, nil))
-			id++
-		}
-		if err := g.wire.put(many.Bytes()); err != nil {
-			return err
-		}
-	}
+	return g.repeat(bytes.Repeat(muxFrame(mux.FrameKeepAlive, 0, 0, nil), 1000))
 }
 
 // deaf reads nothing any more.
@@ -56,39 +47,43 @@ func deaf(_ context.Context, g *guest, _ string) error {
 	return nil
 }
 
-// goAway says that no more streams are wanted, and opens one all the same.
-func goAway(_ context.Context, g *guest, _ string) error {
-	if err := g.wire.put(yamuxFrame(yamuxGoAway, 0, 0, 0, nil)); err != nil {
-		return err
-	}
-	_, err := g.session.Open()
-	return err
-}
+// Streams of the guest, which are even, that it has not reached by itself; and the first of
+// the host's, which carries ttrpc.
+const (
+	farStream   = 1 << 20
+	firstStream = 1
+)
 
-// farStream is a stream of the guest that it has not reached by itself.
-const farStream = 1 << 20
-
-// badYamux breaks the protocol of streams, in the way of the argument.
-func badYamux(_ context.Context, g *guest, argument string) error {
+// badMux breaks the protocol of streams (vm/mux), in the way of the argument.
+func badMux(_ context.Context, g *guest, argument string) error {
 	switch argument {
-	case "version":
-		return g.wire.put(bytes.Repeat([]byte{0xff}, yamuxHeader))
+	case "kind":
+		return g.wire.put(bytes.Repeat([]byte{0xff}, mux.FrameSize))
 	case "overrun": // sends beyond the window
-		return g.repeat(yamuxFrame(yamuxData, 0, 1, mib, make([]byte, mib)))
-	case "window": // gives more credit than a number can hold
-		return g.repeat(yamuxFrame(yamuxWindow, 0, 1, math.MaxUint32, nil))
+		return g.repeat(muxFrame(mux.FrameData, firstStream, 32<<10, make([]byte, 32<<10)))
+	case "long": // a frame longer than any
+		return g.repeat(muxFrame(mux.FrameData, firstStream, 1<<24-1, make([]byte, mib)))
+	case "credit": // gives more credit than a number can hold
+		return g.repeat(muxFrame(mux.FrameCredit, firstStream, 1<<24-1, nil))
 	case "unknown": // sends on streams that are not open
-		return g.repeat(yamuxFrame(yamuxData, 0, farStream, 16, make([]byte, 16)))
+		return g.repeat(muxFrame(mux.FrameData, farStream, 16, make([]byte, 16)))
 	case "unopened": // opens streams faster than they are accepted
 		for id := uint32(farStream); ; id += 2 {
-			if err := g.wire.put(yamuxFrame(yamuxWindow, yamuxSYN, id, 0, nil)); err != nil {
+			if err := g.wire.put(muxFrame(mux.FrameOpen, id, 0, nil)); err != nil {
+				return err
+			}
+		}
+	case "churn": // opens streams and closes them at once
+		for id := uint32(farStream); ; id += 2 {
+			frames := append(muxFrame(mux.FrameOpen, id, 0, nil), muxFrame(mux.FrameClose, id, 1, nil)...)
+			if err := g.wire.put(frames); err != nil {
 				return err
 			}
 		}
 	case "reset": // ends the stream of ttrpc
-		return g.wire.put(yamuxFrame(yamuxWindow, yamuxRST, 1, 0, nil))
+		return g.wire.put(muxFrame(mux.FrameClose, firstStream, 1, nil))
 	case "half": // begins a frame and does not end it
-		return g.wire.put(yamuxFrame(yamuxData, 0, 1, mib, []byte("half")))
+		return g.wire.put(muxFrame(mux.FrameData, firstStream, 1000, []byte("half")))
 	}
 	return errors.New("no such way")
 }

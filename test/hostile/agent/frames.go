@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"io"
 	"sync"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 // frames is a connection that carries frames, each a header and a body. What the agent
@@ -82,33 +84,17 @@ func (f *frames) Read(p []byte) (int, error) {
 
 func (f *frames) stopReading() { f.deafened.Do(func() { close(f.deaf) }) }
 
-// The frames of yamux (its spec.md).
-const (
-	yamuxHeader = 12
-
-	yamuxData   = 0
-	yamuxWindow = 1
-	yamuxPing   = 2
-	yamuxGoAway = 3
-
-	yamuxSYN = 1
-	yamuxRST = 8
-)
-
-func yamuxLength(header []byte) int {
-	if header[1] != yamuxData {
+// muxLength is how many bytes follow a header of vm/mux.
+func muxLength(header []byte) int {
+	frame := mux.ParseFrame(header)
+	if frame.Kind != mux.FrameData {
 		return 0 // the length is a number of something else
 	}
-	return int(binary.BigEndian.Uint32(header[8:]))
+	return frame.Length
 }
 
-func yamuxFrame(kind byte, flags uint16, stream, length uint32, body []byte) []byte {
-	frame := make([]byte, yamuxHeader, yamuxHeader+len(body))
-	frame[1] = kind
-	binary.BigEndian.PutUint16(frame[2:], flags)
-	binary.BigEndian.PutUint32(frame[4:], stream)
-	binary.BigEndian.PutUint32(frame[8:], length)
-	return append(frame, body...)
+func muxFrame(kind mux.Kind, stream uint32, length int, body []byte) []byte {
+	return append(mux.Frame{Kind: kind, Length: length, Stream: stream}.Append(nil), body...)
 }
 
 // The frames of ttrpc (its PROTOCOL.md).

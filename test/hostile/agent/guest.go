@@ -15,7 +15,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/agent"
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
-	"github.com/msb-runtime/containerd-shim-msb/guest/transport"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 // variable is the environment variable with the words.
@@ -39,8 +39,8 @@ func parse(text string) (words []word, err error) {
 
 // guest is what the words act upon.
 type guest struct {
-	session transport.Session
-	wire    *frames // of yamux
+	session *mux.Session
+	wire    *frames // of vm/mux
 	rpc     *frames // of ttrpc
 
 	mu        sync.Mutex
@@ -52,12 +52,12 @@ type guest struct {
 
 // connection is called before anything is sent.
 func (g *guest) connection(conn io.ReadWriteCloser) io.ReadWriteCloser {
-	g.wire = newFrames(conn, yamuxHeader, yamuxLength)
+	g.wire = newFrames(conn, mux.FrameSize, muxLength)
 	return g.wire
 }
 
 // opened takes the words of the disk.
-func (g *guest) opened(session transport.Session) {
+func (g *guest) opened(session *mux.Session) {
 	g.session = session
 	text := diskWords()
 	if text == "" {
