@@ -2,9 +2,7 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -123,32 +121,4 @@ func wanted(row hostileRow) bool {
 		return slices.ContainsFunc(strings.Split(only, "|"), func(part string) bool { return strings.Contains(row.name, part) })
 	}
 	return row.everywhere || host.Driver == "qemu"
-}
-
-// hostileKit makes a kit in a directory, with the hostile agent's disk. Words at its end
-// are for an agent that has no container yet; see test/hostile/agent.
-func hostileKit(output, dir, words string) error {
-	kit := filepath.Join(output, "lib", "msb")
-	entries, err := os.ReadDir(kit)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if entry.Name() != "guest.erofs" {
-			if err := os.Symlink(filepath.Join(kit, entry.Name()), filepath.Join(dir, entry.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	disk := filepath.Join(output, "tools", "hostile", "guest.erofs")
-	if words == "" {
-		return os.Symlink(disk, filepath.Join(dir, "guest.erofs"))
-	}
-	content, err := os.ReadFile(disk)
-	if err != nil {
-		return fmt.Errorf("the hostile agent is built by \"make hostile\": %w", err)
-	}
-	tail := make([]byte, 512)
-	copy(tail, "MSB_HOSTILE="+words)
-	return os.WriteFile(filepath.Join(dir, "guest.erofs"), append(content, tail...), 0o600)
 }

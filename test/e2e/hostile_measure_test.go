@@ -45,7 +45,7 @@ func (r hostileResult) faults() []string {
 	faults := slices.Clone(r.failed)
 	check := func(bad bool, format string, arguments ...any) {
 		if bad {
-			faults = append(faults, fmt.Sprintf(format, arguments...))
+			faults = append(faults, cut(fmt.Sprintf(format, arguments...)))
 		}
 	}
 	check(r.start != nil, "it did not start: %v", r.start)
@@ -58,6 +58,15 @@ func (r hostileResult) faults() []string {
 	check(r.metrics.took > metricsLimit, "metrics of another took %v", r.metrics.took)
 	check(len(r.left) > 0, "left behind: %s", strings.Join(r.left, ", "))
 	return faults
+}
+
+// cut is a text that may be a guest's, in one line that is not long.
+func cut(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > 200 {
+		return text[:200] + "…"
+	}
+	return text
 }
 
 // report writes the table, and fails for what is beyond a bound.

@@ -61,11 +61,7 @@ func (v *victim) live() hostileResult {
 }
 
 func (v *victim) fail(format string, arguments ...any) {
-	text := fmt.Sprintf(format, arguments...)
-	if len(text) > 200 {
-		text = text[:200] + "…"
-	}
-	v.result.failed = append(v.result.failed, text)
+	v.result.failed = append(v.result.failed, cut(fmt.Sprintf(format, arguments...)))
 }
 
 // begin makes the container and returns when it has started, or when its guest is stuck.
@@ -133,7 +129,7 @@ func (v *victim) config() (string, error) {
 	if err := os.Mkdir(kit, 0o755); err != nil {
 		return "", err
 	}
-	if err := hostileKit(v.h.host.Output, kit, words); err != nil {
+	if err := v.h.host.HostileKit(kit, words); err != nil {
 		return "", err
 	}
 	file := filepath.Join(v.dir, "msb.toml")
