@@ -191,6 +191,19 @@ func TestCloseHostileGuest(t *testing.T) {
 	}
 }
 
+// A guest that reads but never closes its ends: nothing is left on the host while
+// the machine runs on.
+func TestCloseLeavesNothing(t *testing.T) {
+	machine := newMachine(t)
+	defer machine.end()
+	nothingLeft(t, func() {
+		streams, stdin, stdout := openAll(t, machine)
+		mustClose(t, streams)
+		stdin.Close()
+		stdout.Close()
+	})
+}
+
 // endless is input without an end.
 type endless struct{}
 

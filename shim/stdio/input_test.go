@@ -3,14 +3,16 @@ package stdio
 import (
 	"bytes"
 	"errors"
-	"io"
 	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 // patience is how long a test waits for what must come.
@@ -136,18 +138,33 @@ func TestStartInputAfterClose(t *testing.T) {
 }
 
 // A process that has closed its stdin, for which the guest ends the stream, is
-// seen by its client as the end of a pipe.
+// seen by its client as the end of a pipe. So is a guest that sends on the stream.
 func TestProcessClosesStdin(t *testing.T) {
-	streams, agent, path := openStdin(t)
-	if err := streams.StartInput(); err != nil {
-		t.Fatal(err)
+	for name, act := range map[string]func(peer *mux.Stream) error{
+		"ends the stream":     (*mux.Stream).Close,
+		"sends on the stream": func(peer *mux.Stream) error { _, err := peer.Write([]byte("x")); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			machine, path := newMachine(t), fifo(t, t.TempDir(), "in")
+			defer machine.end()
+			streams, err := Open(t.Context(), machine, "id", Config{Stdin: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer streams.Close()
+			if err := streams.StartInput(); err != nil {
+				t.Fatal(err)
+			}
+			client := openClient(t, path)
+			if err := act(machine.peers[0]); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the client's write fails", func() bool {
+				_, err := client.WriteString("x")
+				return errors.Is(err, unix.EPIPE)
+			})
+		})
 	}
-	client := openClient(t, path)
-	agent.peers[0].Close()
-	eventually(t, "the client's write fails", func() bool {
-		_, err := client.WriteString("x")
-		return errors.Is(err, unix.EPIPE)
-	})
 }
 
 // Input at full speed arrives whole.
@@ -181,5 +198,3 @@ func (c *counted) Write(p []byte) (int, error) {
 	*c += counted(len(p))
 	return len(p), nil
 }
-
-var _ io.Writer = (*counted)(nil)
