@@ -3,6 +3,7 @@ package stdio
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"sync"
 	"testing"
