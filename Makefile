@@ -20,7 +20,7 @@ KRUNFW  := $(KIT)/libkrunfw.so.5
 KRUN    := $(KIT)/libkrun.so.1
 VMM     := $(KIT)/msb-krun
 SHIELD  := $(KIT)/msb-shield
-ANCHOR  := $(KIT)/msb-anchor
+PLACEHOLDER := $(KIT)/msb-placeholder
 PROBE   := $(TOOLS)/probe
 HOSTILE := $(TOOLS)/hostile/guest.erofs
 NERDCTL := $(TOOLS)/nerdctl
@@ -49,7 +49,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PHONY: help build shim agent vmm shield anchor probe hostile kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-1.7 test-race test-krun test-kubernetes bench bench-krun lint proto \
+.PHONY: help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-1.7 test-race test-krun test-kubernetes bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -219,14 +219,14 @@ proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 install: build ## install the shim and the kit below PREFIX (default /usr/local)
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
 	@install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
-	@install -m 0755 $(VMM) $(SHIELD) $(ANCHOR) $(DESTDIR)$(PREFIX)/lib/msb/
+	@install -m 0755 $(VMM) $(SHIELD) $(PLACEHOLDER) $(DESTDIR)$(PREFIX)/lib/msb/
 	@install -m 0644 $(addprefix $(KIT)/,vmlinux guest.erofs VERSIONS libkrunfw.so.5) $(DESTDIR)$(PREFIX)/lib/msb/
 	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
 	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 msb-krun msb-shield msb-anchor vmlinux guest.erofs VERSIONS libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 msb-krun msb-shield msb-placeholder vmlinux guest.erofs VERSIONS libkrunfw.so.5)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
@@ -260,13 +260,13 @@ agent:
 vmm:
 	@$(STEP) "building the VMM of the krun driver" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(VMM) ./cmd/msb-krun
 
-anchor:
-	@$(STEP) "building what stands for containers on the host" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(ANCHOR) ./cmd/msb-anchor
+placeholder:
+	@$(STEP) "building what stands for containers on the host" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(PLACEHOLDER) ./cmd/msb-placeholder
 
 shield:
 	@$(STEP) "building the shield of mounted files" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(SHIELD) ./cmd/msb-shield
 
-kit: agent vmm shield anchor
+kit: agent vmm shield placeholder
 	@$(DEPS) qemu virtiofsd erofs seccomp gcc
 	@$(MAKE) $(KIT)/vmlinux $(KIT)/guest.erofs $(KIT)/VERSIONS
 

@@ -17,7 +17,7 @@ const vmmAllowance = 256 << 20
 // maxTasks is how many processes and threads a VM may have on the host, so that an
 // intruder in one of them does not take the host's. Counted on a host with two
 // processors, VMM, file servers, shim and msb-shield have about 60, and each container 6:
-// five are msb-anchor's, one is the shim's that watches it. With 64 processors, where VMM
+// five are msb-placeholder's, one is the shim's that watches it. With 64 processors, where VMM
 // and shim may have a thread for each, more than 100 containers of a pod still fit.
 const maxTasks = 1024
 

@@ -23,7 +23,7 @@ const (
 	kernelFile      = "vmlinux"
 	diskFile        = "guest.erofs"
 	shieldFile      = "msb-shield"
-	placeholderFile = "msb-anchor"
+	placeholderFile = "msb-placeholder"
 	vmmFile         = "msb-krun" // the krun driver's VMM
 )
 

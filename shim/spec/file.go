@@ -88,7 +88,7 @@ func (o *FileOptions) applyOwn(destination, option string) error {
 	return invalid("mount %s: unknown option %q; msb has %smetadata=guest|host and %supdate=pinned|follow", destination, name, optionPrefix, optionPrefix)
 }
 
-// check refuses what cannot be had together.
+// check refuses what excludes each other.
 func (b *Bind) checkFile() error {
 	if b.Files.Follow && b.Files.HostMetadata && !b.ReadOnly {
 		return unsupported("mount %s: a file that is followed (x-msb.update=follow) keeps what the guest sets of its metadata in the VM; leave out x-msb.metadata=host, or mount it read-only", b.Destination)

@@ -1,7 +1,7 @@
 // Package spec turns an OCI runtime configuration written for this host into
 // what a microVM needs: how big it must be, what of the host it is given, and
 // the configuration for the runc inside. It only plans: nothing here touches
-// the host, and what cannot be had is refused here, before anything starts.
+// the host, and what is not supported is refused here, before anything starts.
 package spec
 
 import (
@@ -103,7 +103,7 @@ func check(spec *specs.Spec) error {
 	case spec.Hooks != nil && len(spec.Hooks.CreateContainer) > 0:
 		return unsupported("the configuration has createContainer hooks, programs of the host that would have to run in the container: they cannot in a microVM")
 	case spec.Linux.IntelRdt != nil:
-		return unsupported("linux.intelRdt concerns the host's processor and cannot be had in a microVM")
+		return unsupported("linux.intelRdt concerns the host's processor and is not supported in a microVM")
 	}
 	for _, device := range spec.Linux.Devices {
 		if !guestDevice(device.Type, device.Major, device.Minor) {

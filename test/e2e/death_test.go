@@ -261,7 +261,7 @@ func TestManyRuns(t *testing.T) {
 
 // By the task's pid the host finds the container's root file system and network
 // namespace, and nothing else of it; who kills that process kills the container.
-func TestAnchor(t *testing.T) {
+func TestPlaceholder(t *testing.T) {
 	nothingLeft(t)
 	c := start(t, options{}, sleeper...)
 	proc := fmt.Sprintf("/proc/%d/", c.Pid())

@@ -88,7 +88,7 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantStatus(t, c, client.Running)
-	if name := harness.Processes()[int(c.Pid())]; name != "msb-anchor" {
+	if name := harness.Processes()[int(c.Pid())]; name != "msb-placeholder" {
 		t.Errorf("the task's pid %d is %q, not what stands for the container", c.Pid(), name)
 	}
 

@@ -382,7 +382,7 @@ func TestHostNetwork(t *testing.T) {
 	}
 }
 
-// What cannot be had is refused, and nothing is left.
+// What is not supported is refused, and nothing is left.
 func TestNetworkRefused(t *testing.T) {
 	nothingLeft(t)
 	lan := host.NewLAN(t)

@@ -43,7 +43,7 @@ func refusedBy(t *testing.T, driver, dir string) map[string]refusal {
 	return refusals
 }
 
-// What cannot be had is refused with a sentence that says why, and leaves
+// What is not supported is refused with a sentence that says why, and leaves
 // nothing behind.
 func TestRefused(t *testing.T) {
 	nothingLeft(t)
@@ -114,7 +114,7 @@ func TestRefused(t *testing.T) {
 		})
 	}
 	if host.Driver == "krun" {
-		t.Run("memory that cannot be had", refusedMemory)
+		t.Run("more memory than the host has", refusedMemory)
 	}
 	t.Run("a command that is not there", func(t *testing.T) {
 		_, stderr, code := host.Run("nocommand", nil, "/no/such/command")
@@ -173,7 +173,7 @@ func config(t *testing.T, dir, content string) []string {
 func kit(t *testing.T, broken, content string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "msb-shield", "msb-anchor", "libkrun.so.1"} {
+	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "msb-shield", "msb-placeholder", "libkrun.so.1"} {
 		path := filepath.Join(dir, name)
 		if name == broken {
 			write(t, path, content)

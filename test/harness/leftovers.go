@@ -16,7 +16,7 @@ var vmms = map[string]string{"qemu": "qemu-system-x86", "krun": "libkrun VM"}
 
 // processNames are the names of what runs for a container; msb-krun is the VMM
 // before libkrun names it.
-var processNames = []string{"containerd-shim", "virtiofsd", "msb-shield", "msb-anchor", "msb-krun", vmms["qemu"], vmms["krun"]}
+var processNames = []string{"containerd-shim", "virtiofsd", "msb-shield", "msb-placeholder", "msb-krun", vmms["qemu"], vmms["krun"]}
 
 // VMM is the name of the process that runs a VM under the driver under test.
 func (h *Host) VMM() string { return vmms[h.Driver] }

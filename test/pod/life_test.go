@@ -129,7 +129,7 @@ func TestPodKilled(t *testing.T) {
 	for name, victim := range map[string]func(p *pod) int{
 		"VMM":    func(p *pod) int { return p.child(host.VMM()) },
 		"shim":   func(p *pod) int { return p.shim() },
-		"anchor": func(p *pod) int { return p.pid() },
+		"placeholder": func(p *pod) int { return p.pid() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			perHandler(t, func(t *testing.T, handler string) {
@@ -141,7 +141,7 @@ func TestPodKilled(t *testing.T) {
 				if err := unix.Kill(victim(p), unix.SIGKILL); err != nil {
 					t.Fatal(err)
 				}
-				if name == "anchor" && handler == harness.PauseHandler {
+				if name == "placeholder" && handler == harness.PauseHandler {
 					p.notReady() // the sandbox container's; the others run on until the pod is stopped
 					return
 				}

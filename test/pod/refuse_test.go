@@ -80,7 +80,7 @@ func testRefusedContainers(t *testing.T, p *pod) {
 			mounting(good, mount(fifo, "/f")),
 			"mount /f: source " + fifo + " is a FIFO; msb can mount regular files, directories and sockets",
 		},
-		"a target that cannot be had": {mounting(good, mount(dir, "/etc/passwd")), "/etc/passwd"},
+		"a target that is refused": {mounting(good, mount(dir, "/etc/passwd")), "/etc/passwd"},
 		"bidirectional propagation": {
 			mounting(good, &cri.Mount{HostPath: dir, ContainerPath: "/d", Propagation: cri.MountPropagation_PROPAGATION_BIDIRECTIONAL}),
 			"shared",

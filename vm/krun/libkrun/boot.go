@@ -42,7 +42,7 @@ func (l *Library) Check(m api.Machine) error {
 }
 
 // checkMemory maps as much as libkrun will, in the same way, to say clearly that it
-// cannot be had; pages are not touched.
+// is not to be had; pages are not touched.
 func checkMemory(mib int64) error {
 	memory, err := unix.Mmap(-1, 0, int(mib<<20), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {

@@ -1,4 +1,4 @@
-// msb-anchor stands for a container on the host: a process that does nothing, with
+// msb-placeholder stands for a container on the host: a process that does nothing, with
 // the container's root file system and in its network namespace. The shim starts
 // it; it is not run by hand.
 package main
@@ -14,7 +14,7 @@ import (
 
 func main() {
 	if err := jail.Enter(); err != nil {
-		fmt.Fprintln(os.Stderr, "msb-anchor:", err)
+		fmt.Fprintln(os.Stderr, "msb-placeholder:", err)
 		os.Exit(1)
 	}
 	for {
