@@ -127,8 +127,8 @@ func testHeld(t *testing.T, p *pod) {
 // the pod.
 func TestPodKilled(t *testing.T) {
 	for name, victim := range map[string]func(p *pod) int{
-		"VMM":    func(p *pod) int { return p.child(host.VMM()) },
-		"shim":   func(p *pod) int { return p.shim() },
+		"VMM":         func(p *pod) int { return p.child(host.VMM()) },
+		"shim":        func(p *pod) int { return p.shim() },
 		"placeholder": func(p *pod) int { return p.pid() },
 	} {
 		t.Run(name, func(t *testing.T) {
