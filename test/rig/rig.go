@@ -81,6 +81,7 @@ type Rig struct {
 // New makes a shim that ends with the test.
 func New(t testing.TB) *Rig {
 	t.Helper()
+	t.TempDir() // the first call: so what the test leaves is ended before its directories are removed
 	ctx := namespaces.WithNamespace(context.Background(), "test")
 	ctx, life := shutdown.WithShutdown(ctx)
 	down := make(chan struct{})
