@@ -67,6 +67,7 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 	if err != nil {
 		return nil, err
 	}
+	c.record(p, status) // of one that was never started: who waits for it learns of its end
 	c.closeStdio(bounded, p)
 	c.forget(p)
 	return c.deleteResponse(p, status), nil
@@ -156,11 +157,15 @@ func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (
 	return sandbox.ExitKilled, nil
 }
 
-// mayDelete refuses to delete what runs.
+// mayDelete refuses to delete what runs. What was not started is not started any more: a
+// guest that were asked for both would not delete what it has started, and lose its VM.
 func (c *container) mayDelete(p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.hasExited() || c.lost || p.state == processAdded {
+	if p.state == processAdded {
+		p.state = processDeleting
+	}
+	if p.hasExited() || c.lost || p.state == processDeleting {
 		return nil
 	}
 	return fmt.Errorf("%s runs: end it before: %w", c.describe(p), errdefs.ErrFailedPrecondition)

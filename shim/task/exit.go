@@ -79,8 +79,12 @@ func (c *container) record(p *process, status uint32) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ran := p.execID == "" || p.state == processRunning
 	p.exit, p.state = e, processStopped
 	close(p.exited)
+	if !ran {
+		return // an exec of whose start containerd was not told
+	}
 	c.service.Events.Publish(&eventsapi.TaskExit{
 		ContainerID: c.id, ID: c.eventID(p), Pid: c.taskPid, ExitStatus: e.status, ExitedAt: timestamppb.New(e.at),
 	})

@@ -10,7 +10,8 @@ import (
 )
 
 // process is a container's init or an exec. Its life is a line: added, starting, running,
-// stopped; one whose start fails is added again.
+// stopped; one whose start fails is added again. One that is deleted before its start never
+// runs.
 type process struct {
 	execID  string
 	config  stdio.Config
@@ -27,7 +28,8 @@ type process struct {
 type processState int
 
 const (
-	processAdded processState = iota
+	processAdded    processState = iota
+	processDeleting              // without ever having been started
 	processStarting
 	processRunning
 	processStopped

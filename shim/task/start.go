@@ -27,7 +27,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 		return nil, err
 	}
 	p := newProcess(r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
-	if r.ExecID == "" || !c.add(p) {
+	if r.ExecID == "" || r.ExecID == r.ID || !c.add(p) { // events call init by the container's id
 		return nil, fmt.Errorf("process %s of task %s: %w", r.ExecID, r.ID, errdefs.ErrAlreadyExists)
 	}
 	return toItsEnd(ctx, func(ctx context.Context) (*emptypb.Empty, error) {
@@ -119,12 +119,12 @@ func (p *process) startInput(ctx context.Context) {
 	}
 }
 
-// beginStart refuses to start what was started before.
+// beginStart refuses to start what was started before, or is being deleted.
 func (c *container) beginStart(p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p.state != processAdded {
-		return fmt.Errorf("process %s of task %s was started before: %w", p.execID, c.id, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("process %s of task %s was started or deleted before: %w", p.execID, c.id, errdefs.ErrFailedPrecondition)
 	}
 	p.state = processStarting
 	return nil
