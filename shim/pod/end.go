@@ -21,13 +21,11 @@ func (p *Pod) Leave(ctx context.Context, id string) error {
 
 // End ends the VM in order: what still runs in it is killed, its data is written back, and
 // nothing on the host is in use any more when it returns. A boot that is under way is ended,
-// too. It may be called again, and at the same time: who comes later waits for the end.
+// too, and a pod in which nothing was prepared has ended with that: it gets no VM any more.
+// End may be called again, and at the same time: who comes later waits for the end.
 func (p *Pod) End(ctx context.Context) error {
 	p.mu.Lock()
 	switch {
-	case p.state == New:
-		p.mu.Unlock()
-		return nil
 	case p.state >= Ending:
 		p.mu.Unlock()
 		select {
@@ -70,14 +68,18 @@ func (p *Pod) endMembers(ctx context.Context) {
 	}
 }
 
-// close takes the VM and its place away.
+// close takes the VM and its place away. Its members know of it when anyone does: what they
+// ran can be deleted from then on.
 func (p *Pod) close() error {
 	p.mu.Lock()
-	prepared := p.prepared
+	prepared, booted := p.prepared, p.sandbox != nil
 	p.mu.Unlock()
 	var err error
 	if prepared != nil {
 		err = prepared.Close()
+	}
+	if booted {
+		p.tellMembers()
 	}
 	p.mu.Lock()
 	p.state, p.prepared, p.sandbox = Gone, nil, nil
@@ -85,6 +87,13 @@ func (p *Pod) close() error {
 	p.mu.Unlock()
 	p.checkEmpty()
 	return err
+}
+
+// tellMembers tells the members that the VM has ended.
+func (p *Pod) tellMembers() {
+	for _, member := range p.Members() {
+		member.Lost()
+	}
 }
 
 // Busy tells whether somebody still needs the shim: a member, or a sandbox that holds it.

@@ -48,7 +48,8 @@ type Member interface {
 	// End ends the member in the VM, and takes back what it has of the host. It is called
 	// when the pod ends with the member in it. ctx bounds what the guest may take.
 	End(ctx context.Context)
-	// Lost is called when the VM has ended with the member in it.
+	// Lost is called when the VM has ended with the member in it, and may be called again,
+	// also at the same time.
 	Lost()
 }
 
@@ -169,6 +170,9 @@ func (p *Pod) Prepare(id, owner string, prepare func() (*sandbox.Prepared, error
 }
 
 func (p *Pod) taken() error {
+	if p.state >= Ending {
+		return p.ended()
+	}
 	return fmt.Errorf("this shim has a microVM already, which only containers of its pod can join: %w", errdefs.ErrFailedPrecondition)
 }
 
@@ -226,9 +230,7 @@ func (p *Pod) watch(sb *sandbox.Sandbox) {
 	if err := sb.Err(); err != nil {
 		log.G(p.ctx).WithError(err).Error("the VM ended")
 	}
-	for _, member := range p.Members() {
-		member.Lost()
-	}
+	p.tellMembers()
 	if p.Held() {
 		if err := p.End(p.ctx); err != nil {
 			log.G(p.ctx).WithError(err).Error("cleaning up after the end of a VM")
