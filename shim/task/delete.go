@@ -151,7 +151,7 @@ func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (
 	sb.End(fmt.Errorf("the guest did not delete %s: %w", c.describe(p), err))
 	select {
 	case <-sb.Done():
-	case <-time.After(deathNotice):
+	case <-time.After(endNotice):
 	}
 	p.exitedWithin(deathNotice)
 	return sandbox.ExitKilled, nil

@@ -25,11 +25,12 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	}
 	sb, err := s.pod.Sandbox()
 	if err == nil {
-		final := r.ExecID == "" && unix.Signal(r.Signal) == unix.SIGKILL
-		if final {
-			c.enforceKill(sb)
+		if r.ExecID == "" && unix.Signal(r.Signal) == unix.SIGKILL {
+			err = c.killInit(ctx, sb, r)
+		} else {
+			err = sb.Guest.Kill(ctx, r)
 		}
-		if err = sb.Guest.Kill(ctx, r); err == nil || final && killed(p, err) {
+		if err == nil {
 			return &emptypb.Empty{}, nil
 		}
 	}
@@ -39,9 +40,22 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	return nil, err
 }
 
-// killed tells whether a process that was to be killed has ended with its VM.
-func killed(p *process, err error) bool {
-	return errdefs.IsUnavailable(err) && p.exitedWithin(deathNotice)
+// killInit kills a container: in the guest, or with its VM if the guest refuses.
+func (c *container) killInit(ctx context.Context, sb *sandbox.Sandbox, r *taskapi.KillRequest) error {
+	init := c.init()
+	if init.hasExited() {
+		return sb.Guest.Kill(ctx, r) // what else is in the container
+	}
+	c.enforceKill(sb)
+	err := sb.Guest.Kill(ctx, r)
+	if err == nil || errdefs.IsNotFound(err) || ctx.Err() != nil {
+		return err
+	}
+	sb.End(fmt.Errorf("the guest did not kill container %s: %w", c.id, err))
+	if init.exitedWithin(endNotice) {
+		return nil
+	}
+	return err
 }
 
 // enforceKill ends the VM if a container that was killed does not end.

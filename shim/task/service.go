@@ -31,8 +31,12 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
-// deathNotice is how long a call whose VM broke waits for its exits to be recorded.
-const deathNotice = time.Second
+const (
+	// deathNotice is how long a call whose VM broke waits for its exits to be recorded.
+	deathNotice = time.Second
+	// endNotice is how long a call that has ended the VM waits for the same.
+	endNotice = 10 * time.Second
+)
 
 // IdleGrace is how long a shim without a VM and without containers waits for its client
 // to end it. Then it ends by itself: the client has gone.
