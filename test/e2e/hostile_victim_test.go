@@ -102,6 +102,9 @@ func (v *victim) make() (err error) {
 	if !v.row.onDisk && v.row.words != "" {
 		spec = append(spec, oci.WithEnv([]string{"MSB_HOSTILE=" + v.words()}))
 	}
+	if v.row.hostNetwork {
+		spec = append(spec, oci.WithHostNamespace(specs.NetworkNamespace))
+	}
 	if v.row.socket {
 		if err := v.listen(); err != nil {
 			return err
@@ -195,6 +198,11 @@ func (v *victim) end() {
 	began := time.Now()
 	if v.row.stuck == inCreate {
 		v.abandon()
+		err := <-v.starting
+		v.starting <- nil
+		if err == nil {
+			v.fail("it started")
+		}
 		for time.Since(began) < endLimit && len(v.left()) > 0 {
 			time.Sleep(200 * time.Millisecond)
 		}
