@@ -47,8 +47,7 @@ func (a *Agent) Console(text string) {
 }
 
 // StopReading reads nothing more from the connection to the host. The agent still writes.
-// Since the connection has no buffer, the host's next write waits: that of a call, too,
-// whatever the call's deadline.
+// The connection itself has no buffer: what waits, waits in the host's mux.Session.
 func (a *Agent) StopReading() error {
 	link, err := a.link()
 	if err != nil {
@@ -58,7 +57,18 @@ func (a *Agent) StopReading() error {
 	return nil
 }
 
-// Inject writes bytes of any kind to the connection, between two frames of vm/mux.
+// Disconnect closes the connection to the host from the guest's side, which ends the
+// machine as it does with a real one.
+func (a *Agent) Disconnect() error {
+	link, err := a.link()
+	if err != nil {
+		return err
+	}
+	return link.wire.Close()
+}
+
+// Inject writes bytes of any kind to the connection, between two frames of vm/mux: frames
+// made with mux.Frame that the host does not expect, or garbage.
 func (a *Agent) Inject(bytes []byte) error {
 	link, err := a.link()
 	if err != nil {
@@ -90,7 +100,8 @@ func (a *Agent) PingFlood() error {
 }
 
 // OpenStreams opens n streams to the host and sends no header on them. The caller closes
-// them, or the machine's end does. After an error it returns those that it opened.
+// them, or the machine's end does. After an error it returns those that it opened. More
+// than mux.Backlog that the host does not accept end the machine.
 func (a *Agent) OpenStreams(n int) ([]net.Conn, error) {
 	link, err := a.link()
 	if err != nil {

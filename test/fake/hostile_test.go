@@ -92,11 +92,21 @@ func TestStopReading(t *testing.T) {
 func TestRawFrames(t *testing.T) {
 	h := boot(t, &Driver{})
 	h.run("c", "sleep")
+	h.agent.On("State", Huge(20000))
+	streams, err := h.agent.OpenStreams(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unread, err := h.machine.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unread.Close()
+	defer streams[0].Close()
 	var calls sync.WaitGroup
 	for range 4 {
 		calls.Go(func() {
 			for range 50 {
-				h.agent.On("State", Huge(20000))
 				if r, err := h.state(t.Context()); err != nil || len(r.ID) < 2000 {
 					t.Errorf("State: %v", err)
 					return
@@ -106,20 +116,38 @@ func TestRawFrames(t *testing.T) {
 	}
 	for range 200 {
 		frame := Frame{Stream: 99999, Type: 2, Payload: bytes.Repeat([]byte{7}, 5000)}
-		ping := mux.Frame{Kind: mux.FrameCredit, Length: 1, Stream: 1}.Append(nil)
-		if err := errors.Join(h.agent.RawFrames(frame), h.agent.Inject(ping)); err != nil {
+		data := mux.Frame{Kind: mux.FrameData, Stream: 2, Length: 100}.Append(nil)
+		if err := errors.Join(h.agent.RawFrames(frame), h.agent.Inject(append(data, make([]byte, 100)...))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	calls.Wait()
-	if err := h.agent.Inject([]byte("\xffno frame of vm/mux")); err != nil {
-		t.Fatal(err)
+	if n, err := io.CopyN(io.Discard, unread, 200*100); err != nil {
+		t.Errorf("%d bytes, %v", n, err)
 	}
-	if !eventually(func() bool {
-		_, err := h.machine.Dial(t.Context())
-		return errdefs.IsUnavailable(err)
-	}) {
-		t.Error("the host has taken garbage for frames")
+}
+
+// What violates the protocol of the streams ends the machine, which says so.
+func TestViolation(t *testing.T) {
+	for name, attack := range map[string]func(*Agent) error{
+		"garbage": func(a *Agent) error { return a.Inject([]byte("no frame at all")) },
+		"pings":   (*Agent).PingFlood,
+		"streams": func(a *Agent) error {
+			_, err := a.OpenStreams(mux.Backlog + 1)
+			return err
+		},
+		"disconnect": (*Agent).Disconnect,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := boot(t, &Driver{})
+			if err := attack(h.agent); err != nil {
+				t.Error(err)
+			}
+			if err := within(t, func() error { <-h.machine.Done(); return h.machine.Err() }); !errdefs.IsUnavailable(err) ||
+				!strings.Contains(err.Error(), "cut off") || errors.Is(err, mux.ErrViolation) == (name == "disconnect") {
+				t.Errorf("Err = %v", err)
+			}
+		})
 	}
 }
 
@@ -131,27 +159,14 @@ func TestRawFramesTooEarly(t *testing.T) {
 	}
 }
 
-// A flood of pings ends the machine.
-func TestPingFlood(t *testing.T) {
-	h := boot(t, &Driver{})
-	h.listening()
-	if err := h.agent.PingFlood(); err != nil {
-		t.Fatal(err)
-	}
-	<-h.machine.Done()
-	if !errors.Is(h.machine.Err(), mux.ErrViolation) {
-		t.Errorf("the machine ended: %v", h.machine.Err())
-	}
-}
-
 // The host sees as many streams without a header as it accepts.
 func TestOpenStreams(t *testing.T) {
 	h := boot(t, &Driver{})
-	streams, err := h.agent.OpenStreams(20)
-	if err != nil || len(streams) != 20 {
+	streams, err := h.agent.OpenStreams(mux.Backlog)
+	if err != nil || len(streams) != mux.Backlog {
 		t.Fatalf("%d streams, %v", len(streams), err)
 	}
-	for range 10 {
+	for range streams {
 		if _, err := h.machine.Accept(t.Context()); err != nil {
 			t.Error(err)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -64,7 +63,8 @@ func (m *Machine) run(boot Boot) {
 func (m *Machine) watch(link *link) {
 	select {
 	case <-link.broken():
-		m.Die(fmt.Errorf("fake was ended because its guest was cut off: %w (%w)", link.cause(), errdefs.ErrUnavailable))
+		m.Die(fmt.Errorf("fake was ended because its guest was cut off: %w; the last lines of its console: %s: %w",
+			link.cause(), m.consoleTail(), errdefs.ErrUnavailable))
 	case <-m.life.Done():
 	}
 }
@@ -86,11 +86,7 @@ func (m *Machine) consoleTail() string {
 	if m.config.Console == nil {
 		return "(none)"
 	}
-	lines := m.config.Console.Tail()
-	if len(lines) == 0 {
-		return "(none)"
-	}
-	return strings.Join(lines, " | ")
+	return m.config.Console.Last()
 }
 
 func (m *Machine) finish(why error) {

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,9 +15,11 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 func start(t *testing.T, driver *Driver) *Machine {
@@ -192,12 +194,19 @@ func TestInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		_ = sendInput(stdin, "one\n")
-		stdin.Close()
+		_, _ = io.WriteString(stdin, "one\n")
+		api.CloseWrite(stdin)
 	}()
 	got := make([]byte, 4)
 	if _, err := io.ReadFull(stdout, got); err != nil || string(got) != "one\n" {
 		t.Errorf("%q, %v", got, err)
+	}
+	// The stream has ended, and the task service still holds its own end.
+	if !eventually(func() bool { return !slices.Contains(h.agent.Left(), "input stream in") }) {
+		t.Error("the input has not ended")
+	}
+	if r, err := h.state(t.Context()); err != nil || r.Status != tasktypes.Status_RUNNING {
+		t.Errorf("State = %v, %v", r, err)
 	}
 	if _, err := h.tasks.CloseIO(t.Context(), &taskapi.CloseIORequest{ID: "c", Stdin: true}); err != nil {
 		t.Error(err)
@@ -211,12 +220,6 @@ func TestInput(t *testing.T) {
 	if left := h.agent.Left(); len(left) != 0 {
 		t.Errorf("left: %q", left)
 	}
-}
-
-// sendInput writes to a stdin as the host frames it.
-func sendInput(stream net.Conn, text string) error {
-	_, err := io.WriteString(stream, text)
-	return err
 }
 
 // A process that floods waits for its reader, and is killed all the same.
@@ -302,5 +305,26 @@ func TestBubble(t *testing.T) {
 			t.Error(err)
 		}
 		synctest.Wait() // the test fails if anything of the machine is left
+	})
+}
+
+// A guest that takes nothing is cut off after a while, of the bubble's time.
+func TestStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{t: t, machine: start(t, &Driver{})}
+		h.agent = h.machine.Agent
+		h.connect()
+		if err := h.agent.StopReading(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := h.tasks.Connect(t.Context(), &taskapi.ConnectRequest{}); err == nil {
+			t.Error("a guest that takes nothing has answered")
+		}
+		<-h.machine.Done()
+		if passed := time.Since(began); passed != mux.StallTimeout || !errors.Is(h.machine.Err(), mux.ErrViolation) {
+			t.Errorf("after %v: %v", passed, h.machine.Err())
+		}
+		synctest.Wait()
 	})
 }

@@ -53,8 +53,7 @@ func (s *streams) add(stream *api.StdioStream, conn net.Conn) (func(net.Conn), e
 	}, nil
 }
 
-// copyInput hands a host's bytes to a process until the host ends them. How the stream
-// is framed is known here only.
+// copyInput hands a host's bytes to a process until the host ends its direction.
 func copyInput(in io.Writer, stream net.Conn) { _, _ = io.Copy(in, stream) }
 
 // close ends a stream; one that is not open is passed over.

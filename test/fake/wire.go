@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
@@ -16,13 +17,12 @@ type frames struct {
 }
 
 var (
-	// muxFrames are those of vm/mux: only a data frame has a body.
+	// muxFrames are those of vm/mux.
 	muxFrames = frames{header: mux.FrameSize, body: func(header []byte) int {
-		frame := mux.ParseFrame(header)
-		if frame.Kind != mux.FrameData {
-			return 0
+		if frame := mux.ParseFrame(header); frame.Kind == mux.FrameData {
+			return frame.Length
 		}
-		return frame.Length
+		return 0
 	}}
 	// ttrpcFrames: length (4), stream (4), type, flags (ttrpc, PROTOCOL.md).
 	ttrpcFrames = frames{header: 10, body: func(header []byte) int {
@@ -107,7 +107,7 @@ func (w *wire) advance(p []byte) {
 	}
 }
 
-// Read implements net.Conn. What a Read was waiting for when reading stopped is lost.
+// Read implements net.Conn.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.isStopped() {
 		<-w.closed
@@ -130,8 +130,13 @@ func (w *wire) isStopped() bool {
 	}
 }
 
-// stopReading lets no Read return until Close.
-func (w *wire) stopReading() { w.stop.Do(func() { close(w.stopped) }) }
+// stopReading lets no Read return until Close, not even the one that is under way.
+func (w *wire) stopReading() {
+	w.stop.Do(func() {
+		close(w.stopped)
+		_ = w.Conn.SetReadDeadline(time.Unix(1, 0))
+	})
+}
 
 // Close implements net.Conn.
 func (w *wire) Close() error {
