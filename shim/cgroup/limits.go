@@ -11,7 +11,7 @@ import (
 
 // vmmAllowance is what the processes of a VM may use of memory beside the guest's own,
 // in bytes: VMM, file servers, shim, and the host's cache of what the guest has opened.
-// docs/architecture.md has the measurement.
+// docs/decisions has the measurement.
 const vmmAllowance = 256 << 20
 
 // maxTasks is how many processes and threads a VM may have on the host, so that an

@@ -28,7 +28,7 @@ var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetada
 const (
 	mib = 1 << 20
 	// Overhead is the memory in bytes that a guest needs beside its containers:
-	// kernel, page tables, agent, runc. docs/architecture.md has the measurement.
+	// kernel, page tables, agent, runc. docs/decisions has the measurement.
 	Overhead = 128 * mib
 	// minLimit is the smallest memory limit in bytes with which runc starts.
 	minLimit = 6 * mib
