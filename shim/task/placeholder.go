@@ -36,6 +36,13 @@ func (c *container) watchPlaceholder(process sandbox.Process) {
 	}
 	logger := log.G(c.service.Context).WithField("id", c.id)
 	logger.Warn("the container's placeholder was killed: so is the container")
+	if !c.isCreated() {
+		c.cancel()
+		<-c.settled
+		if !c.isCreated() {
+			return
+		}
+	}
 	sb, err := c.service.pod.Sandbox()
 	if err != nil {
 		return
