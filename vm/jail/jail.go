@@ -19,6 +19,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,9 @@ type Spec struct {
 	// what a FUSE server needs.
 	Filter, Internet, DataOnly bool
 }
+
+// name is the program's, for errors.
+func (s Spec) name() string { return filepath.Base(s.Program) }
 
 // FirstFile is the number of the first of a Spec's Files in the process.
 const FirstFile = 3

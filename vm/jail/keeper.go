@@ -121,13 +121,13 @@ func (p *Process) confine(spec Spec, root *builtRoot, control *os.File) error {
 	for _, limit := range spec.Limits {
 		value := unix.Rlimit{Cur: limit.Value, Max: limit.Value}
 		if err := unix.Prlimit(p.Pid(), limit.Resource, &value, nil); err != nil {
-			return fmt.Errorf("limiting resource %d of the VMM to %d: %w", limit.Resource, limit.Value, err)
+			return fmt.Errorf("limiting resource %d of %s to %d: %w", limit.Resource, spec.name(), limit.Value, err)
 		}
 	}
 	if !spec.Cooperates {
 		return nil
 	}
-	if err := awaitLoaded(control); err != nil {
+	if err := awaitLoaded(control, spec); err != nil {
 		return err
 	}
 	if root != nil {
@@ -184,13 +184,13 @@ func socketPair() (ours, theirs *os.File, err error) {
 
 // awaitLoaded reads what the process says: that it has loaded what it needs, or
 // why it cannot.
-func awaitLoaded(control *os.File) error {
+func awaitLoaded(control *os.File, spec Spec) error {
 	if err := control.SetReadDeadline(time.Now().Add(entry)); err != nil {
 		return err
 	}
 	word := make([]byte, 1)
 	if _, err := io.ReadFull(control, word); err != nil {
-		return fmt.Errorf("the VMM did not get as far as its jail: %w (%w)", err, errdefs.ErrUnavailable)
+		return fmt.Errorf("%s did not get as far as its jail: %w (%w)", spec.name(), err, errdefs.ErrUnavailable)
 	}
 	if word[0] == wordLoaded {
 		return nil
@@ -214,7 +214,7 @@ func release(control *os.File, spec Spec) error {
 		word[0] = wordGoFiltered
 	}
 	if _, err := control.Write(word); err != nil {
-		return fmt.Errorf("the VMM ended before it was in its jail: %w (%w)", err, errdefs.ErrUnavailable)
+		return fmt.Errorf("%s ended before it was in its jail: %w (%w)", spec.name(), err, errdefs.ErrUnavailable)
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func (r *builtRoot) descriptors(pid int) error {
 	}
 	defer unix.Close(tree)
 	if err := unix.MoveMount(tree, "", int(r.dir.Fd()), descriptorsDir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("giving the VMM its descriptors: %w", err)
+		return fmt.Errorf("giving process %d its descriptors: %w", pid, err)
 	}
 	return nil
 }

@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// The shim, or its VMM, is killed: nothing is left in the namespace.
+func TestNetworkAfterKill(t *testing.T) {
+	nothingLeft(t)
+	lan := host.NewLAN(t)
+	port := lan.Port("a")
+	port.Plug("eth0", 1500, "10.99.0.2/24", "fd99::2/64")
+	before := port.Links()
+	for _, victim := range []string{"shim", "VMM"} {
+		c := networked(t, port)
+		if links := strings.Join(port.Links(), " "); !strings.Contains(links, "eth0+ingress") || !strings.Contains(links, "msbtap0+ingress") {
+			t.Errorf("the namespace of a running container has %s", links)
+		}
+		pid := shimOf(t, c.ID())
+		if victim == "VMM" {
+			pid = findVMM(pid)
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		ended(t, c.exit)
+		_, _ = c.Delete(c.ctx, client.WithProcessKill)
+		waitFor(t, "the namespace to be as before", func() bool { return slices.Equal(port.Links(), before) })
+	}
+}
+
+// Without a namespace of its own a container has the host's network, through the
+// VMM.
+func TestHostNetwork(t *testing.T) {
+	nothingLeft(t)
+	host.NewLAN(t)
+	echoes(t, harness.BridgeAddress)
+	c := networked(t, nil, oci.WithHostNamespace(specs.NetworkNamespace))
+	for _, network := range []string{"tcp", "udp"} {
+		if got := c.probe(fmt.Sprintf("connect %s:%s:%s hello", network, harness.BridgeAddress, echoPort)); got != "hello" {
+			t.Errorf("%s: %s", network, got)
+		}
+	}
+	if got := c.probe("pump tcp:10.99.0.1:7 20 100000"); got != "ok" {
+		t.Errorf("20 connections: %s", got)
+	}
+}
+
+// What is not supported is refused, and nothing is left.
+func TestNetworkRefused(t *testing.T) {
+	nothingLeft(t)
+	lan := host.NewLAN(t)
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "")
+	many, shared := lan.Port("many"), lan.Port("shared")
+	for i := range 32 {
+		many.Wire(fmt.Sprintf("eth%d", i), 1500, fmt.Sprintf("10.90.%d.1/24", i), fmt.Sprintf("10.90.%d.2/24", i))
+	}
+	shared.Plug("eth0", 1500, "10.99.0.2/24", "fd99::2/64")
+	networked(t, shared)
+	for name, c := range map[string]struct{ path, says string }{
+		"no such path":    {"/run/netns/msb-none", "/run/netns/msb-none"},
+		"a file":          {file, "not a network namespace"},
+		"a PID namespace": {"/proc/self/ns/pid", "not a network namespace"},
+		"32 interfaces":   {many.Path, "has 32 interfaces, and this microVM has devices for 3"},
+		"another VM's":    {shared.Path, "another microVM's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := host.Leftovers()
+			_, stderr, code := host.Run("refused", []string{"--with-ns", "network:" + c.path}, "true")
+			if code == 0 || !strings.Contains(stderr, c.says) {
+				t.Errorf("code %d: %s", code, stderr)
+			}
+			if left := host.New(before); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+	if links := many.Links(); len(links) != 33 {
+		t.Errorf("left in the namespace: %v", links)
+	}
+}
