@@ -49,6 +49,9 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 	defer trace.Phase(ctx, "guest boot")()
 	s := newSandbox(p, machine, network)
 	p.undo.Add(s.stop)
+	// Whoever gives the boot up does not wait for the guest.
+	stop := context.AfterFunc(ctx, func() { s.End(fmt.Errorf("the boot was given up: %w", errdefs.ErrUnavailable)) })
+	defer stop()
 	if err := p.recordVMM(machine.Pid()); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -120,19 +121,26 @@ func (s *Service) ask(do func(*sandbox.Sandbox) error) (*emptypb.Empty, error) {
 }
 
 // Stats implements the Task API with the guest's control group of the container. A
-// sandbox container stands for its pod: it has what the VM uses on the host.
+// sandbox container stands for its pod: it has what the VM uses on the host. Where there are
+// none the error is of the class that containerd passes over, as with runc when a control
+// group is gone: it asks for those of all tasks at a time.
 func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
 	c, sb, err := s.running(r.ID)
-	if err != nil {
+	if err == nil {
+		var metrics *anypb.Any
+		if metrics, err = c.metrics(ctx, sb); err == nil {
+			return &taskapi.StatsResponse{Stats: metrics}, nil
+		}
+	}
+	if errdefs.IsNotFound(err) {
 		return nil, err
 	}
+	return nil, fmt.Errorf("task %s has no metrics: %v: %w", r.ID, err, errdefs.ErrNotFound)
+}
+
+func (c *container) metrics(ctx context.Context, sb *sandbox.Sandbox) (*anypb.Any, error) {
 	if c.of.Sandbox {
-		metrics, err := sb.Metrics()
-		return &taskapi.StatsResponse{Stats: metrics}, err
+		return sb.Metrics()
 	}
-	metrics, err := sb.Guest.Stats(ctx, r.ID)
-	if err != nil {
-		return nil, err
-	}
-	return &taskapi.StatsResponse{Stats: metrics}, nil
+	return sb.Guest.Stats(ctx, c.id)
 }
