@@ -223,8 +223,10 @@ func (p *Pod) watch(sb *sandbox.Sandbox) {
 	select {
 	case <-sb.Done():
 	case <-time.After(agentGrace):
-		// Without its agent a guest is of no use.
-		sb.End(fmt.Errorf("the agent is gone: %w", errdefs.ErrUnavailable))
+		// Without its agent a guest is of no use. At the pod's end it was let go of before.
+		if p.State() < Ending {
+			sb.End(fmt.Errorf("the agent is gone: %w", errdefs.ErrUnavailable))
+		}
 		<-sb.Done()
 	}
 	if err := sb.Err(); err != nil {

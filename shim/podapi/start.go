@@ -72,7 +72,7 @@ func (s *Service) start(ctx context.Context, sb *podSandbox) error {
 			return nil, err
 		}
 		s.pod.SetHolder(pod.Holder{Pid: uint32(placeholder.Pid()), Guest: guestPid})
-		go watchPlaceholder(running, placeholder)
+		go s.watchPlaceholder(running, placeholder)
 		return running, nil
 	})
 	if err != nil {
@@ -85,10 +85,13 @@ func (s *Service) start(ctx context.Context, sb *podSandbox) error {
 }
 
 // watchPlaceholder ends the pod with the process that stands for it: who kills that kills
-// the pod. At the end of the VM it ends, too.
-func watchPlaceholder(sb *sandbox.Sandbox, placeholder sandbox.Process) {
+// the pod. At the end of the pod it ends, too, before the VM does.
+func (s *Service) watchPlaceholder(sb *sandbox.Sandbox, placeholder sandbox.Process) {
 	select {
 	case <-placeholder.Exited():
+		if s.pod.State() >= pod.Ending {
+			return
+		}
 		sb.End(fmt.Errorf("the pod's placeholder, process %d, was killed: %w", placeholder.Pid(), errdefs.ErrUnavailable))
 	case <-sb.Done():
 	}
