@@ -22,11 +22,32 @@ import (
 // Published is what containerd has been told.
 type Published struct {
 	mu     sync.Mutex
-	events []any // guarded by mu
+	events []any         // guarded by mu
+	held   chan struct{} // not nil: nothing is taken until it is closed; guarded by mu
+}
+
+// Hold makes it a containerd that takes no events, until release is called.
+func (p *Published) Hold() (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := make(chan struct{})
+	p.held = held
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.held = nil
+		close(held)
+	}
 }
 
 // Publish implements shim.Publisher.
 func (p *Published) Publish(_ context.Context, _ string, event events.Event) error {
+	p.mu.Lock()
+	held := p.held
+	p.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.events = append(p.events, event)
