@@ -168,7 +168,8 @@ func TestCallsForNothing(t *testing.T) {
 		c.Machine().Die(nil)
 		c.expectExit("c", "", killed)
 		for name, err := range calls(c, "c") {
-			if !errdefs.IsUnavailable(err) {
+			// containerd passes over a task without metrics.
+			if is := map[bool]func(error) bool{true: errdefs.IsNotFound, false: errdefs.IsUnavailable}[name == "Stats"]; !is(err) {
 				t.Errorf("%s of a task whose VM is gone: %v", name, err)
 			}
 		}
