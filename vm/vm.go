@@ -43,8 +43,8 @@ type Machine interface {
 	Dial(context.Context) (net.Conn, error)
 
 	// Accept returns the next stream that the agent opens. It fails when ctx or
-	// the machine ends. Streams that nobody accepts are refused after a few. The
-	// caller closes the stream.
+	// the machine ends. A guest that opens more than a few streams that nobody
+	// accepts loses its machine. The caller closes the stream.
 	Accept(context.Context) (net.Conn, error)
 
 	// Pid is the process id of the VMM, in the shim's PID namespace.

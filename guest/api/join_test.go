@@ -170,12 +170,13 @@ func TestJoinBreaksOff(t *testing.T) {
 	}
 }
 
-// A stream that was broken off closes the connection, though nothing is sent.
-func TestJoinStreamIsReset(t *testing.T) {
+// joined is a client whose connection Join has joined with a stream, the stream's other
+// end, and a channel that is closed when Join has returned.
+func joined(t *testing.T) (client, inner *net.UnixConn, opened *mux.Stream, done <-chan struct{}) {
+	t.Helper()
 	here, there := net.Pipe()
 	host, guest := mux.Host(here), mux.Guest(there)
-	defer host.Close()
-	defer guest.Close()
+	t.Cleanup(func() { host.Close(); guest.Close() })
 	opened, err := guest.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -184,21 +185,44 @@ func TestJoinStreamIsReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, inner := unixPair(t)
-	joined := make(chan struct{})
+	_ = opened.SetDeadline(time.Now().Add(patience))
+	client, inner = unixPair(t)
+	returned := make(chan struct{})
 	go func() {
 		Join(inner, accepted)
-		close(joined)
+		close(returned)
 	}()
+	return client, inner, opened, returned
+}
+
+func wantReturn(t *testing.T, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Error("Join has not returned")
+	}
+}
+
+// A stream that was broken off closes the connection, though nothing is sent.
+func TestJoinStreamIsReset(t *testing.T) {
+	client, _, opened, done := joined(t)
 	if err := opened.Reset(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := client.Read(make([]byte, 1)); err == nil {
 		t.Error("the connection is open")
 	}
-	select {
-	case <-joined:
-	case <-time.After(patience):
-		t.Error("Join has not returned")
+	wantReturn(t, done)
+}
+
+// A connection that somebody else closes, as when its socket is taken away, breaks the
+// stream off.
+func TestJoinConnectionIsTakenAway(t *testing.T) {
+	_, inner, opened, done := joined(t)
+	inner.Close()
+	if _, err := opened.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Read = %v", err)
 	}
+	wantReturn(t, done)
 }

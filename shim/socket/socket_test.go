@@ -46,6 +46,8 @@ func open(t *testing.T, session *mux.Session, tag string) (*mux.Stream, error) {
 	}
 	t.Cleanup(func() { stream.Close() })
 	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
+	_ = stream.SetDeadline(time.Now().Add(patience))
+	defer func() { _ = stream.SetDeadline(time.Time{}) }()
 	return stream, api.OpenStream(stream, header)
 }
 

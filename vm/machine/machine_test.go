@@ -149,7 +149,7 @@ func TestCutConnectionEndsTheMachine(t *testing.T) {
 	if _, err := stream.Read(make([]byte, 1)); err == nil {
 		t.Error("a stream lives on")
 	}
-	wantEnd(t, m, "vmm was ended", "receiving from the guest", "console: (none)")
+	wantEnd(t, m, "vmm was ended", "its guest was cut off", "console: (none)")
 }
 
 // A VMM that ends takes its connection with it: it is the VMM's end that is told.
