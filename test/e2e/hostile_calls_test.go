@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,7 +62,7 @@ func (v *victim) calls() {
 // allMetrics asks for the metrics of all containers, as CRI does for all of a node.
 func (v *victim) allMetrics() {
 	for range 3 {
-		v.result.metrics = worse(v.result.metrics, askMetrics(v.h.host, v.h.good.id))
+		v.metrics = append(v.metrics, askMetrics(v.h.host, v.h.good.id))
 	}
 }
 
@@ -102,12 +104,21 @@ func askMetrics(h *harness.Host, id string, filters ...string) metricsSample {
 	return sample
 }
 
-// worse prefers one that failed, and then the longer one.
-func worse(a, b metricsSample) metricsSample {
-	if a.err == nil && (b.err != nil || b.took > a.took) {
-		return b
+// judge is the longest of some answers. It has an error when not one of them was right: on a
+// busy machine the good guest itself is late now and then, and its metrics are left out.
+func judge(samples []metricsSample) (worst metricsSample) {
+	wrong := 0
+	for _, sample := range samples {
+		worst.took = max(worst.took, sample.took)
+		if sample.err != nil {
+			wrong++
+			worst.err = sample.err
+		}
 	}
-	return a
+	if wrong < len(samples) {
+		worst.err = nil
+	}
+	return worst
 }
 
 // metricsWatch asks for the metrics of a container each second.
@@ -139,14 +150,13 @@ func watchMetrics(h *harness.Host, id string) *metricsWatch {
 
 func (w *metricsWatch) stop() { close(w.done); w.ended.Wait() }
 
-// worst is the longest answer since then.
-func (w *metricsWatch) worst(since time.Time) (worst metricsSample) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, sample := range w.samples {
-		if sample.at.Add(sample.took).After(since) {
-			worst = worse(worst, sample)
-		}
-	}
-	return worst
+// since are the answers since then, of which one was right, unless that does not come.
+func (w *metricsWatch) since(began time.Time) (since []metricsSample) {
+	harness.Eventually(func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		since = slices.DeleteFunc(slices.Clone(w.samples), func(s metricsSample) bool { return s.at.Add(s.took).Before(began) })
+		return slices.ContainsFunc(since, func(s metricsSample) bool { return s.err == nil })
+	})
+	return since
 }

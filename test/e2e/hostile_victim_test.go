@@ -30,6 +30,8 @@ type victim struct {
 	result hostileResult
 	logged int // size of the log at the beginning
 
+	metrics []metricsSample // of row.client
+
 	dir       string // of its own on the host
 	socket    net.Listener
 	container client.Container
@@ -245,7 +247,7 @@ func (v *victim) conclude() {
 	v.result.memory = v.memory.stop()
 	if v != v.h.good {
 		v.result.memory -= v.h.good.memory.now()
-		v.result.metrics = worse(v.result.metrics, v.h.metrics.worst(v.result.began))
+		v.result.metrics = judge(append(v.metrics, v.h.metrics.since(v.result.began)...))
 	}
 	if err := v.clean(); err != nil {
 		v.h.t.Errorf("%s: cleaning up: %v", v.row.name, err)
