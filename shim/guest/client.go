@@ -130,7 +130,9 @@ func invoke[Request, Response any](ctx context.Context, c *Client, name string, 
 	return wait(ctx, c, name, func() (*Response, error) {
 		defer cancel()
 		response, err := make(bounded, request)
-		watch()
+		if watch() && err != nil && bounded.Err() != nil {
+			c.overrun(name, budget) // the call learned of its end before the watch did
+		}
 		return response, err
 	})
 }
