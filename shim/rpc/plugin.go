@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
@@ -48,17 +49,24 @@ func Register(hooks hook.Runner, began time.Time) {
 
 // New makes the services of a shim, and ends what they have with it.
 func New(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time) *Services {
+	return newServices(ctx, publisher, life, hooks, began, sandbox.PlatformOf)
+}
+
+func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time,
+	platform func(config.Config) sandbox.Platform,
+) *Services {
 	queue := events.NewQueue(ctx, publisher)
 	tasks, pod := task.New(task.Shim{
 		Context: ctx, Life: life, Events: queue, Hooks: hooks, Began: began,
-		Idle: task.IdleGrace, Platform: sandbox.PlatformOf,
+		Idle: task.IdleGrace, Platform: platform,
 	})
-	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: sandbox.PlatformOf}, pod)
+	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
 	life.RegisterCallback(func(context.Context) error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
-		defer cancel()
 		err := pod.End(context.WithoutCancel(ctx))
-		if flushErr := queue.Flush(ctx); flushErr != nil {
+		// Its events come with the end, which may have taken the guest's time.
+		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		if flushErr := queue.Flush(flushing); flushErr != nil {
 			log.G(ctx).WithError(flushErr).Warn("containerd has not taken the last events")
 		}
 		return errors.Join(err, publisher.Close())

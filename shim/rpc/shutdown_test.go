@@ -1,0 +1,195 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
+	"github.com/msb-runtime/containerd-shim-msb/test/fake"
+	"github.com/msb-runtime/containerd-shim-msb/test/rig"
+)
+
+var errBroken = errors.New("broken")
+
+// run creates and starts a container.
+func (s *world) run(id string) {
+	s.T.Helper()
+	_, err := s.services.tasks.Create(context.Background(), s.Request(id, rig.Spec("sleep")))
+	if err == nil {
+		_, err = s.services.tasks.Start(context.Background(), &taskv3.StartRequest{ID: id})
+	}
+	if err != nil {
+		s.T.Fatal(err)
+	}
+}
+
+// exits counts the exits that were published in time.
+func (s *world) exits() (n int) {
+	taken, late := s.events.all()
+	for _, event := range taken {
+		if _, ok := event.(*eventsapi.TaskExit); ok {
+			n++
+		}
+	}
+	if late > 0 {
+		s.T.Errorf("%d events came after the end", late)
+	}
+	return n
+}
+
+// With the shim its VM ends, and the events of that reach containerd.
+func TestShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		s.events.take = func() { time.Sleep(time.Second / 2) }
+		s.run("c")
+		s.end()
+		if !errors.Is(s.life.Err(), shutdown.ErrShutdown) {
+			t.Errorf("the shim ends with %v", s.life.Err())
+		}
+		if n := s.exits(); n != 1 {
+			t.Errorf("%d exits were told", n)
+		}
+		<-s.events.closed
+		<-s.Machine().Done()
+		s.ExpectNoMounts()
+	})
+}
+
+// The events have their time also after an end for which the guest took all of its own.
+func TestShutdownOfAGuestThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		s.events.take = func() { time.Sleep(time.Second) }
+		s.run("c")
+		s.Agent().On("Kill", fake.Hang)
+		began := time.Now()
+		s.end()
+		if took, budget := time.Since(began), s.Platform.Budgets.Prompt; took < budget || took > budget+5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if n := s.exits(); n != 1 {
+			t.Errorf("%d exits were told", n)
+		}
+	})
+}
+
+// A containerd that takes no events holds up the end for no more than their time.
+func TestShutdownWithoutContainerd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		s.events.take = func() { <-s.events.closed }
+		s.run("c")
+		began := time.Now()
+		s.end()
+		if took := time.Since(began); took < flushTimeout || took > flushTimeout+time.Second {
+			t.Errorf("it took %v", took)
+		}
+		<-s.events.closed
+		<-s.Machine().Done()
+	})
+}
+
+// What fails at the end is told to who ends the shim.
+func TestShutdownFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		s.events.err = errBroken
+		s.Driver.Undying = true
+		s.run("c")
+		s.end()
+		if err := s.life.Err(); !errors.Is(err, errBroken) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the shim ends with %v", err)
+		}
+		s.Machine().Die(nil)
+		<-s.Machine().Done()
+	})
+}
+
+// A sandbox that is starting is ended with the shim, too.
+func TestShutdownDuringStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		s.Driver.Boot = fake.NeverBoots
+		_, err := s.services.sandboxes.CreateSandbox(context.Background(), &sandboxapi.CreateSandboxRequest{SandboxID: "p", BundlePath: s.bundle})
+		if err != nil {
+			t.Fatal(err)
+		}
+		started := make(chan error)
+		go func() {
+			_, err := s.services.sandboxes.StartSandbox(context.Background(), &sandboxapi.StartSandboxRequest{SandboxID: "p"})
+			started <- err
+		}()
+		synctest.Wait()
+		began := time.Now()
+		s.end()
+		if err := <-started; err == nil {
+			t.Error("StartSandbox succeeds")
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// A shim that nobody uses ends without more.
+func TestShutdownOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		s.end()
+		if !errors.Is(s.life.Err(), shutdown.ErrShutdown) {
+			t.Errorf("the shim ends with %v", s.life.Err())
+		}
+		_, err := s.services.tasks.Create(context.Background(), s.Request("c", rig.Spec("sleep")))
+		if err == nil {
+			t.Error("it makes a VM after its end")
+		}
+	})
+}
+
+// pkg/shim finds the services as a plugin, which needs two others.
+func TestPlugin(t *testing.T) {
+	registry.Reset()
+	defer registry.Reset()
+	Register(hook.Runner{}, time.Now())
+	ours := registry.Graph(func(*plugin.Registration) bool { return false })
+	if len(ours) != 1 || ours[0].Type != plugins.TTRPCPlugin {
+		t.Fatalf("registered: %v", ours)
+	}
+	ctx, life := shutdown.WithShutdown(context.Background())
+	defer func() {
+		life.Shutdown()
+		<-life.Done()
+	}()
+	set := plugin.NewPluginSet()
+	add := func(kind plugin.Type, id string, instance any) {
+		registration := plugin.Registration{Type: kind, ID: id, InitFn: func(*plugin.InitContext) (any, error) { return instance, nil }}
+		if err := set.Add(registration.Init(plugin.NewContext(ctx, set, nil))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	initialize := func() (any, error) { return ours[0].Init(plugin.NewContext(ctx, set, nil)).Instance() }
+	if _, err := initialize(); err == nil {
+		t.Error("it needs no publisher")
+	}
+	add(plugins.EventPlugin, "publisher", newTaker())
+	if _, err := initialize(); err == nil {
+		t.Error("it needs no shutdown service")
+	}
+	add(plugins.InternalPlugin, "shutdown", life)
+	instance, err := initialize()
+	if services, ok := instance.(*Services); !ok || services.tasks == nil || services.sandboxes == nil || err != nil {
+		t.Errorf("the plugin is %v, %v", instance, err)
+	}
+}
