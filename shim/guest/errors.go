@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
@@ -36,7 +37,16 @@ func (c *Client) native(err error) error {
 			return c.gone()
 		}
 	}
-	return cut(errgrpc.ToNative(err))
+	return cut(errgrpc.ToNative(plain(err)))
+}
+
+// plain leaves the details of a status away, and keeps its class and text. The guest could
+// nest them thousands of levels deep, and have the host decode a copy of the rest at each.
+func plain(err error) error {
+	if s, ok := status.FromError(err); ok {
+		return status.Error(s.Code(), s.Message())
+	}
+	return err
 }
 
 // awaitEnd tells whether the VM has ended, or ends within a while.
