@@ -70,6 +70,7 @@ func (c *container) record(p *process, status uint32) {
 	p.claimed = true
 	c.mu.Unlock()
 	if !first {
+		<-p.exited // what follows it, as a deletion, is told after it
 		return
 	}
 	e := exit{status, time.Now()}

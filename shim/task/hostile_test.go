@@ -2,6 +2,7 @@ package task_test
 
 import (
 	"errors"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -28,6 +29,16 @@ func (c client) endOf(id string) time.Duration {
 		c.T.Errorf("Delete = %v, %v", response, err)
 	}
 	return time.Since(began)
+}
+
+// createWithOutput creates a container that has standard streams, in files: FIFOs are
+// nothing for a bubble.
+func (c client) createWithOutput(id string, args ...string) {
+	c.T.Helper()
+	request := c.Request(id, rig.Spec(args...))
+	request.Stdout = "file://" + filepath.Join(c.T.TempDir(), "stdout")
+	_, err := c.Tasks.Create(c.ctx, request)
+	c.must(err)
 }
 
 // expectEnd is endOf in time, with nothing left on the host.
@@ -88,7 +99,7 @@ func TestNeverAnswered(t *testing.T) {
 		for call, make := range liveCalls {
 			t.Run(call+" "+behaviour.name, func(t *testing.T) {
 				bubble(t, func(c client) {
-					c.must(c.create("c", rig.Spec("ignores-term")))
+					c.createWithOutput("c", "ignores-term")
 					if call != "Task.Start" {
 						c.must(c.start("c", ""))
 					}
@@ -194,7 +205,7 @@ func TestHostileAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for call, make := range liveCalls {
 				bubble(t, func(c client) {
-					c.must(c.create("c", rig.Spec("ignores-term")))
+					c.createWithOutput("c", "ignores-term")
 					if call != "Task.Start" {
 						c.must(c.start("c", ""))
 					}

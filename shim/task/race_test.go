@@ -2,16 +2,20 @@ package task_test
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
+	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
 // beside makes a call of its own goroutine, and returns its error.
@@ -165,6 +169,30 @@ func TestStartDuringDelete(t *testing.T) {
 		}
 		c.expectState("p", "", tasktypes.Status_RUNNING)
 		c.remove("p")
+	})
+}
+
+// slowPlaceholder takes its time to end.
+type slowPlaceholder struct{ sandbox.Process }
+
+func (p slowPlaceholder) End(grace time.Duration) {
+	time.Sleep(5 * time.Second)
+	p.Process.End(grace)
+}
+
+// A deletion is told after the exit, also while that is being recorded.
+func TestDeleteDuringExit(t *testing.T) {
+	bubble(t, func(c client) {
+		start := c.Platform.Placeholder
+		c.Platform.Placeholder = func(kit string, root *jail.Root, namespace *os.File) (sandbox.Process, error) {
+			process, err := start(kit, root, namespace)
+			return slowPlaceholder{process}, err
+		}
+		c.must(c.create("c", rig.Spec("sleep")))
+		c.send(&eventsapi.TaskExit{ContainerID: "c", ID: "c", ExitStatus: 9})
+		time.Sleep(time.Second)
+		c.expectDelete("c", "", 9)
+		c.expectTopics("create exit delete")
 	})
 }
 
