@@ -113,7 +113,7 @@ func (c *Client) open(ctx context.Context, header *api.StreamHeader) (net.Conn, 
 	}
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable)
+		return nil, cut(fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable))
 	}
 	return conn, nil
 }

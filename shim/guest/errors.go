@@ -37,14 +37,16 @@ func (c *Client) native(err error) error {
 			return c.gone()
 		}
 	}
-	return cut(errgrpc.ToNative(plain(err)))
+	return cut(classified(err))
 }
 
-// plain leaves the details of a status away, and keeps its class and text. The guest could
-// nest them thousands of levels deep, and have the host decode a copy of the rest at each.
-func plain(err error) error {
+// classified gives an error that the guest answered the class that its code stands for. The
+// details of the status are left away: the guest could nest them thousands of levels deep,
+// and have the host decode a copy of the rest at each. The host's own errors have a class,
+// or none.
+func classified(err error) error {
 	if s, ok := status.FromError(err); ok {
-		return status.Error(s.Code(), s.Message())
+		return errgrpc.ToNative(status.Error(s.Code(), s.Message()))
 	}
 	return err
 }
@@ -65,9 +67,5 @@ func cut(err error) error {
 	if text == err.Error() {
 		return err
 	}
-	class := errdefs.Resolve(err)
-	if class == nil {
-		class = errdefs.ErrUnknown
-	}
-	return fmt.Errorf("%s: %w", text, class)
+	return fmt.Errorf("%s: %w", text, errdefs.Resolve(err))
 }

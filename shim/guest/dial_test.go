@@ -1,0 +1,143 @@
+package guest_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/test/fake"
+)
+
+// A stream carries what is written, and has no deadline left of its opening.
+func TestDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := boot(t)
+		conn, err := h.client.Dial(t.Context(), stdio("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		time.Sleep(2 * budgets.Prompt)
+		if _, err := io.WriteString(conn, "input"); err != nil {
+			t.Error(err)
+		}
+		h.wantAlive()
+	})
+}
+
+// A stream that the agent does not accept in time costs the guest its VM.
+func TestDialBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := boot(t)
+		h.agent.On("Stdio", fake.Hang)
+		began := time.Now()
+		conn, err := h.client.Dial(t.Context(), stdio("s"))
+		if took := time.Since(began); conn != nil || took != budgets.Prompt || !errdefs.IsUnavailable(err) {
+			t.Errorf("after %v: %v", took, err)
+		}
+		<-h.Done()
+		want := fmt.Sprintf("the guest did not answer the opening of a stream within %v", budgets.Prompt)
+		if why := h.Err(); !strings.Contains(why.Error(), want) || !strings.Contains(err.Error(), want) {
+			t.Errorf("the VM: %v; the call: %v", why, err)
+		}
+	})
+}
+
+// A caller that leaves takes its stream with it, and the VM lives.
+func TestDialLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := boot(t)
+		h.agent.On("Stdio", fake.Hang)
+		began := time.Now()
+		conn, err := h.client.Dial(leave(t, time.Second), stdio("s"))
+		if took := time.Since(began); conn != nil || took != time.Second || !errors.Is(err, errLeft) {
+			t.Errorf("after %v: %v", took, err)
+		}
+		time.Sleep(2 * budgets.Prompt)
+		h.wantAlive()
+	})
+}
+
+// Why the agent refuses a stream is told in a short text that is printable, and a reply
+// that is longer than there may be is none.
+func TestDialRefused(t *testing.T) {
+	h := boot(t)
+	for name, c := range map[string]struct{ text, want string }{
+		"short": {hostile + "no room", "no room"},
+		"long":  {strings.Repeat(hostile, 120), "opening a stream to the agent"},
+		"huge":  {strings.Repeat("x", 1<<20), "exceed"},
+	} {
+		h.agent.On("Stdio", fake.Fail(errors.New(c.text)))
+		conn, err := h.client.Dial(t.Context(), stdio("s"))
+		wantHarmless(t, name, err)
+		if conn != nil || !errdefs.IsUnavailable(err) || !strings.Contains(fmt.Sprint(err), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	h.wantAlive()
+}
+
+// The end of the VM ends the opening of a stream, and is its error.
+func TestDialDead(t *testing.T) {
+	h := boot(t)
+	why := errors.New("it burns")
+	h.agent.On("Stdio", fake.Hang)
+	gate := h.agent.Gate("Stdio")
+	go func() {
+		_, _ = gate.Wait(t.Context())
+		h.die(why)
+	}()
+	for range 2 {
+		if conn, err := h.client.Dial(t.Context(), stdio("s")); conn != nil || !errors.Is(err, why) {
+			t.Errorf("Dial = %v", err)
+		}
+	}
+}
+
+// Connect waits for the boot, as long as its caller does.
+func TestConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := launch(t, &fake.Driver{Boot: fake.BootsAfter(time.Hour)})
+		if _, err := guest.Connect(leave(t, time.Minute), h, budgets); !errors.Is(err, errLeft) {
+			t.Errorf("Connect = %v", err)
+		}
+		began := time.Now()
+		client, err := guest.Connect(t.Context(), h, budgets)
+		if err != nil || time.Since(began) != 59*time.Minute {
+			t.Fatalf("after %v: %v", time.Since(began), err)
+		}
+		defer client.Close()
+		if err := errors.Join(client.Alive(), client.Start(t.Context(), &api.StartRequest{})); err != nil {
+			t.Error(err)
+		}
+		h.agent.On("Control", fake.Hang)
+		if _, err := guest.Connect(leave(t, time.Minute), h, budgets); !errors.Is(err, errLeft) {
+			t.Errorf("a second time: %v", err)
+		}
+	})
+}
+
+// An agent that refuses the first stream of all has no more of a say than later.
+func TestConnectRefused(t *testing.T) {
+	h := launch(t, &fake.Driver{Prepare: func(m *fake.Machine) {
+		m.Agent.On("Control", fake.Fail(errors.New(strings.Repeat(hostile, 100))))
+	}})
+	_, err := guest.Connect(t.Context(), h, budgets)
+	wantHarmless(t, "refused", err)
+	if !errdefs.IsUnavailable(err) {
+		t.Errorf("Connect = %v", err)
+	}
+	why := errors.New("it burns")
+	h.die(why)
+	if _, err := guest.Connect(t.Context(), h, budgets); !errors.Is(err, why) {
+		t.Errorf("Connect = %v", err)
+	}
+}
