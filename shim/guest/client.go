@@ -102,6 +102,9 @@ var errOverrun = errors.New("the guest did not answer in time")
 func (c *Client) open(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
 	conn, err := c.machine.Dial(ctx)
 	if err != nil {
+		if ctx.Err() == nil {
+			c.awaitEnd(deathNotice) // then it is known why
+		}
 		return nil, err
 	}
 	// A deadline ends a read at once; a close waits for the other side's.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,25 @@ func TestDialDead(t *testing.T) {
 			t.Errorf("Dial = %v", err)
 		}
 	}
+}
+
+// An agent that closes a stream without a word has broken it, and keeps its VM.
+func TestDialBroken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		p := connect(t)
+		p.near = near
+		go func() {
+			_, _ = io.ReadFull(far, make([]byte, 1))
+			far.Close()
+		}()
+		if _, err := p.client.Dial(t.Context(), stdio("s")); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "stream broke") {
+			t.Errorf("Dial = %v", err)
+		}
+		if err := p.client.Alive(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Connect waits for the boot, as long as its caller does.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -27,7 +29,7 @@ func (c *Client) native(err error) error {
 	case c.machine.Err() != nil:
 		c.awaitEnd(endWait)
 		return c.gone()
-	case errors.Is(err, ttrpc.ErrClosed):
+	case broken(err):
 		if c.awaitEnd(deathNotice) {
 			return c.gone()
 		}
@@ -38,6 +40,17 @@ func (c *Client) native(err error) error {
 		}
 	}
 	return cut(classified(err))
+}
+
+// broken tells whether a connection broke, or a stream that was being opened. With vm/mux
+// the end of all is io.ErrClosedPipe.
+func broken(err error) bool {
+	for _, end := range []error{ttrpc.ErrClosed, io.ErrClosedPipe, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // classified gives an error that the guest answered the class that its code stands for. The
