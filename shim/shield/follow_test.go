@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
 // A file renamed over the source: the next open has it, and only if it is a
@@ -284,4 +285,63 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// A process that answers the shim and not the kernel does not keep the shim.
+func TestKernelNotAnswered(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test mounts: run it as root")
+	}
+	dir := t.TempDir()
+	fuse, err := mount(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := net.FileConn(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	defer process.Close()
+	sleeper, err := jail.Start(jail.Spec{Program: "/bin/sleep", Args: []string{"300"}, Files: []*os.File{fuse}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fuse.Close()
+	s := &Shield{dir: dir, conn: conn, process: sleeper, patience: 100 * time.Millisecond}
+	answered := make(chan error, 1)
+	go func() {
+		var request api.Request
+		files, err := api.Receive(process.(*net.UnixConn), &request)
+		api.CloseAll(files)
+		answered <- errors.Join(err, api.Send(process.(*net.UnixConn), api.Reply{}))
+	}()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.add(api.Request{Add: "a"}, open(t, path, unix.O_PATH))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("an entry was opened that nobody serves")
+		}
+	case <-time.After(time.Minute):
+		sleeper.Kill()
+		t.Error("the shim waits for ever")
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,13 +99,17 @@ func (n *names) forget(entry string) {
 	}
 }
 
-// close waits for the end of what is being answered.
+// close ends the answers. A lookup in a file system of the host that hangs is not waited
+// for longer than a while.
 func (n *names) close() error {
 	err := n.conn.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
-	<-n.done
+	select {
+	case <-n.done:
+	case <-time.After(grace):
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, p := range n.places {

@@ -31,7 +31,7 @@ const (
 	// grace is how long the process may take to end when its mount and its shim
 	// are gone.
 	grace = time.Second
-	// patience is how long an answer may take, on a host that is very busy.
+	// patience is for an answer on a host that is very busy.
 	patience = 30 * time.Second
 	// deathNotice is how long the end of the process may take to be known.
 	deathNotice = time.Second
@@ -53,6 +53,8 @@ type Shield struct {
 	dir     string
 	process *jail.Process
 	names   *names
+	// patience is how long an answer may take.
+	patience time.Duration
 
 	mu   sync.Mutex // one request at a time
 	conn *net.UnixConn
@@ -68,7 +70,7 @@ func Start(program, dir string, output *vm.Console) (_ *Shield, err error) {
 		return nil, err
 	}
 	defer fuse.Close()
-	s := &Shield{dir: dir}
+	s := &Shield{dir: dir, patience: patience}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -168,6 +170,10 @@ func (s *Shield) add(request api.Request, file *os.File) (*os.File, error) {
 	if err := s.call(request, file); err != nil {
 		return nil, err
 	}
+	// The kernel asks the process about the name, and waits for ever if it is owned and
+	// answers nothing: its end answers.
+	overdue := time.AfterFunc(s.patience, s.process.Kill)
+	defer overdue.Stop()
 	return os.OpenFile(filepath.Join(s.dir, request.Add), unix.O_PATH|unix.O_NOFOLLOW, 0)
 }
 
@@ -190,7 +196,7 @@ func (s *Shield) Remove(name string) error {
 func (s *Shield) call(request api.Request, files ...*os.File) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := s.conn.SetDeadline(time.Now().Add(s.patience)); err != nil {
 		return err
 	}
 	if err := api.Send(s.conn, request, files...); err != nil {
