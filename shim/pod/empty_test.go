@@ -3,6 +3,7 @@ package pod_test
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 )
@@ -65,6 +66,21 @@ func TestEmptyAfterTheOwner(t *testing.T) {
 			w.expectEmpty("after", true)
 		})
 	}
+}
+
+// A VM that is ending is there, also when nobody is a member any more.
+func TestNotEmptyWhileItEnds(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.reach(pod.Running)
+		w.add("c").ending = untilOver
+		go w.leave(owner)
+		synctest.Wait()
+		w.leave("c")
+		w.expectEmpty("while it ends", false)
+		<-w.pod.Gone()
+		synctest.Wait()
+		w.expectEmpty("then", true)
+	})
 }
 
 // Members that have left before the VM is gone leave it to the end.

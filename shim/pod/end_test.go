@@ -206,6 +206,27 @@ func TestMembersThatDoNotEnd(t *testing.T) {
 	}
 }
 
+// Members share the guest's time, which is enough for each if it is for one.
+func TestMembersEndAtTheSameTime(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.reach(pod.Running)
+		const long = 20 * time.Second
+		for i := range 5 {
+			w.add(fmt.Sprint(i)).ending = func(ctx context.Context) {
+				time.Sleep(long)
+				if ctx.Err() != nil {
+					t.Errorf("member %d had not enough time", i)
+				}
+			}
+		}
+		began := time.Now()
+		if err := w.pod.End(context.Background()); err != nil {
+			t.Error(err)
+		}
+		w.took(began, long)
+	})
+}
+
 // A VMM that cannot be killed does not hold up the end, which says so.
 func TestEndOfAnUndyingVM(t *testing.T) {
 	bubble(t, func(w *world) {

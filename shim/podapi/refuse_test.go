@@ -37,14 +37,14 @@ func TestCreateRefused(t *testing.T) {
 		id      string
 		options any
 	}{
-		"a path for an id":          {"../p", plain()},
-		"no id":                     {"", plain()},
-		"an id that is too long":    {strings.Repeat("p", 300), plain()},
-		"the host's network":        {podID, namespaces(&cri.NamespaceOption{Network: cri.NamespaceMode_NODE})},
-		"the host's processes":      {podID, namespaces(&cri.NamespaceOption{Pid: cri.NamespaceMode_NODE})},
-		"the host's IPC":            {podID, namespaces(&cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE})},
-		"options of another type":   {podID, &cri.ContainerConfig{}},
-		"a control group that is a": {podID, inGroup("a:b")},
+		"a path for an id":             {"../p", plain()},
+		"no id":                        {"", plain()},
+		"an id that is too long":       {strings.Repeat("p", 300), plain()},
+		"the host's network":           {podID, namespaces(&cri.NamespaceOption{Network: cri.NamespaceMode_NODE})},
+		"the host's processes":         {podID, namespaces(&cri.NamespaceOption{Pid: cri.NamespaceMode_NODE})},
+		"the host's IPC":               {podID, namespaces(&cri.NamespaceOption{Ipc: cri.NamespaceMode_NODE})},
+		"options of another type":      {podID, &cri.ContainerConfig{}},
+		"a control group that is none": {podID, inGroup("a:b")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(w *world) {
@@ -90,6 +90,36 @@ func TestTaken(t *testing.T) {
 		}
 		if err := w.stop(context.Background()); !errdefs.IsNotFound(err) {
 			t.Errorf("StopSandbox = %v", err)
+		}
+	})
+}
+
+// Of creates at the same time one succeeds.
+func TestCreateAtTheSameTime(t *testing.T) {
+	bubble(t, func(w *world) {
+		request := w.request(podID, plain())
+		results := make(chan error)
+		const callers = 10
+		for range callers {
+			go func() {
+				_, err := w.Sandboxes.CreateSandbox(context.Background(), request)
+				results <- err
+			}()
+		}
+		created := 0
+		for range callers {
+			switch err := <-results; {
+			case err == nil:
+				created++
+			case !errdefs.IsAlreadyExists(err):
+				t.Errorf("CreateSandbox = %v", err)
+			}
+		}
+		if created != 1 {
+			t.Errorf("%d were created", created)
+		}
+		if _, err := w.start(context.Background()); err != nil {
+			t.Errorf("StartSandbox = %v", err)
 		}
 	})
 }

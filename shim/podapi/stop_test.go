@@ -273,9 +273,9 @@ func TestStopOfAnUndyingVM(t *testing.T) {
 // The end of a sandbox that nobody asked for: 137, and so are its containers.
 func TestEndsByItself(t *testing.T) {
 	for name, end := range map[string]func(*world){
-		"the VM dies":                 func(w *world) { w.Machine().Die(nil) },
-		"its placeholder is killed":   func(w *world) { w.Placeholders()[0].Kill() },
-		"the agent's events have end": func(w *world) { w.Agent().EndEvents(nil) },
+		"the VM dies":               func(w *world) { w.Machine().Die(nil) },
+		"its placeholder is killed": func(w *world) { w.Placeholders()[0].Kill() },
+		"the agent's events end":    func(w *world) { w.Agent().EndEvents(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(w *world) {

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,6 +100,29 @@ func TestShutdownWithoutContainerd(t *testing.T) {
 		<-s.events.closed
 		<-s.Machine().Done()
 	})
+}
+
+// Shims that have ended leave no goroutine, nor do their clients.
+func TestNoGoroutineIsLeft(t *testing.T) {
+	live := func() {
+		t.Run("shim", func(t *testing.T) {
+			s := open(t)
+			c := s.serve()
+			s.run("c")
+			go func() { _ = callByName(taskv3.NewTTRPCTaskClient(c.Client), "Wait") }()
+			s.end()
+		})
+	}
+	live() // what the first one makes for all
+	before := runtime.NumGoroutine()
+	for range 5 {
+		live()
+	}
+	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+		}
+	}
 }
 
 // What fails at the end is told to who ends the shim.
