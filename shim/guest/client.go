@@ -133,8 +133,9 @@ func invoke[Request, Response any](ctx context.Context, c *Client, name string, 
 	return wait(ctx, c, name, func() (*Response, error) {
 		defer cancel()
 		response, err := make(bounded, request)
-		if watch() && err != nil && bounded.Err() != nil {
-			c.overrun(name, budget) // the call learned of its end before the watch did
+		watch()
+		if err != nil && bounded.Err() != nil { // the call may learn of its end before watch does
+			c.overrun(name, budget)
 		}
 		return response, err
 	})

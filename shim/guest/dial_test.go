@@ -27,8 +27,14 @@ func TestDial(t *testing.T) {
 		}
 		defer conn.Close()
 		time.Sleep(2 * budgets.Prompt)
-		if _, err := io.WriteString(conn, "input"); err != nil {
+		if _, err := io.WriteString(conn, "ignored"); err != nil {
 			t.Error(err)
+		}
+		if err := h.client.CloseStdio(t.Context(), []string{"s"}); err != nil {
+			t.Error(err)
+		}
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("Read = %d, %v", n, err)
 		}
 		h.wantAlive()
 	})
@@ -90,12 +96,7 @@ func TestDialRefused(t *testing.T) {
 func TestDialDead(t *testing.T) {
 	h := boot(t)
 	why := errors.New("it burns")
-	h.agent.On("Stdio", fake.Hang)
-	gate := h.agent.Gate("Stdio")
-	go func() {
-		_, _ = gate.Wait(t.Context())
-		h.die(why)
-	}()
+	h.dieDuring("Stdio", why)
 	for range 2 {
 		if conn, err := h.client.Dial(t.Context(), stdio("s")); conn != nil || !errors.Is(err, why) {
 			t.Errorf("Dial = %v", err)

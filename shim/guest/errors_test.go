@@ -158,21 +158,13 @@ func nested(size int) error {
 // A VM that is dead is named as the cause, whatever the call got.
 func TestDead(t *testing.T) {
 	why := fmt.Errorf("the VMM crashed; its console: burning: %w", errdefs.ErrUnavailable)
-	for name, behaviour := range map[string]fake.Behaviour{
-		"before the call": nil,
-		"during the call": func(ctx context.Context, c *fake.Call) (proto.Message, error) { return fake.Hang(ctx, c) },
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, when := range []string{"before the call", "during the call"} {
+		t.Run(when, func(t *testing.T) {
 			h := boot(t)
-			if behaviour == nil {
+			if when == "before the call" {
 				h.die(why)
 			} else {
-				h.agent.On("Kill", behaviour)
-				gate := h.agent.Gate("Kill")
-				go func() {
-					_, _ = gate.Wait(context.Background())
-					h.die(why)
-				}()
+				h.dieDuring("Kill", why)
 			}
 			if err := kill(t, h); !errors.Is(err, why) || !strings.HasPrefix(err.Error(), "the VM is gone: the VMM crashed") {
 				t.Errorf("Kill = %v", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
@@ -69,6 +70,15 @@ func (h *host) die(why error) {
 	<-h.Done()
 }
 
+// dieDuring lets the machine die while it has a call that it never answers.
+func (h *host) dieDuring(name string, why error) {
+	h.agent.On(name, func(context.Context, *fake.Call) (proto.Message, error) {
+		go h.die(why)
+		<-h.Done()
+		return nil, why
+	})
+}
+
 // wantAlive fails the test if the machine has ended, or is being ended.
 func (h *host) wantAlive() {
 	h.t.Helper()
@@ -107,9 +117,11 @@ func boot(t *testing.T) *host {
 	return h
 }
 
-// stdio is the header of a stream that the agent accepts.
+// stdio is the header of a stream that the agent accepts. It takes what is written.
 func stdio(id string) *api.StreamHeader {
-	return &api.StreamHeader{Purpose: &api.StreamHeader_Stdio{Stdio: &api.StdioStream{Id: id}}}
+	return &api.StreamHeader{Purpose: &api.StreamHeader_Stdio{
+		Stdio: &api.StdioStream{Id: id, Direction: api.StdioStream_OUTPUT},
+	}}
 }
 
 // nothingLeft fails the test if goroutines are left after it. A bubble of testing/synctest
