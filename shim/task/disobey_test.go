@@ -37,6 +37,21 @@ func TestSlowDeletion(t *testing.T) {
 	})
 }
 
+// A guest that has not let go of a container's shares when its time is over loses its VM,
+// though others are in it: what is on the host is taken away.
+func TestSlowDeletionInPod(t *testing.T) {
+	bubble(t, func(c client) {
+		c.pod()
+		c.joinPod("c", "sleep")
+		for _, call := range []string{"Task.Delete", "RemoveBundle"} {
+			c.Agent().On(call, fake.LateAnswer(c.Platform.Budgets.Prompt-5*time.Second))
+		}
+		c.expectDelete("c", "", killed)
+		c.expectExit("p", "", killed)
+		c.expectDelete("p", "", killed)
+	})
+}
+
 // A guest that says that it has killed a container and does not tell of its end loses its
 // VM when the budget is over.
 func TestKillWithoutEffect(t *testing.T) {
