@@ -130,7 +130,7 @@ func (c *container) deleteResponse(p *process, status uint32) *taskapi.DeleteRes
 // when the VM is gone. A guest that does not delete what it has said to have ended, or what
 // never started, loses its VM. It returns the exit status that the guest tells.
 func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (uint32, error) {
-	if err := c.mayDelete(p); err != nil {
+	if err := c.mayDelete(p); err != nil && !s.endedWithVM(p) {
 		return 0, err
 	}
 	if streams := p.streams.Load(); p.hasExited() && streams != nil {
@@ -169,6 +169,13 @@ func (c *container) mayDelete(p *process) error {
 		return nil
 	}
 	return fmt.Errorf("%s runs: end it before: %w", c.describe(p), errdefs.ErrFailedPrecondition)
+}
+
+// endedWithVM tells whether a process has ended with its VM. Members learn of the VM's end
+// one after the other, a moment later.
+func (s *Service) endedWithVM(p *process) bool {
+	_, err := s.pod.Sandbox()
+	return err != nil && p.exitedWithin(deathNotice)
 }
 
 func (c *container) describe(p *process) string {

@@ -2,6 +2,7 @@ package task_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"testing"
 	"time"
@@ -173,21 +174,43 @@ func TestStartDuringDelete(t *testing.T) {
 }
 
 // slowPlaceholder takes its time to end.
-type slowPlaceholder struct{ sandbox.Process }
+type slowPlaceholder struct {
+	sandbox.Process
+	takes time.Duration
+}
 
 func (p slowPlaceholder) End(grace time.Duration) {
-	time.Sleep(5 * time.Second)
+	time.Sleep(p.takes)
 	p.Process.End(grace)
+}
+
+// slowPlaceholders has the record of an exit take a while.
+func (c client) slowPlaceholders(takes time.Duration) {
+	start := c.Platform.Placeholder
+	c.Platform.Placeholder = func(kit string, root *jail.Root, namespace *os.File) (sandbox.Process, error) {
+		process, err := start(kit, root, namespace)
+		return slowPlaceholder{process, takes}, err
+	}
+}
+
+// What ended with its VM can be deleted at once, also while that is being told.
+func TestDeleteAfterEndOfVM(t *testing.T) {
+	bubble(t, func(c client) {
+		c.slowPlaceholders(300 * time.Millisecond)
+		c.pod()
+		c.joinPod("c", "sleep")
+		c.must(c.start("c", ""))
+		c.Machine().Die(nil)
+		c.ended()
+		member := beside(c.deletion("c", ""))
+		c.must(errors.Join(c.deletion("p", "")(), <-member))
+	})
 }
 
 // A deletion is told after the exit, also while that is being recorded.
 func TestDeleteDuringExit(t *testing.T) {
 	bubble(t, func(c client) {
-		start := c.Platform.Placeholder
-		c.Platform.Placeholder = func(kit string, root *jail.Root, namespace *os.File) (sandbox.Process, error) {
-			process, err := start(kit, root, namespace)
-			return slowPlaceholder{process}, err
-		}
+		c.slowPlaceholders(5 * time.Second)
 		c.must(c.create("c", rig.Spec("sleep")))
 		c.send(&eventsapi.TaskExit{ContainerID: "c", ID: "c", ExitStatus: 9})
 		time.Sleep(time.Second)
