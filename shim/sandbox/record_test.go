@@ -2,11 +2,14 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRecordKill(t *testing.T) {
@@ -72,5 +75,22 @@ func TestRecordFile(t *testing.T) {
 	}
 	if err := removeRecord(bundle); err != nil {
 		t.Error(err)
+	}
+}
+
+// The end of a process is waited for as long as the caller says.
+func TestAwaitExit(t *testing.T) {
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := awaitExit(ctx, fd); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("awaitExit = %v", err)
+	}
+	if start, err := startTime(1 << 23); err == nil {
+		t.Errorf("a process that there is not started at %s", start)
 	}
 }

@@ -78,19 +78,20 @@ func (s *Sandbox) Running() bool {
 	}
 }
 
-// End ends the machine for a reason, without waiting for it. Only the first reason counts.
+// End ends the machine for a reason, without waiting for it. Only the first reason counts,
+// and none when the machine has ended already.
 func (s *Sandbox) End(reason error) {
+	select {
+	case <-s.Done():
+		return
+	default:
+	}
 	s.mu.Lock()
 	first := s.reason == nil
 	if first {
 		s.reason = reason
 	}
 	s.mu.Unlock()
-	select {
-	case <-s.Done():
-		return
-	default:
-	}
 	if first {
 		log.L.WithError(reason).Error("ending the VM")
 	}
