@@ -44,11 +44,11 @@ var alone = []hostileRow{
 // take no processor.
 var silent = []hostileRow{
 	{name: "never answers State", words: "hang:State", everywhere: true},
-	{name: "never answers CloseStdio", words: "hang:CloseStdio", everywhere: true},
+	{name: "never answers CloseStdio", words: "hang:CloseStdio"},
 	{name: "never answers RemoveBundle", words: "hang:RemoveBundle"},
 	{name: "never answers Kill", words: "hang:Kill", everywhere: true},
 	{name: "kills nobody and says so", words: "lie:Kill"},
-	{name: "never answers Delete", words: "hang:Delete", everywhere: true},
+	{name: "never answers Delete", words: "hang:Delete"},
 	{name: "refuses Delete", words: "refuse:Delete"},
 	{name: "refuses Kill", words: "refuse:Kill"},
 	{name: "refuses RemoveBundle, CloseStdio", words: "refuse:RemoveBundle refuse:CloseStdio"},
