@@ -66,11 +66,15 @@ func (c *container) pid() uint32 {
 	return c.taskPid
 }
 
-// process finds one; nil if there is none. init's id is empty.
+// process finds one; nil if there is none, or none yet. init's id is empty.
 func (c *container) process(execID string) *process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.processes[execID]
+	p := c.processes[execID]
+	if p != nil && p.state == processAdding {
+		return nil
+	}
+	return p
 }
 
 func (c *container) init() *process { return c.process("") }

@@ -9,7 +9,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 )
 
-// process is a container's init or an exec. Its life is a line: added, starting, running,
+// process is a container's init or an exec. Its life is a line: added (an exec: adding before), starting, running,
 // stopped; one whose start fails is added again. One that is deleted before its start never
 // runs.
 type process struct {
@@ -29,6 +29,7 @@ type processState int
 
 const (
 	processAdded    processState = iota
+	processAdding                // an exec that is not there yet: only its id is taken
 	processDeleting              // without ever having been started
 	processStarting
 	processRunning

@@ -152,6 +152,32 @@ func TestTwoCreates(t *testing.T) {
 	})
 }
 
+// An exec is not there before it was added, and never if its container goes meanwhile.
+func TestCallsDuringExec(t *testing.T) {
+	bubble(t, func(c client) {
+		c.pod()
+		c.joinPod("c", "sleep")
+		gate := c.Agent().GateAfter("Exec")
+		request := c.execRequest("c", "e", "sleep")
+		added := c.held(gate, func() error { _, err := c.Tasks.Exec(c.ctx, request); return err })
+		if err := c.start("c", "e"); !errdefs.IsNotFound(err) {
+			t.Errorf("Start = %v", err)
+		}
+		if _, err := c.delete("c", "e"); !errdefs.IsNotFound(err) {
+			t.Errorf("Delete = %v", err)
+		}
+		if err := c.exec("c", "e", "sleep"); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("a second Exec = %v", err)
+		}
+		c.expectDelete("c", "", killed)
+		gate.Open()
+		if err := <-added; !errdefs.IsNotFound(err) {
+			t.Errorf("Exec = %v", err)
+		}
+		c.expectTopics("create start create exit delete")
+	})
+}
+
 // What is being deleted is not started: the guest would refuse to delete what runs, and be
 // taken for one that does not obey.
 func TestStartDuringDelete(t *testing.T) {

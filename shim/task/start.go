@@ -27,6 +27,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 		return nil, err
 	}
 	p := newProcess(r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
+	p.state = processAdding
 	if r.ExecID == "" || r.ExecID == r.ID || !c.add(p) { // events call init by the container's id
 		return nil, fmt.Errorf("process %s of task %s: %w", r.ExecID, r.ID, errdefs.ErrAlreadyExists)
 	}
@@ -37,9 +38,24 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 			c.forget(p)
 			return nil, err
 		}
-		s.Events.Publish(&eventsapi.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
+		if err := c.markAdded(p); err != nil {
+			c.closeStdio(ctx, p)
+			return nil, err
+		}
 		return &emptypb.Empty{}, nil
 	})
+}
+
+// markAdded is the point from which on an exec is there, if its container still is.
+func (c *container) markAdded(p *process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.state != processAdding {
+		return fmt.Errorf("task %s was deleted meanwhile: %w", c.id, errdefs.ErrNotFound)
+	}
+	p.state = processAdded
+	c.service.Events.Publish(&eventsapi.TaskExecAdded{ContainerID: c.id, ExecID: p.execID})
+	return nil
 }
 
 // exec opens an exec's streams and adds it in the guest.

@@ -39,7 +39,10 @@ func Mute(ctx context.Context, call *Call) (proto.Message, error) {
 func Late(d time.Duration) Behaviour {
 	return func(ctx context.Context, call *Call) (proto.Message, error) {
 		pause(call.Agent.life(), d)
-		return call.Act(context.WithoutCancel(ctx))
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the host's deadline may be over
+		defer cancel()
+		defer context.AfterFunc(call.Agent.life(), cancel)()
+		return call.Act(ctx)
 	}
 }
 
