@@ -123,6 +123,19 @@ func TestDialBroken(t *testing.T) {
 	})
 }
 
+// A machine that cannot be dialled is about to end, and then says why.
+func TestDialWhileDying(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := connect(t)
+		p.refusal = errdefs.ErrUnavailable
+		why := errors.New("it burns")
+		time.AfterFunc(time.Second/2, func() { p.End(why) })
+		if _, err := p.client.Dial(t.Context(), stdio("s")); !errors.Is(err, why) {
+			t.Errorf("Dial = %v", err)
+		}
+	})
+}
+
 // Connect waits for the boot, as long as its caller does.
 func TestConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -25,7 +26,11 @@ import (
 // wantCut fails the test unless the VM was ended for a message that was too large.
 func wantCut(t *testing.T, machine guest.Machine) {
 	t.Helper()
-	<-machine.Done()
+	select {
+	case <-machine.Done():
+	case <-time.After(patience):
+		t.Fatal("the VM lives on")
+	}
 	if why := machine.Err(); why == nil || !strings.Contains(why.Error(), "and 262144 is the most") {
 		t.Errorf("the VM was ended for %v", why)
 	}

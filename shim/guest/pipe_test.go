@@ -17,10 +17,11 @@ type pipe struct {
 	io.ReadWriteCloser // the agent's end of the control stream
 	client             *guest.Client
 
-	near net.Conn
-	done chan struct{}
-	once sync.Once
-	why  error // readable after done
+	near    net.Conn
+	refusal error // Dial's
+	done    chan struct{}
+	once    sync.Once
+	why     error // readable after done
 }
 
 var _ guest.Machine = (*pipe)(nil)
@@ -52,7 +53,7 @@ func connect(t *testing.T) *pipe {
 }
 
 // Dial implements guest.Machine.
-func (p *pipe) Dial(context.Context) (net.Conn, error) { return p.near, nil }
+func (p *pipe) Dial(context.Context) (net.Conn, error) { return p.near, p.refusal }
 
 // Done implements guest.Machine.
 func (p *pipe) Done() <-chan struct{} { return p.done }
