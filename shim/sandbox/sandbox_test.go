@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -240,6 +241,7 @@ func TestSockets(t *testing.T) {
 		if _, err := gate.Wait(t.Context()); err != nil {
 			return err
 		}
+		defer time.AfterFunc(30*time.Second, func() { p.machine().Die(nil) }).Stop() // ends a wait in vain
 		conn, err := p.machine().Agent.OpenSocket(socket.Tag)
 		if err != nil {
 			return err
