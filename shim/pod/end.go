@@ -1,8 +1,6 @@
 package pod
 
-import (
-	"context"
-)
+import "context"
 
 // Leave is the end of a membership. With its owner the pod ends. The container has nothing
 // of the VM any more.
@@ -25,8 +23,7 @@ func (p *Pod) Leave(ctx context.Context, id string) error {
 // End may be called again, and at the same time: who comes later waits for the end.
 func (p *Pod) End(ctx context.Context) error {
 	p.mu.Lock()
-	switch {
-	case p.state >= Ending:
+	if p.state >= Ending {
 		p.mu.Unlock()
 		select {
 		case <-p.gone:

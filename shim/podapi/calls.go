@@ -33,7 +33,9 @@ func (s *Service) StopSandbox(ctx context.Context, r *sandboxapi.StopSandboxRequ
 // stop ends the sandbox, which goes on when the client leaves.
 func (s *Service) stop(ctx context.Context, sb *podSandbox) error {
 	s.mu.Lock()
-	sb.stopping = true
+	if _, err := s.pod.Sandbox(); err == nil || s.pod.State() != pod.Running {
+		sb.stopping = true // or else it has ended with its VM, before
+	}
 	s.mu.Unlock()
 	go func() {
 		if err := s.pod.End(context.WithoutCancel(ctx)); err != nil {
