@@ -3,7 +3,6 @@ package cgroup
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -49,8 +48,9 @@ func mounted() ([]cgroup1.Subsystem, error) {
 		if !ok {
 			return false
 		}
-		_, err := os.Stat(filepath.Join(tree.Path("/"), "cgroup.procs"))
-		return err != nil
+		var file unix.Statfs_t
+		err := unix.Statfs(tree.Path("/"), &file)
+		return err != nil || file.Type != unix.CGROUP_SUPER_MAGIC
 	}), nil
 }
 

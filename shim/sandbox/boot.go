@@ -50,7 +50,7 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 	s := newSandbox(p, machine, network)
 	p.undo.Add(s.stop)
 	// Whoever gives the boot up does not wait for the guest.
-	stop := context.AfterFunc(ctx, func() { s.End(fmt.Errorf("the boot was given up: %w", errdefs.ErrUnavailable)) })
+	stop := context.AfterFunc(ctx, func() { s.End(fmt.Errorf("the boot was given up: %w", context.Cause(ctx))) })
 	defer stop()
 	if err := p.recordVMM(machine.Pid()); err != nil {
 		return nil, err
