@@ -98,8 +98,10 @@ func freeze(t Targets) error {
 }
 
 // fakeShield keeps what a shield is given: package shield's hands the file to its process
-// and keeps the directory.
+// and keeps the directory. What it makes of each is entry, a path of the host: a mount that
+// is attached nowhere, as a read-only file has, is bound by newer kernels only.
 type fakeShield struct {
+	entry       string
 	files, dirs []*os.File
 }
 
@@ -108,7 +110,7 @@ func (s *fakeShield) Add(_ string, file, dir *os.File, _ string) (*os.File, erro
 	if dir != nil {
 		s.dirs = append(s.dirs, duplicate(dir))
 	}
-	return duplicate(file), nil
+	return os.OpenFile(s.entry, unix.O_PATH|unix.O_CLOEXEC, 0)
 }
 
 func (*fakeShield) Remove(string) error { return nil }
@@ -143,7 +145,7 @@ func stageShield(t *testing.T, without map[measure]bool) scene {
 		}
 	})
 	made(t, filepath.Join(conf, "sibling"), "secret", 0o600)
-	given := new(fakeShield)
+	given := &fakeShield{entry: filepath.Join(conf, "sibling")}
 	t.Cleanup(given.close)
 	trees, other := openWith(t, filepath.Join(dir, "mine"), given), open(t, filepath.Join(dir, "other"))
 	add(t, trees, made(t, filepath.Join(conf, "rw"), "rw", 0o600), share.Attributes{Shield: true})
