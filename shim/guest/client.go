@@ -178,7 +178,14 @@ func (c *Client) Alive() error {
 // gone says what became of the VM.
 func (c *Client) gone() error {
 	if cause := c.machine.Err(); cause != nil {
-		return fmt.Errorf("the VM is gone: %w", cause)
+		return goneError{cause}
 	}
-	return fmt.Errorf("the VM is gone: %w", errdefs.ErrUnavailable)
+	return goneError{errdefs.ErrUnavailable}
 }
+
+// A goneError is of the class of what is not there any more, before that of the reason for
+// which the VM was ended: clients go on at it.
+type goneError struct{ cause error }
+
+func (e goneError) Error() string   { return "the VM is gone: " + e.cause.Error() }
+func (e goneError) Unwrap() []error { return []error{errdefs.ErrUnavailable, e.cause} }
