@@ -34,8 +34,12 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 			return &emptypb.Empty{}, nil
 		}
 	}
-	if errdefs.IsUnavailable(err) && p.exitedWithin(deathNotice) {
+	switch {
+	case errdefs.IsUnavailable(err) && p.exitedWithin(deathNotice):
 		return nil, fmt.Errorf("process already finished, with its VM: %w", errdefs.ErrNotFound)
+	case p.hasExited() && ctx.Err() == nil:
+		// The guest may have begun to take the container away.
+		return nil, fmt.Errorf("process already finished (%v): %w", err, errdefs.ErrNotFound)
 	}
 	return nil, err
 }

@@ -2,6 +2,7 @@ package task_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 
@@ -46,6 +47,25 @@ func TestKillAfterALateDeletion(t *testing.T) {
 			if err := kill("pod"); !errdefs.IsNotFound(err) {
 				t.Errorf("Kill of what has ended with its VM = %v", err)
 			}
+		}
+	})
+}
+
+// Killing what is left of a container whose init has exited fails while the guest takes it
+// away with its pod. That is "not found", too: containerd's CRI plugin tries anything else
+// again, seconds later.
+func TestKillAllOfWhatHasExited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		t.TempDir() // outlives the shim
+		r := rig.New(t)
+		r.Run("c", "exit", "0")
+		if _, err := r.Tasks.Wait(t.Context(), &taskapi.WaitRequest{ID: "c"}); err != nil {
+			t.Fatal(err)
+		}
+		r.Agent().On("Kill", fake.Fail(errors.New("runc did not terminate successfully")))
+		_, err := r.Tasks.Kill(t.Context(), &taskapi.KillRequest{ID: "c", Signal: uint32(unix.SIGKILL), All: true})
+		if !errdefs.IsNotFound(err) {
+			t.Errorf("Kill = %v", err)
 		}
 	})
 }

@@ -75,6 +75,8 @@ type Service struct {
 func New(shim Shim) (*Service, *pod.Pod) {
 	s := &Service{Shim: shim, deleted: make(map[string]tombstone)}
 	s.pod = pod.Open(shim.Context, pod.Make{Follow: s.follow, Empty: s.endWhenIdle})
+	// A client that is gone before its first call ends nothing, either.
+	time.AfterFunc(2*s.Idle, s.shutdownIfIdle)
 	return s, s.pod
 }
 
