@@ -89,11 +89,9 @@ type Make struct {
 }
 
 // Open returns a new pod. ctx ends with the shim.
-func Open(ctx context.Context, make Make) *Pod {
-	return &Pod{ctx: ctx, follow: make.Follow, empty: make.Empty, members: map[string]Member{}, gone: newSignal()}
+func Open(ctx context.Context, how Make) *Pod {
+	return &Pod{ctx: ctx, follow: how.Follow, empty: how.Empty, members: map[string]Member{}, gone: make(chan struct{})}
 }
-
-func newSignal() chan struct{} { return make(chan struct{}) }
 
 // Add makes a container a member. Its id is taken from now on, until Leave.
 func (p *Pod) Add(id string, member Member) error {
@@ -186,7 +184,7 @@ func (p *Pod) Boot(ctx context.Context, boot func(context.Context, *sandbox.Prep
 		defer p.mu.Unlock()
 		return nil, p.notPrepared()
 	}
-	booted := newSignal()
+	booted := make(chan struct{})
 	p.state, p.stopBoot, p.booted = Booting, cancel, booted
 	prepared := p.prepared
 	p.mu.Unlock()

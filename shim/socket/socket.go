@@ -156,11 +156,8 @@ func (t *Table) ServeAll(ctx context.Context, accept func(context.Context) (net.
 	}
 }
 
-// Serve serves one stream that the guest has opened, and owns it. It returns when
-// both directions have ended.
-func (t *Table) Serve(ctx context.Context, stream net.Conn) { t.serve(ctx, stream, func() {}) }
-
-// serve calls answered as soon as the guest has its answer.
+// serve serves one stream that the guest has opened, and owns it. It returns when both
+// directions have ended, and calls answered as soon as the guest has its answer.
 func (t *Table) serve(ctx context.Context, stream net.Conn, answered func()) {
 	defer stream.Close()
 	tag, conn, err := t.answer(stream)
