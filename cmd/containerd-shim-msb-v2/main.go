@@ -17,9 +17,12 @@ import (
 
 func main() {
 	var hooks hook.Runner
+	var removeSocket func() error
 	if manager.IsDaemon() {
+		var err error
+		removeSocket, err = manager.Settle()
+		exitIf(err)
 		hooks.Mounts = manager.HostMounts()
-		exitIf(manager.Isolate())
 	}
 	ctx := context.Background()
 	started, err := manager.StartLegacy(ctx)
@@ -27,11 +30,12 @@ func main() {
 	if started {
 		return
 	}
-	rpc.Register(hooks, manager.Began())
+	rpc.Register(hooks, manager.Began(), removeSocket)
 	shim.RunShim(ctx, manager.Manager{}, func(c *shim.Config) {
 		// The shim waits for its own children, and containers' processes are
 		// the guest's to reap.
 		c.NoReaper, c.NoSubreaper = true, true
+		c.NoSetupLogger = true // Settle has opened the log
 	})
 }
 

@@ -7,12 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"syscall"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -21,7 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
@@ -34,12 +29,8 @@ import (
 // Name is the runtime's name for containerd and its clients.
 const Name = "io.containerd.msb.v2"
 
-// daemonEnv marks the environment of the daemon. Its value is the time at which
-// containerd started the shim, in nanoseconds since the epoch.
-const daemonEnv = "MSB_SHIM_DAEMON"
-
-// addressFile is the file of a bundle that names the shim's socket; pkg/shim
-// removes the socket it names when the shim ends, and Stop when it was killed.
+// addressFile is the file of a bundle that names the shim's socket, for Stop, which
+// removes the socket of a shim that was killed.
 const addressFile = "address"
 
 // Manager implements containerd's shim.Shim.
@@ -53,7 +44,7 @@ func (Manager) Name() string { return Name }
 // Start implements shim.Shim: it starts the shim's daemon, one for each container or
 // pod, in a mount namespace of its own. A container that joins a pod has the shim of
 // that.
-func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *bootapi.BootstrapResult, err error) {
+func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	began := time.Now()
 	pod, err := podOf(".")
 	if err != nil {
@@ -69,21 +60,16 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 	if err := saveOptions(params); err != nil {
 		return nil, err
 	}
-	listener, err := listen(address)
+	daemon, err := startDaemon(params, began)
 	if err != nil {
 		return nil, err
 	}
-	defer listener.Close()
-	defer func() {
-		if err != nil {
-			_ = shim.RemoveSocket(address)
-		}
-	}()
-	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
-		return nil, fmt.Errorf("noting the shim's address in the bundle: %w", err)
+	defer daemon.close()
+	if err := daemon.listen(address); err != nil {
+		return nil, errors.Join(err, daemon.kill())
 	}
-	if err := startDaemon(params, listener, began); err != nil {
-		return nil, err
+	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("noting the shim's address in the bundle: %w", err), daemon.kill(), shim.RemoveSocket(address))
 	}
 	return result(address), nil
 }
@@ -91,85 +77,6 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 // result is what containerd is told of a shim: it speaks version 3 of the Task API.
 func result(address string) *bootapi.BootstrapResult {
 	return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
-}
-
-// listen makes the shim's socket. One that nobody serves any more is replaced.
-func listen(address string) (*net.UnixListener, error) {
-	listener, err := shim.NewSocket(address)
-	if err != nil && shim.SocketEaddrinuse(err) && !shim.CanConnect(address) {
-		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("removing the socket of an earlier shim: %w", err)
-		}
-		listener, err = shim.NewSocket(address)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("making the shim's socket: %w", err)
-	}
-	// The daemon serves it; its end is not the end of the file.
-	listener.SetUnlinkOnClose(false)
-	return listener, nil
-}
-
-// mountsFD is the daemon's descriptor of the mount namespace that containerd is in.
-const mountsFD = 4
-
-// HostMounts is that namespace, for the daemon.
-func HostMounts() *os.File { return os.NewFile(mountsFD, "mount namespace") }
-
-// startDaemon runs this program again as the shim's daemon. Descriptor 3 is its
-// socket, as pkg/shim expects.
-func startDaemon(params *bootapi.BootstrapParams, listener *net.UnixListener, began time.Time) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	socket, err := listener.File()
-	if err != nil {
-		return err
-	}
-	defer socket.Close()
-	mounts, err := os.Open("/proc/self/ns/mnt")
-	if err != nil {
-		return err
-	}
-	defer mounts.Close()
-	args := []string{"-namespace", params.GetNamespace(), "-id", params.GetInstanceID(), "-address", params.GetContainerdGrpcAddress()}
-	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
-		args = append(args, "-debug")
-	}
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
-	cmd.ExtraFiles = []*os.File{socket, mounts}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("starting the shim in a mount namespace of its own: %w", err)
-	}
-	if err := shim.AdjustOOMScore(cmd.Process.Pid); err != nil {
-		return errors.Join(fmt.Errorf("adjusting the shim's OOM score: %w", err), cmd.Process.Kill())
-	}
-	return cmd.Process.Release()
-}
-
-// IsDaemon tells whether the program was started by startDaemon.
-func IsDaemon() bool { return os.Getenv(daemonEnv) != "" }
-
-// Began is when containerd started the shim whose daemon this is, or now if it
-// is none.
-func Began() time.Time {
-	nanoseconds, err := strconv.ParseInt(os.Getenv(daemonEnv), 10, 64)
-	if err != nil {
-		return time.Now()
-	}
-	return time.Unix(0, nanoseconds)
-}
-
-// Isolate keeps the mounts of the daemon's namespace from the host, while those
-// that the host makes later still arrive (mount_namespaces(7)).
-func Isolate() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("isolating the shim's mount namespace: %w", err)
-	}
-	return nil
 }
 
 // Stop implements shim.Shim: it cleans up a bundle whose shim is dead, and says how its

@@ -25,15 +25,18 @@ import (
 const flushTimeout = 5 * time.Second
 
 // Register makes the shim's services known to pkg/shim, which serves every plugin that
-// is a TTRPCService. hooks runs containers' hooks; began is when the shim was
-// started.
-func Register(hooks hook.Runner, began time.Time) {
+// is a TTRPCService. hooks runs containers' hooks; began is when the shim was started;
+// removeSocket takes the file of its socket away, in the end.
+func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
-			journal.Bound(log.L.Logger)
+			options, _ := ic.Context.Value(shim.OptsKey{}).(shim.Opts)
+			if err := openJournal(options.Debug); err != nil {
+				return nil, err
+			}
 			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
 			if err != nil {
 				return nil, err
@@ -42,9 +45,24 @@ func Register(hooks hook.Runner, began time.Time) {
 			if err != nil {
 				return nil, err
 			}
+			life.(shutdown.Service).RegisterCallback(func(context.Context) error { return removeSocket() })
 			return New(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began), nil
 		},
 	})
+}
+
+// openJournal writes the shim's log, as pkg/shim would, and bounds it.
+func openJournal(debug bool) error {
+	if err := log.SetFormat(log.TextFormat); err != nil {
+		return err
+	}
+	if debug {
+		if err := log.SetLevel(log.DebugLevel); err != nil {
+			return err
+		}
+	}
+	journal.Bound(log.L.Logger)
+	return nil
 }
 
 // New makes the services of a shim, and ends what they have with it.

@@ -182,11 +182,13 @@ func TestShutdownOfNothing(t *testing.T) {
 	})
 }
 
-// pkg/shim finds the services as a plugin, which needs two others.
+// pkg/shim finds the services as a plugin, which needs two others. With the shim, the file
+// of its socket goes.
 func TestPlugin(t *testing.T) {
 	registry.Reset()
 	defer registry.Reset()
-	Register(hook.Runner{}, time.Now())
+	removed := false
+	Register(hook.Runner{}, time.Now(), func() error { removed = true; return nil })
 	ours := registry.Graph(func(*plugin.Registration) bool { return false })
 	if len(ours) != 1 || ours[0].Type != plugins.TTRPCPlugin {
 		t.Fatalf("registered: %v", ours)
@@ -195,6 +197,9 @@ func TestPlugin(t *testing.T) {
 	defer func() {
 		life.Shutdown()
 		<-life.Done()
+		if !removed {
+			t.Error("the file of its socket is left")
+		}
 	}()
 	set := plugin.NewPluginSet()
 	add := func(kind plugin.Type, id string, instance any) {

@@ -1,0 +1,211 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"golang.org/x/sys/unix"
+)
+
+// daemonEnv marks the environment of the daemon. Its value is the time at which
+// containerd started the shim, in nanoseconds since the epoch.
+const daemonEnv = "MSB_SHIM_DAEMON"
+
+// The daemon's descriptors. containerd may kill "start" at any moment, when its client
+// goes away; nobody is called to clean up then. So the file of the socket is made only
+// when the daemon is there that removes it.
+const (
+	socketFD = 3 + iota // the shim's socket, where pkg/shim expects it
+	mountsFD            // the mount namespace that containerd is in
+	startFD             // ends when "start" has made the socket's file, or was killed
+)
+
+// A daemon is one that "start" has started.
+type daemon struct {
+	process *os.Process
+	socket  *os.File // the daemon's, too: what is bound here is bound there
+	start   *os.File // the other end of startFD
+}
+
+// startDaemon runs this program again as the shim's daemon.
+func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("making the shim's socket: %w", err)
+	}
+	d := &daemon{socket: os.NewFile(uintptr(fd), "socket")}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	mounts, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return nil, err
+	}
+	defer mounts.Close()
+	waiting, start, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer waiting.Close()
+	d.start = start
+	args := []string{"-namespace", params.GetNamespace(), "-id", params.GetInstanceID(), "-address", params.GetContainerdGrpcAddress()}
+	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
+		args = append(args, "-debug")
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
+	cmd.ExtraFiles = []*os.File{d.socket, mounts, waiting}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting the shim in a mount namespace of its own: %w", err)
+	}
+	d.process = cmd.Process
+	if err := shim.AdjustOOMScore(d.process.Pid); err != nil {
+		return nil, errors.Join(fmt.Errorf("adjusting the shim's OOM score: %w", err), d.kill())
+	}
+	return d, nil
+}
+
+// listen has the daemon's socket listen at an address. The file of one that nobody serves
+// any more is replaced.
+func (d *daemon) listen(address string) error {
+	err := d.bind(address)
+	if errors.Is(err, unix.EADDRINUSE) && !shim.CanConnect(address) {
+		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing the socket of an earlier shim: %w", err)
+		}
+		err = d.bind(address)
+	}
+	if err != nil {
+		return fmt.Errorf("making the shim's socket %s: %w", address, err)
+	}
+	if err := unix.Listen(int(d.socket.Fd()), unix.SOMAXCONN); err != nil {
+		return errors.Join(fmt.Errorf("listening at %s: %w", address, err), shim.RemoveSocket(address))
+	}
+	return nil
+}
+
+// bind makes the file of the socket, for its owner only.
+func (d *daemon) bind(address string) error {
+	path := strings.TrimPrefix(address, "unix://")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	// The file gets the rights of the socket (unix(7)).
+	fd := int(d.socket.Fd())
+	if err := unix.Fchmod(fd, 0o600); err != nil {
+		return err
+	}
+	return unix.Bind(fd, &unix.SockaddrUnix{Name: path})
+}
+
+// kill ends the daemon, which has not served anyone yet.
+func (d *daemon) kill() error {
+	if err := d.process.Kill(); err != nil {
+		return err
+	}
+	_, err := d.process.Wait()
+	return err
+}
+
+// close lets the daemon go on by itself.
+func (d *daemon) close() {
+	d.socket.Close()
+	if d.start != nil {
+		d.start.Close()
+	}
+}
+
+// IsDaemon tells whether the program was started by startDaemon.
+func IsDaemon() bool { return os.Getenv(daemonEnv) != "" }
+
+// HostMounts is the mount namespace that containerd is in, for the daemon.
+func HostMounts() *os.File { return os.NewFile(mountsFD, "mount namespace") }
+
+// Began is when containerd started the shim whose daemon this is, or now if it
+// is none.
+func Began() time.Time {
+	nanoseconds, err := strconv.ParseInt(os.Getenv(daemonEnv), 10, 64)
+	if err != nil {
+		return time.Now()
+	}
+	return time.Unix(0, nanoseconds)
+}
+
+// Settle makes the daemon ready to serve: its mounts are its own, and what it logs goes
+// to containerd. It fails when "start" was killed before anyone could learn of the
+// daemon. RemoveSocket removes the file of its socket, which the daemon does when it
+// ends.
+func Settle() (removeSocket func() error, err error) {
+	if err := isolate(); err != nil {
+		return nil, err
+	}
+	start := os.NewFile(startFD, "start")
+	defer start.Close()
+	if _, err := io.Copy(io.Discard, start); err != nil {
+		return nil, fmt.Errorf("waiting for the shim's socket: %w", err)
+	}
+	address, err := unix.Getsockname(socketFD)
+	if err != nil {
+		return nil, fmt.Errorf("finding the shim's socket: %w", err)
+	}
+	bound, ok := address.(*unix.SockaddrUnix)
+	if !ok || !filepath.IsAbs(bound.Name) {
+		return nil, errors.New("containerd has given up starting this shim")
+	}
+	removeSocket = func() error {
+		if err := os.Remove(bound.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing the shim's socket: %w", err)
+		}
+		return nil
+	}
+	if err := openLog(); err != nil {
+		return nil, errors.Join(err, removeSocket())
+	}
+	return removeSocket, nil
+}
+
+// isolate keeps the mounts of the daemon's namespace from the host, while those
+// that the host makes later still arrive (mount_namespaces(7)).
+func isolate() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("isolating the shim's mount namespace: %w", err)
+	}
+	return nil
+}
+
+// openLog makes the bundle's FIFO, which containerd reads, the daemon's standard error.
+// pkg/shim would wait for its reader for ever, which is gone when containerd has given up
+// starting the shim.
+func openLog() error {
+	log, err := os.OpenFile("log", os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("opening containerd's log: %w", err)
+	}
+	defer log.Close()
+	// Who writes waits for containerd (fifo(7)).
+	if err := unix.SetNonblock(int(log.Fd()), false); err != nil {
+		return fmt.Errorf("opening containerd's log: %w", err)
+	}
+	if err := unix.Dup3(int(log.Fd()), unix.Stderr, 0); err != nil {
+		return fmt.Errorf("opening containerd's log: %w", err)
+	}
+	return nil
+}
