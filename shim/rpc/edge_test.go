@@ -55,7 +55,7 @@ func TestErrorsAtTheEdge(t *testing.T) {
 	var failure error
 	client := serve(t, func(server *ttrpc.Server) {
 		server.RegisterService("test", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-			"Fail": method(func(context.Context, *emptypb.Empty) (*emptypb.Empty, error) { return nil, failure }),
+			"Fail": method(new(calls), func(context.Context, *emptypb.Empty) (*emptypb.Empty, error) { return nil, failure }),
 		}})
 	})
 	for name, c := range map[string]struct {
@@ -88,7 +88,7 @@ func TestNotARequest(t *testing.T) {
 	called := 0
 	client := serve(t, func(server *ttrpc.Server) {
 		server.RegisterService("test", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-			"State": method(func(_ context.Context, r *taskv3.StateRequest) (*taskv3.StateResponse, error) {
+			"State": method(new(calls), func(_ context.Context, r *taskv3.StateRequest) (*taskv3.StateResponse, error) {
 				called++
 				return &taskv3.StateResponse{ID: r.ID}, nil
 			}),

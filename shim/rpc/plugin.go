@@ -79,6 +79,7 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 		Idle: task.IdleGrace, Platform: platform,
 	})
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
+	services := &Services{tasks, sandboxes, new(calls)}
 	life.RegisterCallback(func(context.Context) error {
 		err := pod.End(context.WithoutCancel(ctx))
 		// Its events come with the end, which may have taken the guest's time.
@@ -87,7 +88,8 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 		if flushErr := queue.Flush(flushing); flushErr != nil {
 			log.G(ctx).WithError(flushErr).Warn("containerd has not taken the last events")
 		}
+		services.calls.settle(flushing)
 		return errors.Join(err, publisher.Close())
 	})
-	return &Services{tasks, sandboxes}
+	return services
 }

@@ -19,6 +19,7 @@ import (
 type Services struct {
 	tasks     *task.Service
 	sandboxes *podapi.Service
+	calls     *calls
 }
 
 // The Task API's two versions that are in use: containerd 2.x speaks v3, 1.7
@@ -31,53 +32,54 @@ const sandboxService = "containerd.runtime.sandbox.v1.Sandbox"
 // RegisterTTRPC implements pkg/shim's TTRPCService.
 func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 	for _, name := range taskServices {
-		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: taskMethods(s.tasks)})
+		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.taskMethods()})
 	}
-	server.RegisterService(sandboxService, &ttrpc.ServiceDesc{Methods: sandboxMethods(s.sandboxes)})
+	server.RegisterService(sandboxService, &ttrpc.ServiceDesc{Methods: s.sandboxMethods()})
 	return nil
 }
 
-func sandboxMethods(s *podapi.Service) map[string]ttrpc.Method {
+func (s *Services) sandboxMethods() map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
-		"CreateSandbox":   method(s.CreateSandbox),
-		"StartSandbox":    method(s.StartSandbox),
-		"Platform":        method(s.Platform),
-		"StopSandbox":     method(s.StopSandbox),
-		"WaitSandbox":     method(s.WaitSandbox),
-		"SandboxStatus":   method(s.SandboxStatus),
-		"PingSandbox":     method(s.PingSandbox),
-		"ShutdownSandbox": method(s.ShutdownSandbox),
-		"SandboxMetrics":  method(s.SandboxMetrics),
-		"UpdateSandbox":   method(s.UpdateSandbox),
+		"CreateSandbox":   method(s.calls, s.sandboxes.CreateSandbox),
+		"StartSandbox":    method(s.calls, s.sandboxes.StartSandbox),
+		"Platform":        method(s.calls, s.sandboxes.Platform),
+		"StopSandbox":     method(s.calls, s.sandboxes.StopSandbox),
+		"WaitSandbox":     method(s.calls, s.sandboxes.WaitSandbox),
+		"SandboxStatus":   method(s.calls, s.sandboxes.SandboxStatus),
+		"PingSandbox":     method(s.calls, s.sandboxes.PingSandbox),
+		"ShutdownSandbox": method(s.calls, s.sandboxes.ShutdownSandbox),
+		"SandboxMetrics":  method(s.calls, s.sandboxes.SandboxMetrics),
+		"UpdateSandbox":   method(s.calls, s.sandboxes.UpdateSandbox),
 	}
 }
 
-func taskMethods(s *task.Service) map[string]ttrpc.Method {
+func (s *Services) taskMethods() map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
-		"State":      method(s.State),
-		"Create":     method(s.Create),
-		"Start":      method(s.Start),
-		"Delete":     method(s.Delete),
-		"Pids":       method(s.Pids),
-		"Pause":      method(s.Pause),
-		"Resume":     method(s.Resume),
-		"Checkpoint": method(s.Checkpoint),
-		"Kill":       method(s.Kill),
-		"Exec":       method(s.Exec),
-		"ResizePty":  method(s.ResizePty),
-		"CloseIO":    method(s.CloseIO),
-		"Update":     method(s.Update),
-		"Wait":       method(s.Wait),
-		"Stats":      method(s.Stats),
-		"Connect":    method(s.Connect),
-		"Shutdown":   method(s.Shutdown),
+		"State":      method(s.calls, s.tasks.State),
+		"Create":     method(s.calls, s.tasks.Create),
+		"Start":      method(s.calls, s.tasks.Start),
+		"Delete":     method(s.calls, s.tasks.Delete),
+		"Pids":       method(s.calls, s.tasks.Pids),
+		"Pause":      method(s.calls, s.tasks.Pause),
+		"Resume":     method(s.calls, s.tasks.Resume),
+		"Checkpoint": method(s.calls, s.tasks.Checkpoint),
+		"Kill":       method(s.calls, s.tasks.Kill),
+		"Exec":       method(s.calls, s.tasks.Exec),
+		"ResizePty":  method(s.calls, s.tasks.ResizePty),
+		"CloseIO":    method(s.calls, s.tasks.CloseIO),
+		"Update":     method(s.calls, s.tasks.Update),
+		"Wait":       method(s.calls, s.tasks.Wait),
+		"Stats":      method(s.calls, s.tasks.Stats),
+		"Connect":    method(s.calls, s.tasks.Connect),
+		"Shutdown":   method(s.calls, s.tasks.Shutdown),
 	}
 }
 
 // method is the edge: requests come in, and errors become gRPC codes here and
 // nowhere else.
-func method[Request, Response any](call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
+func method[Request, Response any](calls *calls, call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+		defer calls.begin()()
 		request := new(Request)
 		if err := unmarshal(request); err != nil {
 			return nil, err

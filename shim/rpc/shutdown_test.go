@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
@@ -139,6 +141,49 @@ func TestShutdownFails(t *testing.T) {
 		s.Machine().Die(nil)
 		<-s.Machine().Done()
 	})
+}
+
+// Whoever waits for an answer gets it, before the process goes with the shim: containerd may
+// end the shim when one of its clients has deleted the task, and a second is about to.
+func TestShutdownDuringACall(t *testing.T) {
+	for name, test := range map[string]struct {
+		takes, shim time.Duration
+		answered    bool
+	}{
+		"short":          {time.Second, time.Second + answerDelay, true},
+		"for ever":       {time.Hour, answerTimeout, false},
+		"over by itself": {0, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t)
+				c := serve(t, func(server *ttrpc.Server) {
+					server.RegisterService("test", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+						"Call": method(s.services.calls, func(ctx context.Context, _ *emptypb.Empty) (*emptypb.Empty, error) {
+							select {
+							case <-time.After(test.takes):
+							case <-ctx.Done():
+							}
+							return &emptypb.Empty{}, nil
+						}),
+					}})
+				})
+				answer := make(chan error, 1)
+				go func() { answer <- c.call("test", "Call", &emptypb.Empty{}, &emptypb.Empty{}) }()
+				synctest.Wait()
+				time.Sleep(time.Nanosecond)
+				began := time.Now()
+				s.end()
+				if took := time.Since(began).Round(time.Millisecond); took != test.shim {
+					t.Errorf("the shim ends after %v, not %v", took, test.shim)
+				}
+				c.Close()
+				if err := <-answer; (err == nil) != test.answered {
+					t.Errorf("the answer is %v", err)
+				}
+			})
+		})
+	}
 }
 
 // A sandbox that is starting is ended with the shim, too.
