@@ -33,7 +33,7 @@ type Budgets struct {
 }
 
 // DefaultBudgets are those that docs/security.md promises.
-var DefaultBudgets = Budgets{Prompt: 30 * time.Second, Lengthy: 2 * time.Minute, Stats: time.Second}
+var DefaultBudgets = Budgets{Prompt: 25 * time.Second, Lengthy: 2 * time.Minute, Stats: time.Second}
 
 // maxStats is how many requests for metrics may be under way: a guest that stops reading
 // blocks them past their budget.

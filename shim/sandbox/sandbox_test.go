@@ -154,7 +154,7 @@ func TestGuestOverrun(t *testing.T) {
 			t.Errorf("ReleaseFiles = %v", err)
 		}
 		<-s.Done()
-		if err := s.Err(); !strings.Contains(fmt.Sprint(err), "did not answer ReleaseFiles within 30s") {
+		if err := s.Err(); !strings.Contains(fmt.Sprint(err), "did not answer ReleaseFiles within 25s") {
 			t.Errorf("the VM ended: %v", err)
 		}
 	})

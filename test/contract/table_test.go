@@ -23,14 +23,18 @@ func TestContract(t *testing.T) {
 	if dir == "" {
 		t.Fatal("MSB_RESULTS names no directory with results of tests: run \"make test\"")
 	}
-	read := func(name string) run {
-		output, err := os.ReadFile(filepath.Join(dir, name+".log"))
-		if err != nil {
-			t.Fatal(err)
+	read := func(name string, files ...string) run {
+		var output []byte
+		for _, file := range files {
+			more, err := os.ReadFile(filepath.Join(dir, file+".log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			output = append(output, more...)
 		}
 		return run{name, verdicts(string(output))}
 	}
-	text, missing := table(lines, read("host"), read("qemu"), read("krun"))
+	text, missing := table(lines, read("host", "host"), read("qemu", "qemu", "pods"), read("krun", "krun"))
 	t.Log("\n" + text)
 	for _, what := range missing {
 		t.Error(what)
