@@ -18,10 +18,21 @@ type ended struct {
 
 func (e *ended) End(why error) { e.why = why }
 
-// frame is one whose header claims a length, with n bytes behind it.
+// frame is an answer whose header claims a length, with n bytes behind it.
 func frame(length uint32, n int) []byte {
+	return append(message(frameResponse, 1, 0, length), make([]byte, n)...)
+}
+
+func message(kind byte, stream uint32, flags byte, length uint32) []byte {
 	header := binary.BigEndian.AppendUint32(nil, length)
-	return append(header, make([]byte, headerSize-len(header)+n)...)
+	return append(binary.BigEndian.AppendUint32(header, stream), kind, flags)
+}
+
+// manyCalls is a connection on which many calls wait for their answers.
+func manyCalls() *frames {
+	f := &frames{machine: &ended{}}
+	f.last.Store(1<<20 + 1)
+	return f
 }
 
 func join(parts ...[]byte) (all []byte) {
@@ -48,14 +59,11 @@ func TestCheck(t *testing.T) {
 		"a header in a payload":  {join(frame(headerSize, 0), frame(1<<31, 0), frame(1, 1)), 3*headerSize + 1},
 	} {
 		for _, size := range []int{1, 2, 3, 9, 10, 11, 4096, 1 << 20} {
-			var f frames
+			f := manyCalls()
 			passed := 0
 			for passed < len(c.data) {
 				n := min(size, len(c.data)-passed)
-				if err := f.check(c.data[passed : passed+n]); err != nil {
-					if !errdefs.IsUnavailable(err) {
-						t.Errorf("%s: %v", name, err)
-					}
+				if err := f.received.next(c.data[passed:passed+n], f.check); err != nil {
 					break
 				}
 				passed += n
@@ -73,10 +81,11 @@ func TestViolation(t *testing.T) {
 	defer near.Close()
 	defer far.Close()
 	machine := &ended{}
-	f := &frames{Conn: near, machine: machine}
+	f := manyCalls()
+	f.Conn, f.machine = near, machine
 	go func() { _, _ = far.Write(join(frame(2, 2), frame(maxFrame+1, 4))) }()
 	n, err := f.Read(make([]byte, 4096))
-	if n != 0 || err == nil || !errors.Is(machine.why, err) {
+	if n != 0 || !errdefs.IsUnavailable(err) || !errors.Is(machine.why, err) {
 		t.Errorf("Read = %d, %v; the VM was ended for %v", n, err, machine.why)
 	}
 	far.Close()
@@ -85,11 +94,51 @@ func TestViolation(t *testing.T) {
 	}
 }
 
+// What answers no call breaks the rules, whatever it is.
+func TestCheckStreams(t *testing.T) {
+	request := func(stream uint32) []byte { return message(frameRequest, stream, 0, 0) }
+	follow := message(frameRequest, 3, 1, 0)
+	answer := func(stream uint32) []byte { return message(frameResponse, stream, 0, 0) }
+	data := func(stream uint32) []byte { return message(frameData, stream, 0, 0) }
+	for name, c := range map[string]struct {
+		sent, received []byte
+		ok             bool
+	}{
+		"an answer":               {request(1), answer(1), true},
+		"answers out of order":    {join(request(1), request(3)), join(answer(3), answer(1)), true},
+		"data of what is told":    {join(request(1), follow), join(data(3), data(3), answer(1), data(3), answer(3)), true},
+		"before any call":         {nil, answer(1), false},
+		"of a call to come":       {request(1), answer(3), false},
+		"of no call of the host":  {request(3), answer(2), false},
+		"no stream":               {request(1), answer(0), false},
+		"two answers to one call": {request(1), join(answer(1), answer(1)), false},
+		"data as an answer":       {request(1), data(1), false},
+		"data of another call":    {join(request(1), follow, request(5)), data(5), false},
+		"a call":                  {request(1), request(1), false},
+		"no type":                 {request(1), message(0, 1, 0, 0), false},
+		"another type":            {request(1), message(4, 1, 0, 0), false},
+		"data of the host's":      {join(request(1), data(7)), answer(7), false},
+	} {
+		f := &frames{Conn: nowhere{}, machine: &ended{}}
+		if _, err := f.Write(c.sent); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.received.next(c.received, f.check); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// nowhere takes what is written.
+type nowhere struct{ net.Conn }
+
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+
 // model is check at one go.
 func model(data []byte) (ok bool) {
 	for len(data) >= headerSize {
-		length := binary.BigEndian.Uint32(data)
-		if length > maxFrame {
+		length, stream := binary.BigEndian.Uint32(data), binary.BigEndian.Uint32(data[4:])
+		if length > maxFrame || data[8] != frameResponse || stream%2 == 0 || stream > 1<<20+1 {
 			return false
 		}
 		data = data[min(headerSize+int(length), len(data)):]
@@ -105,11 +154,11 @@ func FuzzCheck(f *testing.F) {
 		if size <= 0 {
 			return
 		}
-		var frames frames
+		frames := manyCalls()
 		var err error
 		for rest := data; len(rest) > 0 && err == nil; {
 			n := min(size, len(rest))
-			err = frames.check(rest[:n])
+			err = frames.received.next(rest[:n], frames.check)
 			rest = rest[n:]
 		}
 		if (err == nil) != model(data) {

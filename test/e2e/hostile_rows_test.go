@@ -26,6 +26,8 @@ type hostileRow struct {
 	socket bool
 	// hostNetwork gives the container the host's network, of which its agent is told.
 	hostNetwork bool
+	// lengthy says that the call which hangs has two minutes: its client leaves before.
+	lengthy bool
 	// when is it tried.
 	when occasion
 }
@@ -71,7 +73,7 @@ var silent = []hostileRow{
 	{name: "tells that its task is deleted, which runs on", words: "event:delete,1"},
 
 	{name: "never answers any call of a client", words: "hang:Exec hang:Pids hang:Pause hang:Resume hang:Update hang:CloseIO hang:ResizePty hang:Stats", client: (*victim).calls, when: underQEMU},
-	{name: "never answers Start of an exec", words: "hang:exec.Start", client: (*victim).calls},
+	{name: "never answers Start of an exec", words: "hang:exec.Start", client: (*victim).calls, lengthy: true},
 	{name: "answers all calls late", words: "late:*", client: (*victim).calls},
 
 	{name: "never answers the first call", words: "hang:Guest/Start", onDisk: true, stuck: inCreate},
