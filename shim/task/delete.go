@@ -146,7 +146,7 @@ func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (
 	}
 	status, err := sb.Guest.Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.execID})
 	if err == nil || errdefs.IsNotFound(err) {
-		return status, nil
+		return exitStatus(status), nil
 	}
 	sb.End(fmt.Errorf("the guest did not delete %s: %w", c.describe(p), err))
 	select {

@@ -114,6 +114,22 @@ func TestExitToldOfWhatRuns(t *testing.T) {
 	}
 }
 
+// An exit status is a byte, whatever the guest says.
+func TestExitStatusOfNoProgram(t *testing.T) {
+	bubble(t, func(c client) {
+		c.Run("c", "sleep")
+		c.run("c", "e", "sleep")
+		c.send(&eventsapi.TaskExit{ContainerID: "c", ID: "e", ExitStatus: 1 << 31})
+		c.expectExit("c", "e", 255)
+		c.must(c.exec("c", "never", "sleep"))
+		c.Agent().On("Delete", fake.Times(1, fake.Answer(&taskapi.DeleteResponse{ExitStatus: 1<<32 - 1})))
+		c.expectDelete("c", "never", 255)
+		c.send(&eventsapi.TaskExit{ContainerID: "c", ID: "c", ExitStatus: 256})
+		c.expectExit("c", "", 255)
+		c.expectDelete("c", "", 255)
+	})
+}
+
 // logged collects what is logged at a level of error or above.
 func logged(t *testing.T) (errors func() []string) {
 	t.Helper()

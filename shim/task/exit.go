@@ -31,8 +31,16 @@ func (s *Service) Exited(containerID, id string, status uint32) {
 	if id == containerID {
 		id = "" // init's
 	}
-	c.exited(id, status)
+	c.exited(id, exitStatus(status))
 }
+
+// statusUnknown is what containerd's client tells when it does not know how a process
+// ended (client.UnknownExitStatus).
+const statusUnknown = 255
+
+// exitStatus is a guest's word about how a process ended. A program's is a byte
+// (wait(2)); some clients keep it in numbers that hold no more than that.
+func exitStatus(told uint32) uint32 { return min(told, statusUnknown) }
 
 // OutOfMemory implements events.Recorder.
 func (s *Service) OutOfMemory(containerID string) {
