@@ -309,9 +309,9 @@ func TestShieldKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, "content")
 	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(file, "/f")})}}, sleeper...)
-	killed := 0
-	for pid, name := range harness.Processes() {
-		if name == "msb-shield" {
+	killed, names := 0, harness.Processes()
+	for _, pid := range children(shimOf(t, c.ID())) {
+		if names[pid] == "msb-shield" {
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
