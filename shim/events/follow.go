@@ -11,12 +11,13 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
 )
 
-// A Source sends the guest's events in their order.
+// A Source gives the guest's events, in the order in which they come.
 type Source interface {
 	Recv() (*api.Event, error)
 }
 
-// A Recorder takes note of what the guest tells, if it is about something that it knows.
+// A Recorder takes note of what the guest tells, if it knows the container or process that
+// it is about.
 type Recorder interface {
 	// Exited notes that a process has ended: a container's init if the id is the
 	// container's, or else the exec with this id.
@@ -31,8 +32,8 @@ const (
 	typeOOM  = "containerd.events.TaskOOM"
 )
 
-// Follow hands the guest's events to a recorder until the stream of them breaks, and
-// returns why. What is not the guest's to tell is dropped unread.
+// Follow hands the guest's events to a recorder until their stream breaks, and returns the
+// reason. What is not the guest's to tell is dropped unread.
 func Follow(ctx context.Context, source Source, recorder Recorder) error {
 	dropped := 0
 	defer func() {
@@ -73,12 +74,12 @@ func record(event *api.Event, recorder Recorder) bool {
 	return true
 }
 
-// Of events that a guest may repeat, for each container.
+// How often an event that a guest may repeat is told, for each container.
 const (
 	repeatBurst     = 10
 	repeatPerSecond = 1
 )
 
-// NewGate bounds how often what a guest may repeat about a container goes to containerd: a
-// few times at once, and then once a second.
+// NewGate returns the bound of an event that a guest may repeat about a container: a few go
+// to containerd at once, and then one each second.
 func NewGate() *flood.Gate { return flood.NewGate(repeatBurst, repeatPerSecond) }

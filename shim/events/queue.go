@@ -1,7 +1,7 @@
 // Package events carries what happens in a VM to containerd. Of the guest's own events
 // only two kinds count: that a process has exited, and that memory ran out (Follow). All
-// others are the shim's to tell, because it made them happen. To containerd they go in
-// their order, through a queue of which nobody waits for the other end (Queue).
+// others are the shim's to tell, because it made them happen. Events go to containerd in
+// their order, through a queue, so that nobody waits for containerd (Queue).
 package events
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/containerd/log"
 )
 
-// maxPending bounds the events that wait for containerd. What comes then is lost, and the
-// log says so: containerd asks for the state of tasks anew when it is back.
+// maxPending bounds the events that wait for containerd. What comes beyond it is lost, and
+// the log says so. containerd asks for the state of tasks anew when it is back.
 const maxPending = 4096
 
 // A Queue publishes events to containerd in the order in which it gets them.
@@ -24,8 +24,8 @@ type Queue struct {
 
 	mu      sync.Mutex
 	pending []any         // guarded by mu
-	busy    bool          // somebody publishes; guarded by mu
-	idle    chan struct{} // closed when nothing is pending; guarded by mu
+	busy    bool          // run is under way; guarded by mu
+	idle    chan struct{} // closed when it is not; guarded by mu
 }
 
 // NewQueue returns a queue. ctx carries containerd's namespace.
@@ -69,7 +69,7 @@ func (q *Queue) run() {
 	}
 }
 
-// Flush waits until all events have gone out, or ctx ends.
+// Flush waits until no event waits for containerd, or ctx ends.
 func (q *Queue) Flush(ctx context.Context) error {
 	q.mu.Lock()
 	idle := q.idle

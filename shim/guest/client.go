@@ -1,8 +1,8 @@
 // Package guest is the shim's client of the agent in the guest. The guest is not
-// trusted, so no call to it is without an end: each has a budget, and a guest that
-// overruns it loses its VM. A caller may leave before that; the call runs on until it is
-// answered or its budget is used up. What comes back is bounded: frames, and the texts of
-// errors.
+// trusted, so every call to it has an end: each has a budget, and a guest that overruns it
+// loses its VM; only metrics may be late. A caller may leave before that; the call runs on
+// until it is answered or its budget is used up. What comes back is bounded: the size of
+// frames, and the texts of errors. A frame that answers no call ends the VM, too.
 package guest
 
 import (
@@ -19,11 +19,11 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
-// Budgets are how long the guest may take for a call.
+// Budgets say how long the guest may take for a call.
 type Budgets struct {
 	// Prompt is for calls that change something which is there: signal it, take it away.
 	// It also bounds what such a call is to bring about: the end of a container that was
-	// killed, and all of a deletion.
+	// killed, all of a deletion, and the end of all containers of a pod.
 	Prompt time.Duration
 	// Lengthy is for calls that make something: they start programs and mount files.
 	Lengthy time.Duration
@@ -35,8 +35,8 @@ type Budgets struct {
 // DefaultBudgets are those that docs/security.md promises.
 var DefaultBudgets = Budgets{Prompt: 25 * time.Second, Lengthy: 2 * time.Minute, Stats: time.Second}
 
-// maxStats is how many requests for metrics may be under way: a guest that stops reading
-// blocks them past their budget.
+// maxStats is how many requests for metrics may be under way. A guest that stops reading
+// blocks them for longer than their budget.
 const maxStats = 16
 
 const (
@@ -54,7 +54,8 @@ type Machine interface {
 	Done() <-chan struct{}
 	// End ends the VM, without waiting for it. Only the first reason counts.
 	End(reason error)
-	// Err tells why the VM ended; nil while it runs, and if it was stopped in order.
+	// Err tells why the VM ended, or is being ended; nil while it runs, and if it was
+	// stopped in order.
 	Err() error
 }
 
@@ -124,7 +125,8 @@ func (c *Client) open(ctx context.Context, header *api.StreamHeader) (net.Conn, 
 // A call is one method of the agent's services.
 type call[Request, Response any] func(context.Context, *Request) (*Response, error)
 
-// invoke makes a call that the guest must answer within a budget. Its errors are native.
+// invoke makes a call that the guest must answer within a budget: an overrun ends the VM.
+// Its errors are those of native.
 func invoke[Request, Response any](ctx context.Context, c *Client, name string, budget time.Duration,
 	make call[Request, Response], request *Request,
 ) (*Response, error) {
@@ -141,7 +143,7 @@ func invoke[Request, Response any](ctx context.Context, c *Client, name string, 
 	})
 }
 
-// wait waits for a call, as long as the caller does.
+// wait makes a call, and waits for its answer until ctx ends. The call itself then runs on.
 func wait[Response any](ctx context.Context, c *Client, name string, call func() (*Response, error)) (*Response, error) {
 	type answer struct {
 		response *Response
@@ -183,8 +185,8 @@ func (c *Client) gone() error {
 	return goneError{errdefs.ErrUnavailable}
 }
 
-// A goneError is of the class of what is not there any more, before that of the reason for
-// which the VM was ended: clients go on at it.
+// A goneError says that the VM is gone, and why. Its class is "unavailable", whatever that of
+// the reason: with that class containerd goes on cleaning up.
 type goneError struct{ cause error }
 
 func (e goneError) Error() string   { return "the VM is gone: " + e.cause.Error() }

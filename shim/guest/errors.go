@@ -42,8 +42,8 @@ func (c *Client) native(err error) error {
 	return cut(classified(err))
 }
 
-// broken tells whether a connection broke, or a stream that was being opened. With vm/mux
-// the end of all is io.ErrClosedPipe.
+// broken tells whether an error is that of a connection that broke, or of a stream that was
+// being opened. io.ErrClosedPipe is the end of a whole connection of vm/mux.
 func broken(err error) bool {
 	for _, end := range []error{ttrpc.ErrClosed, io.ErrClosedPipe, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET} {
 		if errors.Is(err, end) {
@@ -53,10 +53,10 @@ func broken(err error) bool {
 	return false
 }
 
-// classified gives an error that the guest answered the class that its code stands for. The
-// details of the status are left away: the guest could nest them thousands of levels deep,
-// and have the host decode a copy of the rest at each. The host's own errors have a class,
-// or none.
+// classified gives an error that the guest answered the class that its code stands for. It
+// leaves the details of the status away: the guest could nest them thousands of levels deep,
+// and the host would decode a copy of the rest at each. The host's own errors stay as they
+// are.
 func classified(err error) error {
 	if s, ok := status.FromError(err); ok {
 		return errgrpc.ToNative(status.Error(s.Code(), s.Message()))

@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	// headerSize is the size in bytes of the header before each frame of ttrpc: the
-	// payload's length (4, big endian), the stream (4), type and flags (ttrpc, PROTOCOL.md).
+	// headerSize is the size in bytes of the header before each payload of ttrpc: the
+	// payload's length (4, big endian), the stream (4, too), the type (1) and flags (1)
+	// (ttrpc, PROTOCOL.md).
 	headerSize = 10
-	// maxFrame is the largest payload in bytes that the agent may send. ttrpc itself takes
-	// 4 MiB, and the answers of the agent have a few KiB.
+	// maxFrame is the size in bytes of the largest payload that the agent may send. ttrpc
+	// itself takes 4 MiB; the agent's answers have a few KiB.
 	maxFrame = 256 << 10
 )
 
@@ -25,7 +26,7 @@ const (
 	frameData
 )
 
-// A header is that of a frame.
+// A header is the header of a frame.
 type header [headerSize]byte
 
 func (h *header) length() uint32 { return binary.BigEndian.Uint32(h[:]) }
@@ -40,7 +41,8 @@ type parser struct {
 	rest   uint32 // bytes of the payload still to come
 }
 
-// next passes the headers that end in data, until one is wrong.
+// next takes the next bytes, and calls check with each header that they complete. It stops
+// at the first error.
 func (p *parser) next(data []byte, check func(*header) error) error {
 	for len(data) > 0 {
 		if p.rest > 0 {
@@ -63,17 +65,20 @@ func (p *parser) next(data []byte, check func(*header) error) error {
 	return nil
 }
 
-// frames is the connection of the calls. It ends the VM of a guest that sends what no
-// agent does: a frame larger than maxFrame, before anything is kept of it, or one that
-// answers nothing. ttrpc's client would log a line for each of those.
+// frames is the connection of the calls. It ends the VM of a guest that sends what no agent
+// does: a frame larger than maxFrame, of which nothing is kept, or one that answers no call.
+// For each of the latter ttrpc's client would log a line.
+//
+// It counts answers, and does not match each with its call: that is enough to bound what
+// comes. A second answer to one call is found when there are more answers than calls.
 type frames struct {
 	net.Conn
 	machine Machine
 
 	sent, received parser
-	answers        uint32        // how many came
-	last           atomic.Uint32 // the last stream that was opened; they have odd numbers
-	following      atomic.Uint32 // the last of them on which the guest may send data
+	answers        uint32        // how many have come
+	last           atomic.Uint32 // the last stream that the host opened: 1, 3, 5, one for each call
+	following      atomic.Uint32 // the last of these on which the guest may send data
 }
 
 // Write implements net.Conn. ttrpc has one writer.
@@ -82,8 +87,8 @@ func (f *frames) Write(p []byte) (int, error) {
 	return f.Conn.Write(p)
 }
 
-// open notes that the host opens a stream. ttrpc's client has flags for those that are not
-// over with an answer.
+// open notes that the host opens a stream. ttrpc's client sets flags on a request for which
+// more than one answer may come, as for the guest's events.
 func (f *frames) open(h *header) error {
 	if h.kind() == frameRequest {
 		f.last.Store(h.stream())

@@ -23,22 +23,23 @@ import (
 const daemonEnv = "MSB_SHIM_DAEMON"
 
 // The daemon's descriptors. containerd may kill "start" at any moment, when its client
-// goes away; nobody is called to clean up then. So the file of the socket is made only
-// when the daemon is there that removes it.
+// goes away, and then nobody is called to clean up. So "start" makes the socket's file only
+// after it has started the daemon, which removes the file when it ends.
 const (
 	socketFD = 3 + iota // the shim's socket, where pkg/shim expects it
 	mountsFD            // the mount namespace that containerd is in
-	startFD             // ends when "start" has made the socket's file, or was killed
+	startFD             // a pipe; its end tells that "start" has made the socket's file, or was killed
 )
 
-// A daemon is one that "start" has started.
+// A daemon is the process that serves the shim's calls, for "start", which has started it.
 type daemon struct {
 	process *os.Process
-	socket  *os.File // the daemon's, too: what is bound here is bound there
-	start   *os.File // the other end of startFD
+	socket  *os.File // shared with the daemon: what is bound here is bound there
+	start   *os.File // the other end of startFD's pipe
 }
 
-// startDaemon runs this program again as the shim's daemon.
+// startDaemon runs this program again as the shim's daemon. Its socket has no file yet: the
+// daemon waits for listen and close.
 func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -83,8 +84,8 @@ func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, e
 	return d, nil
 }
 
-// listen has the daemon's socket listen at an address. The file of one that nobody serves
-// any more is replaced.
+// listen makes the file of the daemon's socket at an address, and has the socket listen
+// there. The file of another socket is replaced if nobody serves that.
 func (d *daemon) listen(address string) error {
 	err := d.bind(address)
 	if errors.Is(err, unix.EADDRINUSE) && !shim.CanConnect(address) {
@@ -102,7 +103,7 @@ func (d *daemon) listen(address string) error {
 	return nil
 }
 
-// bind makes the file of the socket, for its owner only.
+// bind makes the file of the socket, which only its owner may use.
 func (d *daemon) bind(address string) error {
 	path := strings.TrimPrefix(address, "unix://")
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -125,7 +126,7 @@ func (d *daemon) kill() error {
 	return err
 }
 
-// close lets the daemon go on by itself.
+// close lets the daemon go on: it serves if its socket has a file, and ends otherwise.
 func (d *daemon) close() {
 	d.socket.Close()
 	if d.start != nil {
@@ -133,7 +134,7 @@ func (d *daemon) close() {
 	}
 }
 
-// IsDaemon tells whether the program was started by startDaemon.
+// IsDaemon tells whether this process is a daemon, which startDaemon has started.
 func IsDaemon() bool { return os.Getenv(daemonEnv) != "" }
 
 // HostMounts is the mount namespace that containerd is in, for the daemon.
@@ -149,10 +150,9 @@ func Began() time.Time {
 	return time.Unix(0, nanoseconds)
 }
 
-// Settle makes the daemon ready to serve: its mounts are its own, and what it logs goes
-// to containerd. It fails when "start" was killed before anyone could learn of the
-// daemon. RemoveSocket removes the file of its socket, which the daemon does when it
-// ends.
+// Settle makes the daemon ready to serve: its mounts are its own, its socket has a file, and
+// its log goes to containerd. It fails if containerd has given up on "start" meanwhile:
+// nobody would know of the daemon. The daemon calls removeSocket when it ends.
 func Settle() (removeSocket func() error, err error) {
 	if err := isolate(); err != nil {
 		return nil, err
@@ -191,16 +191,16 @@ func isolate() error {
 	return nil
 }
 
-// openLog makes the bundle's FIFO, which containerd reads, the daemon's standard error.
-// pkg/shim would wait for its reader for ever, which is gone when containerd has given up
-// starting the shim.
+// openLog makes the bundle's FIFO, which containerd reads, the daemon's standard error. It
+// fails if nobody reads: containerd has given up on "start". pkg/shim would wait for a
+// reader for ever.
 func openLog() error {
 	log, err := os.OpenFile("log", os.O_WRONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("opening containerd's log: %w", err)
 	}
 	defer log.Close()
-	// Who writes waits for containerd (fifo(7)).
+	// From here on a write waits until containerd reads (fifo(7)).
 	if err := unix.SetNonblock(int(log.Fd()), false); err != nil {
 		return fmt.Errorf("opening containerd's log: %w", err)
 	}

@@ -14,16 +14,16 @@ import (
 )
 
 // containerd from 2.3 on gives "start" a BootstrapParams on stdin and takes a
-// BootstrapResult, and that is all pkg/shim knows. Earlier ones give the same
-// arguments and environment, and on stdin nothing or the runtime's options; all of
-// them, 1.6 to 2.2, take a bare address for an answer and then speak version 2 of
-// the Task API. Only stdin tells the two apart.
+// BootstrapResult. pkg/shim knows only this form. Earlier ones, 1.6 to 2.2, give the same
+// arguments and environment, and on stdin nothing or the runtime's options. All of these
+// take a bare address for an answer and then speak version 2 of the Task API. Only stdin
+// tells the two forms apart.
 
 // maxParams is pkg/shim's limit for what it reads from stdin, in bytes.
 const maxParams = 10 << 20
 
 // StartLegacy answers "start" in its earlier form. It returns false if the program
-// was called for anything else, which is left to pkg/shim, with stdin as it was.
+// was called for anything else: that is left to pkg/shim, with stdin as it was.
 func StartLegacy(ctx context.Context) (bool, error) {
 	c, ok := parseStart(os.Args[1:])
 	if !ok {
@@ -69,8 +69,8 @@ func parseStart(args []string) (c startCall, ok bool) {
 	return c, err == nil && flags.Arg(0) == "start" && c.namespace != ""
 }
 
-// isBootstrap tells whether stdin is a BootstrapParams. The runtime's options can
-// be read as one, but not as one of this container.
+// isBootstrap tells whether stdin is a BootstrapParams. The runtime's options may decode
+// as one, too, but not with this container's id and namespace.
 func (c startCall) isBootstrap(input []byte) bool {
 	var params bootapi.BootstrapParams
 	return proto.Unmarshal(input, &params) == nil && params.GetInstanceID() == c.id && params.GetNamespace() == c.namespace
@@ -99,7 +99,7 @@ func (c startCall) params(options []byte) (*bootapi.BootstrapParams, error) {
 	return params, nil
 }
 
-// unread is a file with the input to read from.
+// unread returns a file from which the input can be read again.
 func unread(input []byte) (*os.File, error) {
 	r, w, err := os.Pipe()
 	if err != nil {

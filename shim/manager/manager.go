@@ -42,8 +42,8 @@ var _ shim.Shim = Manager{}
 func (Manager) Name() string { return Name }
 
 // Start implements shim.Shim: it starts the shim's daemon, one for each container or
-// pod, in a mount namespace of its own. A container that joins a pod has the shim of
-// that.
+// pod, in a mount namespace of its own. For a container that joins a pod it starts nothing,
+// and answers with the shim of the pod.
 func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	began := time.Now()
 	pod, err := podOf(".")
@@ -74,13 +74,13 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*boo
 	return result(address), nil
 }
 
-// result is what containerd is told of a shim: it speaks version 3 of the Task API.
+// result tells containerd where a shim is, and that it speaks version 3 of the Task API.
 func result(address string) *bootapi.BootstrapResult {
 	return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
 }
 
 // Stop implements shim.Shim: it cleans up a bundle whose shim is dead, and says how its
-// task ended. The shim's mounts went with its namespace; what may be left is the VMM, the
+// task ended. The shim's mounts went with its namespace. What may be left are the VMM, the
 // control group, TAP devices, and the shim's socket.
 func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	bundle, err := bundleOf(ctx)
@@ -106,9 +106,9 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return shim.StopStatus{Pid: int(ended.Pid), ExitStatus: int(ended.Status), ExitedAt: ended.ExitedAt}, nil
 }
 
-// bundleOf is the absolute path of the bundle that the program was called for: what
-// its argument -bundle says, or else the working directory. Every containerd gives
-// both to "delete".
+// bundleOf is the absolute path of the bundle that the program was called for: its
+// argument -bundle, or else the working directory. Every containerd gives both to
+// "delete".
 func bundleOf(ctx context.Context) (string, error) {
 	options, _ := ctx.Value(shim.OptsKey{}).(shim.Opts)
 	bundle, err := filepath.Abs(options.BundlePath)
@@ -132,8 +132,8 @@ func cleanUpSandbox(ctx context.Context, bundle string) error {
 	return errors.Join(errs...)
 }
 
-// runHooks runs the poststop hooks of a bundle's container, which its shim can do no
-// more. A sandbox of the Sandbox API has no configuration, and none.
+// runHooks runs the poststop hooks of a bundle's container, because its shim, which is dead,
+// cannot. A sandbox of the Sandbox API has no configuration, and so no hooks.
 func runHooks(ctx context.Context, id, bundle string) error {
 	if _, err := os.Stat(filepath.Join(bundle, "config.json")); errors.Is(err, os.ErrNotExist) {
 		return nil

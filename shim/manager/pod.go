@@ -19,7 +19,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
-// podOf tells which pod the container of a bundle is of. A sandbox of the Sandbox API
+// podOf tells of which pod the container of a bundle is. A sandbox of the Sandbox API
 // has no configuration there.
 func podOf(bundle string) (spec.Pod, error) {
 	path := filepath.Join(bundle, "config.json")
@@ -39,8 +39,8 @@ func podOf(bundle string) (spec.Pod, error) {
 	return spec.PodOf(content.Annotations), nil
 }
 
-// joinShim is the shim of a pod, for a container that joins it. containerd 2.1 and
-// later know it themselves and do not ask.
+// joinShim answers with the shim of a pod, for a container that joins it. containerd 2.1
+// and later know it themselves and do not ask.
 func joinShim(ctx context.Context, params *bootapi.BootstrapParams, pod string) (*bootapi.BootstrapResult, error) {
 	address, err := addressOf(ctx, params, pod)
 	if err != nil {
@@ -52,7 +52,7 @@ func joinShim(ctx context.Context, params *bootapi.BootstrapParams, pod string) 
 	return result(address), nil
 }
 
-// addressOf is the socket of the shim with a container's or sandbox's id.
+// addressOf is the address of the shim that was started for a container or sandbox.
 func addressOf(ctx context.Context, params *bootapi.BootstrapParams, id string) (string, error) {
 	dir := params.GetSocketDir()
 	if dir == "" {

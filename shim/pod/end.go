@@ -2,8 +2,8 @@ package pod
 
 import "context"
 
-// Leave is the end of a membership. With its owner the pod ends. The container has nothing
-// of the VM any more.
+// Leave ends the membership of a container, which has given back all that it had of the VM.
+// When the owner leaves, the pod ends.
 func (p *Pod) Leave(ctx context.Context, id string) error {
 	p.mu.Lock()
 	_, present := p.members[id]
@@ -17,10 +17,10 @@ func (p *Pod) Leave(ctx context.Context, id string) error {
 	return p.End(ctx)
 }
 
-// End ends the VM in order: what still runs in it is killed, its data is written back, and
-// nothing on the host is in use any more when it returns. A boot that is under way is ended,
-// too, and a pod in which nothing was prepared has ended with that: it gets no VM any more.
-// End may be called again, and at the same time: who comes later waits for the end.
+// End ends the VM in order: what still runs in it is killed, and its data is written back.
+// When End returns, nothing on the host is in use any more. A boot that is under way is
+// ended, too. A pod that was never prepared is gone at once, and gets no VM any more. End may
+// be called more than once, also at the same time: later calls wait for the first.
 func (p *Pod) End(ctx context.Context) error {
 	p.mu.Lock()
 	if p.state >= Ending {
@@ -65,8 +65,8 @@ func (p *Pod) endMembers(ctx context.Context) {
 	}
 }
 
-// close takes the VM and its place away. Its members know of it when anyone does: what they
-// ran can be deleted from then on.
+// close takes the VM and its place away. The members are told before anyone can see that the
+// pod is gone: what ran in them can be deleted by then.
 func (p *Pod) close() error {
 	p.mu.Lock()
 	prepared, booted := p.prepared, p.sandbox != nil
@@ -100,7 +100,7 @@ func (p *Pod) Busy() bool {
 	return len(p.members) > 0 || p.held
 }
 
-// checkEmpty tells when nobody needs the shim any more.
+// checkEmpty calls empty if there is no VM and nobody needs the shim.
 func (p *Pod) checkEmpty() {
 	state := p.State()
 	if (state == Gone || state == New) && !p.Busy() {

@@ -9,8 +9,8 @@
 //	Gone       nothing of it is left on the host
 //
 // A pod has an owner: the container that it was made for, or a sandbox of the Sandbox API.
-// When the owner leaves, the VM goes; nothing else ends it in order. Members that are left
-// then stay until their clients delete them.
+// The VM is ended in order when the owner leaves or its sandbox is stopped, and when the
+// shim ends. Members that are left then stay until their clients delete them.
 package pod
 
 import (
@@ -39,14 +39,14 @@ const (
 	Gone
 )
 
-// agentGrace is how long a VM may live on when its agent's events have ended: that is
-// often how its end is noticed first.
+// agentGrace is how long a VM may live on when its agent's events have ended. Often they
+// end because the VM does, and are only noticed first.
 const agentGrace = time.Second
 
 // A Member is a container in a pod.
 type Member interface {
 	// End ends the member in the VM, and takes back what it has of the host. It is called
-	// when the pod ends with the member in it. ctx bounds what the guest may take.
+	// when the pod ends with the member in it. ctx bounds how long the guest may take.
 	End(ctx context.Context)
 	// Lost is called when the VM has ended with the member in it, and may be called again,
 	// also at the same time.
@@ -79,12 +79,12 @@ type Holder struct {
 	Pid, Guest uint32
 }
 
-// A Make is how a pod is made.
+// A Make says what a new pod calls.
 type Make struct {
 	// Follow follows what happens in a VM, from its boot on, until its agent is gone.
 	Follow func(*sandbox.Sandbox)
-	// Empty is called when there is no VM and nobody is left, member or holder: again with
-	// each that leaves. It must not wait.
+	// Empty is called when there is no VM and nobody needs the shim: no member is left, and
+	// no sandbox holds the pod. It may be called more than once, and must not wait.
 	Empty func()
 }
 
@@ -93,7 +93,7 @@ func Open(ctx context.Context, how Make) *Pod {
 	return &Pod{ctx: ctx, follow: how.Follow, empty: how.Empty, members: map[string]Member{}, gone: make(chan struct{})}
 }
 
-// Add makes a container a member. Its id is taken from now on, until Leave.
+// Add makes a container a member. Its id is taken until Leave.
 func (p *Pod) Add(id string, member Member) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,7 +122,7 @@ func (p *Pod) Members() []Member {
 	return members
 }
 
-// Hold makes a sandbox of the Sandbox API the owner, until Release.
+// Hold makes a sandbox of the Sandbox API the owner of a new pod, until Release.
 func (p *Pod) Hold(id string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,7 +136,7 @@ func (p *Pod) Hold(id string) error {
 	return nil
 }
 
-// Release is the end of Hold. The pod has ended, or was never prepared.
+// Release undoes Hold. The pod must have ended, or never have been prepared.
 func (p *Pod) Release() {
 	p.mu.Lock()
 	p.held = false
@@ -144,15 +144,16 @@ func (p *Pod) Release() {
 	p.checkEmpty()
 }
 
-// Held tells whether a sandbox of the Sandbox API owns it.
+// Held tells whether a sandbox of the Sandbox API owns the pod.
 func (p *Pod) Held() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.held
 }
 
-// Prepare makes the place of the VM on the host. The owner is a member; it is empty for a
-// pod that is held. id is that of the sandbox, empty for a container by itself.
+// Prepare makes the place of the VM on the host, by calling prepare. id is the sandbox's,
+// and empty for a container by itself. owner is the id of the member that owns the pod, and
+// empty for a pod that a sandbox holds.
 func (p *Pod) Prepare(id, owner string, prepare func() (*sandbox.Prepared, error)) (*sandbox.Prepared, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,8 +175,8 @@ func (p *Pod) taken() error {
 	return fmt.Errorf("this shim has a microVM already, which only containers of its pod can join: %w", errdefs.ErrFailedPrecondition)
 }
 
-// Boot boots the VM, with what is passed. It is followed from then on. The context that
-// boot gets ends early if the pod is to end.
+// Boot boots the VM, by calling boot, and follows it from then on. The context that boot
+// gets ends early if the pod is to end.
 func (p *Pod) Boot(ctx context.Context, boot func(context.Context, *sandbox.Prepared) (*sandbox.Sandbox, error)) (*sandbox.Sandbox, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -197,7 +198,7 @@ func (p *Pod) Boot(ctx context.Context, boot func(context.Context, *sandbox.Prep
 	case p.state != Booting:
 		return nil, fmt.Errorf("%w, while it was being started", p.ended())
 	case err != nil:
-		return nil, err // whoever boots ends the pod
+		return nil, err // the caller ends the pod
 	}
 	p.state, p.sandbox = Running, sb
 	go p.watch(sb)
@@ -221,7 +222,8 @@ func (p *Pod) watch(sb *sandbox.Sandbox) {
 	select {
 	case <-sb.Done():
 	case <-time.After(agentGrace):
-		// Without its agent a guest is of no use. At the pod's end it was let go of before.
+		// Without its agent a guest is of no use. If the pod ends, the agent was let go of in
+		// order, and the VM goes with the pod.
 		if p.State() < Ending {
 			sb.End(fmt.Errorf("the agent is gone: %w", errdefs.ErrUnavailable))
 		}
@@ -238,7 +240,7 @@ func (p *Pod) watch(sb *sandbox.Sandbox) {
 	}
 }
 
-// Sandbox is the running VM, or an error that says what became of it.
+// Sandbox returns the running VM, or an error that says what became of it.
 func (p *Pod) Sandbox() (*sandbox.Sandbox, error) {
 	p.mu.Lock()
 	sb := p.sandbox
@@ -249,14 +251,16 @@ func (p *Pod) Sandbox() (*sandbox.Sandbox, error) {
 	return sb, sb.Guest.Alive()
 }
 
-// Place is the VM's place on the host, whether it runs or not; nil before and after.
+// Place is the VM's place on the host, whether the VM runs or not. It is nil before Prepare
+// and when the pod is gone.
 func (p *Pod) Place() *sandbox.Prepared {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.prepared
 }
 
-// Join returns the running VM of a pod for a container that is to join it.
+// Join returns the running VM for a container that joins the pod of a sandbox, which id
+// names.
 func (p *Pod) Join(id string) (*sandbox.Sandbox, error) {
 	sb, err := p.Sandbox()
 	p.mu.Lock()
@@ -280,7 +284,7 @@ func (p *Pod) SetHolder(holder Holder) {
 	p.holder = holder
 }
 
-// Holder is the one that was set; zero if there is none.
+// Holder is the process that SetHolder has noted; zero if there is none.
 func (p *Pod) Holder() Holder {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -7,24 +7,24 @@ import (
 )
 
 const (
-	// answerTimeout is how long a shim that ends waits for its calls to end. They do, with
-	// the VM; those that wait for a client do not.
+	// answerTimeout bounds how long a shim that ends waits for its calls to end. With the VM
+	// they do, but for those that wait for a client.
 	answerTimeout = 5 * time.Second
-	// answerDelay is how long an answer may take to be sent, once its call has ended: the
-	// process goes with the shim.
+	// answerDelay is the time in which an answer is sent, once its call has ended. ttrpc does
+	// not tell when it was, and the process ends after that.
 	answerDelay = 100 * time.Millisecond
 )
 
-// calls are those of clients that have not been answered. containerd ends the shim when a
-// task is deleted, while another of its clients may still wait for an answer: it would
-// learn that the connection is closed, instead of what it asked.
+// calls are the calls of clients that have not been answered yet. containerd ends the shim
+// when a task is deleted, and another client may still wait for an answer then. Without
+// this it would get an error instead: the connection is closed.
 type calls struct {
 	mu    sync.Mutex
 	open  int           // guarded by mu
 	ended chan struct{} // closed when none is open; nil when nobody waits; guarded by mu
 }
 
-// begin is the begin of a call, and returns what is its end.
+// begin notes that a call is open. The caller calls end when it has ended.
 func (c *calls) begin() (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,7 +40,8 @@ func (c *calls) begin() (end func()) {
 	}
 }
 
-// none is closed when no call is open; it is nil if there is none now.
+// none returns a channel that is closed as soon as no call is open, or nil if none is open
+// now.
 func (c *calls) none() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,7 +51,8 @@ func (c *calls) none() <-chan struct{} {
 	return c.ended
 }
 
-// settle waits until the calls that are open have been answered, for a time.
+// settle waits until all open calls have been answered: until ctx ends, and for
+// answerTimeout at most.
 func (c *calls) settle(ctx context.Context) {
 	none := c.none()
 	if none == nil {

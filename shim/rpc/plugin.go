@@ -21,12 +21,13 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 )
 
-// flushTimeout is how long a shim that ends waits for containerd to take its last events.
+// flushTimeout is how long a shim that ends waits until containerd has taken its last events
+// and its open calls have been answered: for both together.
 const flushTimeout = 5 * time.Second
 
 // Register makes the shim's services known to pkg/shim, which serves every plugin that
 // is a TTRPCService. hooks runs containers' hooks; began is when the shim was started;
-// removeSocket takes the file of its socket away, in the end.
+// removeSocket removes the file of its socket, and is called when the shim ends.
 func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
@@ -51,7 +52,7 @@ func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
 	})
 }
 
-// openJournal writes the shim's log, as pkg/shim would, and bounds it.
+// openJournal sets up the shim's log as pkg/shim would, and bounds it.
 func openJournal(debug bool) error {
 	if err := log.SetFormat(log.TextFormat); err != nil {
 		return err
@@ -65,7 +66,8 @@ func openJournal(debug bool) error {
 	return nil
 }
 
-// New makes the services of a shim, and ends what they have with it.
+// New makes the services of a shim. When life ends, it ends the pod, and waits for its last
+// events and answers.
 func New(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time) *Services {
 	return newServices(ctx, publisher, life, hooks, began, sandbox.PlatformOf)
 }
@@ -82,7 +84,8 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 	services := &Services{tasks, sandboxes, new(calls)}
 	life.RegisterCallback(func(context.Context) error {
 		err := pod.End(context.WithoutCancel(ctx))
-		// Its events come with the end, which may have taken the guest's time.
+		// The last events come with the pod's end. That may have taken all of the guest's
+		// time, so the time for what follows begins here.
 		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
 		if flushErr := queue.Flush(flushing); flushErr != nil {

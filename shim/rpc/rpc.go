@@ -15,7 +15,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 )
 
-// Services are those that a shim serves.
+// Services are the services of a shim: the Task API and the Sandbox API.
 type Services struct {
 	tasks     *task.Service
 	sandboxes *podapi.Service
@@ -75,8 +75,8 @@ func (s *Services) taskMethods() map[string]ttrpc.Method {
 	}
 }
 
-// method is the edge: requests come in, and errors become gRPC codes here and
-// nowhere else.
+// method makes an entry of a table: it decodes the request, counts the call as open until
+// it has ended, and gives an error its gRPC code.
 func method[Request, Response any](calls *calls, call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
 		defer calls.begin()()
@@ -92,8 +92,8 @@ func method[Request, Response any](calls *calls, call func(context.Context, *Req
 	}
 }
 
-// toGRPC gives an error its code, and its text once: of an error that wraps more
-// than one, the wire format would repeat each on a line of its own.
+// toGRPC gives an error its code, and its text once. If an error wraps more than one, the
+// wire format would repeat each on a line of its own.
 func toGRPC(err error) error {
 	class, text := errdefs.Resolve(err), err.Error()
 	switch {

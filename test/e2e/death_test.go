@@ -54,7 +54,7 @@ func TestVMMKilled(t *testing.T) {
 }
 
 // The guest does not answer any more: the container can be killed and deleted all
-// the same, though it takes the shim's patience of half a minute.
+// the same, though that takes the guest's budget of 25 seconds.
 func TestGuestFrozen(t *testing.T) {
 	nothingLeft(t)
 	c := start(t, options{}, sleeper...)

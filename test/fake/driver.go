@@ -16,7 +16,7 @@
 //
 // The streams between host and guest are those of vm/mux over an in-memory connection, with
 // the bounds of the real ones. Nothing here waits outside of Go, so that tests may
-// run in a bubble of testing/synctest, where 30 seconds pass at once; only the streams
+// run in a bubble of testing/synctest, where 25 seconds pass at once; only the streams
 // of sockets and ports (Agent.OpenSocket, Agent.ServePort) need the kernel.
 package fake
 

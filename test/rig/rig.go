@@ -3,7 +3,7 @@
 // are nothing. What it shares is mounted for real, which needs root, in a mount namespace
 // of the test program's own (Main).
 //
-// A test may run in a bubble of testing/synctest, where the real budgets of half a minute
+// A test may run in a bubble of testing/synctest, where the real budgets of 25 seconds
 // pass at once, as long as no process in it has standard streams: those are FIFOs, which
 // the bubble does not know.
 package rig
