@@ -176,7 +176,14 @@ func Settle() (removeSocket func() error, err error) {
 		}
 		return nil
 	}
-	if err := openLog(); err != nil {
+	listens, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err == nil && listens == 0 {
+		err = errors.New("containerd has given up starting this shim, whose socket does not listen")
+	}
+	if err == nil {
+		err = openLog()
+	}
+	if err != nil {
 		return nil, errors.Join(err, removeSocket())
 	}
 	return removeSocket, nil
@@ -191,11 +198,20 @@ func isolate() error {
 	return nil
 }
 
+// logPatience is how long the daemon waits for containerd to open its end of the log, which
+// it begins before it calls "start".
+const logPatience = time.Second
+
 // openLog makes the bundle's FIFO, which containerd reads, the daemon's standard error. It
 // fails if nobody reads: containerd has given up on "start". pkg/shim would wait for a
 // reader for ever.
 func openLog() error {
-	log, err := os.OpenFile("log", os.O_WRONLY|unix.O_NONBLOCK, 0)
+	open := func() (*os.File, error) { return os.OpenFile("log", os.O_WRONLY|unix.O_NONBLOCK, 0) }
+	log, err := open()
+	for deadline := time.Now().Add(logPatience); errors.Is(err, unix.ENXIO) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+		log, err = open()
+	}
 	if err != nil {
 		return fmt.Errorf("opening containerd's log: %w", err)
 	}

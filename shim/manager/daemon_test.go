@@ -45,13 +45,15 @@ func TestStartKilled(t *testing.T) {
 		t.Fatal("this test makes a mount namespace: run it as root")
 	}
 	for name, test := range map[string]struct {
-		listens, logIsRead, bundle bool
-		want                       string
+		listen            func(*daemon, string) error
+		logIsRead, bundle bool
+		want              string
 	}{
-		"never":                                 {true, true, true, "ready"},
-		"before there is a socket":              {false, true, true, "given up"},
-		"when nobody reads its log any more":    {true, false, true, "opening containerd's log"},
-		"when there is a socket, and no bundle": {true, true, false, "opening containerd's log"},
+		"never":                                 {(*daemon).listen, true, true, "ready"},
+		"before there is a socket":              {nil, true, true, "given up"},
+		"before its socket listens":             {(*daemon).bind, true, true, "does not listen"},
+		"when nobody reads its log any more":    {(*daemon).listen, false, true, "opening containerd's log"},
+		"when there is a socket, and no bundle": {(*daemon).listen, true, false, "opening containerd's log"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -75,8 +77,8 @@ func TestStartKilled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if test.listens {
-				if err := d.listen("unix://" + socket); err != nil {
+			if test.listen != nil {
+				if err := test.listen(d, "unix://"+socket); err != nil {
 					t.Fatal(err)
 				}
 				if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {

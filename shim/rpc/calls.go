@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"context"
 	"sync"
 	"time"
 )
@@ -51,18 +50,15 @@ func (c *calls) none() <-chan struct{} {
 	return c.ended
 }
 
-// settle waits until all open calls have been answered: until ctx ends, and for
-// answerTimeout at most.
-func (c *calls) settle(ctx context.Context) {
+// settle waits until all open calls have been answered, for answerTimeout at most.
+func (c *calls) settle() {
 	none := c.none()
 	if none == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
 	select {
 	case <-none:
 		time.Sleep(answerDelay)
-	case <-ctx.Done():
+	case <-time.After(answerTimeout):
 	}
 }

@@ -21,8 +21,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 )
 
-// flushTimeout is how long a shim that ends waits until containerd has taken its last events
-// and its open calls have been answered: for both together.
+// flushTimeout is how long a shim that ends waits until containerd has taken its last events.
 const flushTimeout = 5 * time.Second
 
 // Register makes the shim's services known to pkg/shim, which serves every plugin that
@@ -46,8 +45,7 @@ func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
 			if err != nil {
 				return nil, err
 			}
-			life.(shutdown.Service).RegisterCallback(func(context.Context) error { return removeSocket() })
-			return New(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began), nil
+			return New(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began, removeSocket), nil
 		},
 	})
 }
@@ -67,13 +65,13 @@ func openJournal(debug bool) error {
 }
 
 // New makes the services of a shim. When life ends, it ends the pod, and waits for its last
-// events and answers.
-func New(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time) *Services {
-	return newServices(ctx, publisher, life, hooks, began, sandbox.PlatformOf)
+// events and answers. Then the file of its socket goes.
+func New(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time, removeSocket func() error) *Services {
+	return newServices(ctx, publisher, life, hooks, began, removeSocket, sandbox.PlatformOf)
 }
 
 func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time,
-	platform func(config.Config) sandbox.Platform,
+	removeSocket func() error, platform func(config.Config) sandbox.Platform,
 ) *Services {
 	queue := events.NewQueue(ctx, publisher)
 	tasks, pod := task.New(task.Shim{
@@ -83,16 +81,17 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
 	services := &Services{tasks, sandboxes, new(calls)}
 	life.RegisterCallback(func(context.Context) error {
-		err := pod.End(context.WithoutCancel(ctx))
-		// The last events come with the pod's end. That may have taken all of the guest's
-		// time, so the time for what follows begins here.
-		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		// Each has a time of its own: the pod's end may have taken all of the guest's, and the
+		// last events come with it.
+		ctx := context.WithoutCancel(ctx)
+		err := pod.End(ctx)
+		flushing, cancel := context.WithTimeout(ctx, flushTimeout)
 		defer cancel()
 		if flushErr := queue.Flush(flushing); flushErr != nil {
 			log.G(ctx).WithError(flushErr).Warn("containerd has not taken the last events")
 		}
-		services.calls.settle(flushing)
-		return errors.Join(err, publisher.Close())
+		services.calls.settle()
+		return errors.Join(err, publisher.Close(), removeSocket())
 	})
 	return services
 }

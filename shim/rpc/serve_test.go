@@ -133,7 +133,7 @@ func open(t *testing.T) *world {
 	}
 	ctx, life := shutdown.WithShutdown(namespaces.WithNamespace(context.Background(), "test"))
 	s.life = life
-	s.services = newServices(ctx, s.events, life, hook.Runner{}, time.Now(), func(config.Config) sandbox.Platform { return s.Platform })
+	s.services = newServices(ctx, s.events, life, hook.Runner{}, time.Now(), func() error { return nil }, func(config.Config) sandbox.Platform { return s.Platform })
 	t.Cleanup(s.end)
 	return s
 }
