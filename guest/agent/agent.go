@@ -77,7 +77,7 @@ func newServer(ctx context.Context, guest *service, c change) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the task service: %w", err)
 	}
-	rpc, err := ttrpc.NewServer(c.options...)
+	rpc, err := ttrpc.NewServer(append(c.options, ttrpc.WithChainUnaryServerInterceptor(shortenErrors))...)
 	if err != nil {
 		return nil, err
 	}

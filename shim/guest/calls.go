@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
@@ -129,6 +130,9 @@ const metricsType = "io.containerd.cgroups.v2.Metrics"
 // error is of the class that containerd's collector skips. The guest chooses the bytes,
 // but not what containerd takes them for.
 func (c *Client) Stats(ctx context.Context, id string) (*anypb.Any, error) {
+	if time.Now().UnixNano() < c.mute.Load() {
+		return nil, fmt.Errorf("task %s: the guest has just not answered a request for metrics: %w", id, errdefs.ErrNotFound)
+	}
 	select {
 	case c.stats <- struct{}{}:
 	default:
@@ -141,6 +145,7 @@ func (c *Client) Stats(ctx context.Context, id string) (*anypb.Any, error) {
 		return c.tasks.Stats(bounded, &taskapi.StatsRequest{ID: id})
 	})
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		c.mute.Store(time.Now().Add(muteFor).UnixNano())
 		return nil, fmt.Errorf("task %s: the guest has no metrics within %v: %w", id, c.budgets.Stats, errdefs.ErrNotFound)
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -39,6 +40,10 @@ var DefaultBudgets = Budgets{Prompt: 25 * time.Second, Lengthy: 2 * time.Minute,
 // blocks them for longer than their budget.
 const maxStats = 16
 
+// muteFor is how long a guest that has not answered a request for metrics is not asked for
+// any: of a pod, containerd asks for those of each container, one after the other.
+const muteFor = 5 * time.Second
+
 const (
 	// deathNotice is how long a call whose connection broke waits to learn why.
 	deathNotice = time.Second
@@ -67,6 +72,7 @@ type Client struct {
 	agent   api.GuestClient
 	budgets Budgets
 	stats   chan struct{} // a slot for each request for metrics that is under way
+	mute    atomic.Int64  // until when the guest is not asked for metrics, in nanoseconds since the epoch
 }
 
 // Connect opens the connection on which all calls are made. It may wait for the guest to
@@ -152,11 +158,11 @@ func wait[Response any](ctx context.Context, c *Client, name string, call func()
 	answers := make(chan answer, 1)
 	go func() {
 		response, err := call()
-		answers <- answer{response, err}
+		answers <- answer{response, c.native(err)} // which may wait, but no longer than the caller does
 	}()
 	select {
 	case a := <-answers:
-		return a.response, c.native(a.err)
+		return a.response, a.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for the guest's %s: %w", name, context.Cause(ctx))
 	}

@@ -84,9 +84,9 @@ func TestTexts(t *testing.T) {
 	h := boot(t)
 	for name, text := range map[string]string{
 		"short": hostile,
-		"long":  strings.Repeat(hostile, 4<<10),
+		"long":  strings.Repeat(hostile, 1<<10),
 		"empty": "",
-		"marks": strings.Repeat("\U000e0001", 4<<10),
+		"marks": strings.Repeat("\U000e0001", 1<<10),
 	} {
 		h.agent.On("Kill", fake.Fail(status.Error(codes.Internal, text)))
 		err := kill(t, h)
@@ -95,7 +95,7 @@ func TestTexts(t *testing.T) {
 		}
 		wantHarmless(t, name, err)
 	}
-	h.agent.On("Kill", fake.HugeError(200<<10))
+	h.agent.On("Kill", fake.HugeError(60<<10))
 	wantHarmless(t, "huge", kill(t, h))
 	h.wantAlive()
 }
@@ -117,7 +117,7 @@ func wantHarmless(t *testing.T, name string, err error) {
 // them as deep as they go makes the host keep none.
 func TestNestedDetails(t *testing.T) {
 	h := boot(t)
-	bomb := nested(200 << 10)
+	bomb := nested(60 << 10)
 	h.agent.On("Kill", fake.Fail(bomb))
 	var err error
 	grown := peak(func() { err = kill(t, h) })

@@ -16,7 +16,7 @@ const (
 	headerSize = 10
 	// maxFrame is the size in bytes of the largest payload that the agent may send. ttrpc
 	// itself takes 4 MiB; the agent's answers have a few KiB.
-	maxFrame = 256 << 10
+	maxFrame = 64 << 10
 )
 
 // The types of frames.

@@ -30,7 +30,7 @@ func wantCut(t *testing.T, machine guest.Machine) {
 	case <-time.After(patience):
 		t.Fatal("the VM lives on")
 	}
-	if why := machine.Err(); why == nil || !strings.Contains(why.Error(), "and 262144 is the most") {
+	if why := machine.Err(); why == nil || !strings.Contains(why.Error(), "and 65536 is the most") {
 		t.Errorf("the VM was ended for %v", why)
 	}
 }
@@ -112,7 +112,7 @@ func TestDribble(t *testing.T) {
 			t.Errorf("CreateBundle = %q, %v", path, err)
 		}
 	}
-	h.agent.On("CreateBundle", fake.Huge(257<<10))
+	h.agent.On("CreateBundle", fake.Huge(65<<10))
 	if err := call(t.Context(), h, "Guest.CreateBundle"); err == nil {
 		t.Error("a message that is too large was taken")
 	}
@@ -156,7 +156,7 @@ func TestViolations(t *testing.T) {
 	}
 	for name, attack := range map[string]func(*fake.Agent) error{
 		"answers to calls that nobody made": many(fake.Frame{Stream: 1001, Type: 2, Payload: []byte("x")}, 2),
-		"many answers to one call":          many(fake.Frame{Stream: 1, Type: 2, Payload: bytes.Repeat([]byte{0x0a, 0}, 100<<10)}, 0),
+		"many answers to one call":          many(fake.Frame{Stream: 1, Type: 2, Payload: bytes.Repeat([]byte{0x0a, 0}, 30<<10)}, 0),
 		"data as an answer":                 many(fake.Frame{Stream: 1, Type: 3}, 0),
 		"a flood of keep-alives":            (*fake.Agent).PingFlood,
 		"streams without a header": func(a *fake.Agent) error {

@@ -18,7 +18,11 @@ import (
 // maxStats is how many requests for metrics may be under way.
 const maxStats = 16
 
-// A guest that has no metrics in time keeps its VM, and holds nobody up for longer.
+// muteFor is how long a guest that did not answer is not asked again.
+const muteFor = 5 * time.Second
+
+// A guest that has no metrics in time keeps its VM, and holds nobody up for longer: not for
+// each of its containers, either, which are asked for one after the other.
 func TestStats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := boot(t)
@@ -29,6 +33,19 @@ func TestStats(t *testing.T) {
 			if took := time.Since(began); took != budgets.Stats || !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "no metrics within 1s") {
 				t.Fatalf("after %v: %v", took, err)
 			}
+			for range 100 {
+				if _, err := h.client.Stats(t.Context(), "another"); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "just not answered") {
+					t.Fatalf("another container's: %v", err)
+				}
+			}
+			if took := time.Since(began); took != budgets.Stats {
+				t.Errorf("others waited for %v", took)
+			}
+			time.Sleep(muteFor)
+		}
+		h.agent.On("Stats", fake.Honest)
+		if _, err := h.client.Stats(t.Context(), "c"); errdefs.IsNotFound(err) && strings.Contains(err.Error(), "just not answered") {
+			t.Errorf("it is not asked again: %v", err)
 		}
 		h.wantAlive()
 	})
@@ -59,12 +76,13 @@ func TestStatsWithoutReader(t *testing.T) {
 			}
 		})
 	}
-	requests.Wait()
+	time.Sleep(budgets.Stats / 2) // they are under way, and not over
 	for range 100 {
 		if _, err := p.client.Stats(t.Context(), "c"); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "has not answered 16 earlier requests") {
 			t.Fatal(err)
 		}
 	}
+	requests.Wait()
 	if err := p.Err(); err != nil {
 		t.Errorf("the VM was ended: %v", err)
 	}
@@ -75,7 +93,7 @@ func TestStatsWithoutReader(t *testing.T) {
 func TestStatsAnswers(t *testing.T) {
 	h := boot(t)
 	for name, behaviour := range map[string]fake.Behaviour{
-		"a long type": fake.Answer(&taskapi.StatsResponse{Stats: &anypb.Any{TypeUrl: strings.Repeat("\x1b", 100<<10)}}),
+		"a long type": fake.Answer(&taskapi.StatsResponse{Stats: &anypb.Any{TypeUrl: strings.Repeat("\x1b", 40<<10)}}),
 		"another":     fake.Answer(&taskapi.StatsResponse{Stats: &anypb.Any{TypeUrl: "io.containerd.cgroups.v1.Metrics"}}),
 		"none":        fake.Pretend,
 	} {

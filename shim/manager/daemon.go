@@ -28,7 +28,7 @@ const daemonEnv = "MSB_SHIM_DAEMON"
 const (
 	socketFD = 3 + iota // the shim's socket, where pkg/shim expects it
 	mountsFD            // the mount namespace that containerd is in
-	startFD             // a pipe; its end tells that "start" has made the socket's file, or was killed
+	startFD             // a pipe: has a byte when "start" is done, and ends without if that was killed
 )
 
 // A daemon is the process that serves the shim's calls, for "start", which has started it.
@@ -126,7 +126,15 @@ func (d *daemon) kill() error {
 	return err
 }
 
-// close lets the daemon go on: it serves if its socket has a file, and ends otherwise.
+// release tells the daemon that its socket listens, and that the bundle knows of it.
+func (d *daemon) release() error {
+	if _, err := d.start.Write([]byte{1}); err != nil {
+		return fmt.Errorf("letting the shim go on: %w", err)
+	}
+	return nil
+}
+
+// close lets the daemon go on by itself if it was released, or else end.
 func (d *daemon) close() {
 	d.socket.Close()
 	if d.start != nil {
@@ -150,6 +158,8 @@ func Began() time.Time {
 	return time.Unix(0, nanoseconds)
 }
 
+var errGivenUp = errors.New("containerd has given up starting this shim")
+
 // Settle makes the daemon ready to serve: its mounts are its own, its socket has a file, and
 // its log goes to containerd. It fails if containerd has given up on "start" meanwhile:
 // nobody would know of the daemon. The daemon calls removeSocket when it ends.
@@ -159,7 +169,8 @@ func Settle() (removeSocket func() error, err error) {
 	}
 	start := os.NewFile(startFD, "start")
 	defer start.Close()
-	if _, err := io.Copy(io.Discard, start); err != nil {
+	released, err := io.Copy(io.Discard, start)
+	if err != nil {
 		return nil, fmt.Errorf("waiting for the shim's socket: %w", err)
 	}
 	address, err := unix.Getsockname(socketFD)
@@ -168,7 +179,7 @@ func Settle() (removeSocket func() error, err error) {
 	}
 	bound, ok := address.(*unix.SockaddrUnix)
 	if !ok || !filepath.IsAbs(bound.Name) {
-		return nil, errors.New("containerd has given up starting this shim")
+		return nil, errGivenUp
 	}
 	removeSocket = func() error {
 		if err := os.Remove(bound.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -176,14 +187,10 @@ func Settle() (removeSocket func() error, err error) {
 		}
 		return nil
 	}
-	listens, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	if err == nil && listens == 0 {
-		err = errors.New("containerd has given up starting this shim, whose socket does not listen")
+	if released == 0 {
+		return nil, errors.Join(errGivenUp, removeSocket())
 	}
-	if err == nil {
-		err = openLog()
-	}
-	if err != nil {
+	if err := openLog(); err != nil {
 		return nil, errors.Join(err, removeSocket())
 	}
 	return removeSocket, nil

@@ -51,7 +51,8 @@ func TestStartKilled(t *testing.T) {
 	}{
 		"never":                                 {(*daemon).listen, true, true, "ready"},
 		"before there is a socket":              {nil, true, true, "given up"},
-		"before its socket listens":             {(*daemon).bind, true, true, "does not listen"},
+		"before its socket listens":             {(*daemon).bind, true, true, "given up"},
+		"before it is released":                 {(*daemon).listen, true, true, "given up"},
 		"when nobody reads its log any more":    {(*daemon).listen, false, true, "opening containerd's log"},
 		"when there is a socket, and no bundle": {(*daemon).listen, true, false, "opening containerd's log"},
 	} {
@@ -83,6 +84,11 @@ func TestStartKilled(t *testing.T) {
 				}
 				if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
 					t.Errorf("the socket is %v, %v", info, err)
+				}
+			}
+			if !strings.HasPrefix(name, "before") {
+				if err := d.release(); err != nil {
+					t.Fatal(err)
 				}
 			}
 			if !test.bundle {

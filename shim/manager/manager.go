@@ -71,6 +71,9 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*boo
 	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("noting the shim's address in the bundle: %w", err), daemon.kill(), shim.RemoveSocket(address))
 	}
+	if err := daemon.release(); err != nil {
+		return nil, errors.Join(err, daemon.kill(), shim.RemoveSocket(address))
+	}
 	return result(address), nil
 }
 

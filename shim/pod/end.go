@@ -1,9 +1,13 @@
 package pod
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Leave ends the membership of a container, which has given back all that it had of the VM.
-// When the owner leaves, the pod ends.
+// When the owner leaves, the pod ends; a deadline of ctx is for what the guest still has to do
+// for the other members.
 func (p *Pod) Leave(ctx context.Context, id string) error {
 	p.mu.Lock()
 	_, present := p.members[id]
@@ -14,14 +18,18 @@ func (p *Pod) Leave(ctx context.Context, id string) error {
 	if !owner {
 		return nil
 	}
-	return p.End(ctx)
+	deadline, _ := ctx.Deadline()
+	return p.end(context.WithoutCancel(ctx), deadline)
 }
 
 // End ends the VM in order: what still runs in it is killed, and its data is written back.
 // When End returns, nothing on the host is in use any more. A boot that is under way is
 // ended, too. A pod that was never prepared is gone at once, and gets no VM any more. End may
 // be called more than once, also at the same time: later calls wait for the first.
-func (p *Pod) End(ctx context.Context) error {
+func (p *Pod) End(ctx context.Context) error { return p.end(ctx, time.Time{}) }
+
+// end is End, before a deadline if there is one.
+func (p *Pod) end(ctx context.Context, deadline time.Time) error {
 	p.mu.Lock()
 	if p.state >= Ending {
 		p.mu.Unlock()
@@ -39,18 +47,21 @@ func (p *Pod) End(ctx context.Context) error {
 		p.stopBoot()
 		<-p.booted
 	}
-	p.endMembers(context.WithoutCancel(ctx))
+	p.endMembers(context.WithoutCancel(ctx), deadline)
 	return p.close()
 }
 
 // endMembers ends the members, all at once: they are killed, and write their data back.
 // When the guest's time for that is over, the VM goes as it is.
-func (p *Pod) endMembers(ctx context.Context) {
+func (p *Pod) endMembers(ctx context.Context, deadline time.Time) {
 	place := p.Place()
 	if place == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, place.Budgets().Prompt)
+	if latest := time.Now().Add(place.Budgets().Prompt); deadline.IsZero() || deadline.After(latest) {
+		deadline = latest
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	ended := make(chan struct{})
 	members := p.Members()

@@ -114,6 +114,7 @@ func TestEndUndying(t *testing.T) {
 			t.Errorf("Close = %v", err)
 		}
 		p.machine().Die(nil)
+		<-p.machine().Done()
 	})
 }
 

@@ -2,9 +2,12 @@ package task
 
 import (
 	"context"
+	"fmt"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
@@ -35,7 +38,8 @@ type container struct {
 	created   bool                // the guest has it; guarded by mu
 	paused    bool                // guarded by mu
 	lost      bool                // its VM has ended; guarded by mu
-	enforced  bool                // somebody sees to it that a kill holds; guarded by mu
+	killed    time.Time           // when somebody began to see to it that a kill holds; guarded by mu
+	removed   bool                // it is being taken away, and has no new processes; guarded by mu
 	stand     sandbox.Process     // the placeholder; nil before and after; guarded by mu
 	taskPid   uint32              // of that, also after its end; guarded by mu
 	guestPid  uint32              // of init, in the guest; guarded by mu
@@ -91,15 +95,26 @@ func (c *container) execs() (execs []*process) {
 	return execs
 }
 
-// add takes an exec's id; false if it is taken.
-func (c *container) add(p *process) bool {
+// add takes an exec's id.
+func (c *container) add(p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.processes[p.execID] != nil {
-		return false
+	if c.removed {
+		return fmt.Errorf("task %s, which is being deleted: %w", c.id, errdefs.ErrNotFound)
+	}
+	// Events call init by the container's id.
+	if p.execID == "" || p.execID == c.id || c.processes[p.execID] != nil {
+		return fmt.Errorf("process %q of task %s: %w", p.execID, c.id, errdefs.ErrAlreadyExists)
 	}
 	c.processes[p.execID] = p
-	return true
+	return nil
+}
+
+// remove lets no execs come any more.
+func (c *container) remove() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.removed = true
 }
 
 func (c *container) forget(p *process) {

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -217,7 +218,7 @@ func (c *container) markCreated(sb *sandbox.Sandbox, guestPid uint32) error {
 	c.mu.Lock()
 	if c.lost {
 		c.mu.Unlock()
-		return sb.Guest.Alive()
+		return cmp.Or(sb.Guest.Alive(), fmt.Errorf("the VM is gone: %w", errdefs.ErrUnavailable))
 	}
 	init := c.processes[""]
 	c.guestPid, c.created = guestPid, true

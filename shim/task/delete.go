@@ -44,6 +44,17 @@ func (s *Service) giveUpCreation(ctx context.Context, id string) error {
 		return nil
 	}
 	c.cancel()
+	bounded, cancel := s.boundDeletion(ctx, 0)
+	defer cancel()
+	select {
+	case <-c.settled:
+		return nil
+	case <-bounded.Done():
+	}
+	// In a pod the guest first does what it was asked to do, and undoes it.
+	if sb, err := s.pod.Sandbox(); err == nil && ctx.Err() == nil {
+		sb.End(fmt.Errorf("the guest held up the end of the creation of container %s: %w", c.id, errdefs.ErrUnavailable))
+	}
 	select {
 	case <-c.settled:
 		return nil
@@ -61,7 +72,7 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 	if c.process(p.execID) != p {
 		return nil, fmt.Errorf("process %s of task %s: %w", p.execID, c.id, errdefs.ErrNotFound)
 	}
-	bounded, cancel := s.boundDeletion(ctx)
+	bounded, cancel := s.boundDeletion(ctx, 0)
 	defer cancel()
 	status, err := s.deleteInGuest(bounded, c, p)
 	if err != nil {
@@ -73,19 +84,49 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 	return c.deleteResponse(p, status), nil
 }
 
-// boundDeletion is for all that the guest has to do for a deletion.
-func (s *Service) boundDeletion(ctx context.Context) (context.Context, context.CancelFunc) {
+// boundDeletion is for all that the guest has to do for a deletion. What it has used of its
+// time before, for the kill, is taken off: a client waits for both. A third is left, for a
+// guest that is only slow.
+func (s *Service) boundDeletion(ctx context.Context, used time.Duration) (context.Context, context.CancelFunc) {
 	place := s.pod.Place()
 	if place == nil {
 		return context.WithCancel(ctx) // there is no guest any more
 	}
-	return context.WithTimeout(ctx, place.Budgets().Prompt)
+	prompt := place.Budgets().Prompt
+	return context.WithTimeout(ctx, max(prompt-used, prompt/3))
+}
+
+// leastEnd is what the members of a pod have at least for their end.
+const leastEnd = time.Second
+
+// boundEnd is for the end of a pod, when its owner has been deleted in time that bounded
+// bounds.
+func boundEnd(ctx, bounded context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := bounded.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, max(time.Until(deadline), leastEnd))
+}
+
+// awaitRemoval is takeRemoval within a deletion's time. A guest that holds up who has it,
+// the deletion of an exec, loses its VM.
+func (s *Service) awaitRemoval(ctx, bounded context.Context, c *container) error {
+	if c.takeRemoval(bounded) == nil {
+		return nil
+	}
+	if sb, err := s.pod.Sandbox(); err == nil && ctx.Err() == nil {
+		sb.End(fmt.Errorf("the guest held up the deletion of task %s: %w", c.id, errdefs.ErrUnavailable))
+	}
+	return c.takeRemoval(ctx)
 }
 
 // deleteContainer deletes a container. From its deletion in the guest on there is no way
 // back: what fails then is told in the log.
 func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.DeleteResponse, error) {
-	if err := c.takeRemoval(ctx); err != nil {
+	bounded, cancel := s.boundDeletion(ctx, c.killTook())
+	defer cancel()
+	if err := s.awaitRemoval(ctx, bounded, c); err != nil {
 		return nil, err
 	}
 	defer func() { <-c.removal }()
@@ -96,8 +137,6 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 		return nil, fmt.Errorf("task %s: %w", c.id, errdefs.ErrNotFound)
 	}
 	init := c.init()
-	bounded, cancel := s.boundDeletion(ctx)
-	defer cancel()
 	status, err := s.deleteInGuest(bounded, c, init)
 	if err != nil {
 		return nil, err
@@ -109,7 +148,9 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 	s.Events.Publish(&eventsapi.TaskDelete{
 		ContainerID: c.id, Pid: response.Pid, ExitStatus: response.ExitStatus, ExitedAt: response.ExitedAt,
 	})
-	if err := s.pod.Leave(ctx, c.id); err != nil {
+	ending, cancel := boundEnd(ctx, bounded)
+	defer cancel()
+	if err := s.pod.Leave(ending, c.id); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Error("the task is deleted, but cleaning up after its VM failed")
 	}
 	c.stopHooks(ctx)
@@ -189,6 +230,7 @@ func (c *container) describe(p *process) string {
 // guest's time.
 func (s *Service) removeContainer(ctx, bounded context.Context, c *container) {
 	defer trace.Phase(ctx, "remove")()
+	c.remove()
 	if sb, err := s.pod.Sandbox(); err == nil {
 		c.removeBundle(bounded, sb)
 	}

@@ -62,11 +62,24 @@ func (c *container) killInit(ctx context.Context, sb *sandbox.Sandbox, r *taskap
 	return err
 }
 
+// killTook is how long the guest took to end the container, if it was killed: that is taken
+// off the time for its deletion.
+func (c *container) killTook() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if init := c.processes[""]; !c.killed.IsZero() && init.hasExited() {
+		return max(0, init.exit.at.Sub(c.killed))
+	}
+	return 0
+}
+
 // enforceKill ends the VM if a container that was killed does not end.
 func (c *container) enforceKill(sb *sandbox.Sandbox) {
 	c.mu.Lock()
-	enforced := c.enforced
-	c.enforced = true
+	enforced := !c.killed.IsZero()
+	if !enforced {
+		c.killed = time.Now()
+	}
 	init := c.processes[""]
 	c.mu.Unlock()
 	if enforced {

@@ -28,8 +28,8 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	}
 	p := newProcess(r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
 	p.state = processAdding
-	if r.ExecID == "" || r.ExecID == r.ID || !c.add(p) { // events call init by the container's id
-		return nil, fmt.Errorf("process %s of task %s: %w", r.ExecID, r.ID, errdefs.ErrAlreadyExists)
+	if err := c.add(p); err != nil {
+		return nil, err
 	}
 	return toItsEnd(ctx, func(ctx context.Context) (*emptypb.Empty, error) {
 		request := &taskapi.ExecProcessRequest{ID: r.ID, ExecID: r.ExecID, Terminal: r.Terminal, Spec: process}
