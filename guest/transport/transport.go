@@ -18,8 +18,9 @@ import (
 
 const (
 	ports = "/sys/class/virtio-ports"
-	// wait bounds how long the port may take to appear after boot.
-	wait = 5 * time.Second
+	// wait bounds how long the port may take to appear after boot, and the host to open it:
+	// long, because the host may be busy, and has a limit of its own for all of the boot.
+	wait = 30 * time.Second
 	// credit is how many bytes the host may have on the way, as many as libkrun
 	// lets the guest have. It gives new credit after half of this.
 	credit = 8 << 20
@@ -75,7 +76,44 @@ func listenPort(wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session,
 	if err != nil {
 		return nil, err
 	}
+	if err := awaitHost(port); err != nil {
+		return nil, errors.Join(err, port.Close())
+	}
 	return mux.Guest(wrap(port)), nil
+}
+
+// awaitHost waits until the driver has learned that the host's end of the port is open. The
+// VMM says so after it has told the name, and on a busy host a good while after. Until then
+// a read says that the host has gone, and poll that it has hung up (Linux,
+// drivers/char/virtio_console.c).
+func awaitHost(port *os.File) error {
+	raw, err := port.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		var hungUp bool
+		var pollErr error
+		err := raw.Control(func(fd uintptr) { hungUp, pollErr = hasHungUp(int(fd)) })
+		if err := errors.Join(err, pollErr); err != nil {
+			return fmt.Errorf("waiting for the host at %s: %w", port.Name(), err)
+		}
+		if !hungUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the host has not opened its end of %s", port.Name())
+		}
+	}
+}
+
+func hasHungUp(fd int) (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, 0); err != unix.EINTR {
+			return fds[0].Revents&unix.POLLHUP != 0, err
+		}
+	}
 }
 
 // findPort looks for the virtio-serial port by the name that the VMM gave it;
