@@ -58,6 +58,9 @@ func (s *shieldOnDemand) start() (*shield.Shield, error) {
 	if s.shield != nil {
 		return s.shield, nil
 	}
+	if s.closed { // while a container was still being given its files
+		return nil, fmt.Errorf("the VM was stopped: %w", errdefs.ErrFailedPrecondition)
+	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}

@@ -145,3 +145,21 @@ func TestAdjustOOMScore(t *testing.T) {
 		}
 	}
 }
+
+// A shield that is closed before it has started does not start any more: nobody would end it.
+func TestShieldClosedBefore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "shield")
+	s := newShield("/nonexistent", dir)
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Add("name", nil, nil, ""); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Add = %v", err)
+	}
+	if err := s.Remove("name"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Remove = %v", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
+	}
+}
