@@ -69,6 +69,7 @@ func TestOwnerAndAllLate(t *testing.T) {
 			c.Agent().On("Kill", fake.Pretend)
 			c.Agent().On("Task.Delete", fake.LateAnswer(7*time.Second))
 			if exec {
+				c.Agent().On("Task.Delete", fake.LateAnswer(24*time.Second))
 				left := beside(func() error { _, err := c.delete("p", "e"); return err })
 				defer func() { <-left }()
 				time.Sleep(time.Millisecond)
@@ -148,6 +149,8 @@ func TestExecDuringDelete(t *testing.T) {
 		})
 		deleted := beside(func() error { _, err := c.delete("c", ""); return err })
 		time.Sleep(time.Second)
+		c.Agent().On("Exec", fake.Pretend)
+		c.Agent().On("Task.Start", fake.Pretend)
 		if err := c.exec("c", "late", "sleep"); !errdefs.IsNotFound(err) {
 			t.Errorf("Exec = %v", err)
 		}
