@@ -129,7 +129,7 @@ test-race: root build tools hostile clients ## pods, end to end, with a shim tha
 	@for part in lib tools images cni; do ln -s ../$$part $(RACE)/$$part; done
 	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race $(BUILDFLAGS) -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
 	@echo "==> pods, with the race detector in the shim"
-	@status=0; export GORACE="log_path=$(RESULTS)/race/shim"; \
+	@status=0; export GORACE="log_path=$(RESULTS)/race/shim atexit_sleep_ms=0"; \
 	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout 30m -skip '^TestOverhead$$' ./test/pod | tee $(RESULTS)/pods.log || status=1; \
 	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout 20m -run '^(TestLifecycle|TestStdio|TestVMMKilled|TestClientKilled)$$' ./test/e2e || status=1; \
 	MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 20m -run '^TestOverhead$$' ./test/pod || status=1; \

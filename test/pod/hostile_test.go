@@ -59,7 +59,9 @@ func TestHostilePod(t *testing.T) {
 	})
 }
 
-// end stops and removes the pod, once each.
+// end stops and removes the pod. The CRI plugin takes note of a container's exit only when its
+// shim has been cleaned up after, and refuses to remove the pod until then: the kubelet asks
+// again.
 func (p *pod) end(limit time.Duration) (stop, remove time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -68,8 +70,13 @@ func (p *pod) end(limit time.Duration) (stop, remove time.Duration, err error) {
 		return time.Since(began), 0, fmt.Errorf("stopping: %w", err)
 	}
 	stop = time.Since(began)
-	_, err = runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id})
-	return stop, time.Since(began) - stop, err
+	for {
+		_, err = runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id})
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "still running") {
+			return stop, time.Since(began) - stop, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // useHostileKit has pods that start from now on be guests of the hostile agent, until the
