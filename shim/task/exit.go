@@ -90,13 +90,12 @@ func (c *container) record(p *process, status uint32) {
 	defer c.mu.Unlock()
 	ran := p.execID == "" || p.state == processRunning
 	p.exit, p.state = e, processStopped
-	close(p.exited)
-	if !ran {
-		return // an exec of whose start containerd was not told
+	if ran { // containerd was not told of the start of an exec that did not
+		c.service.Events.Publish(&eventsapi.TaskExit{
+			ContainerID: c.id, ID: c.eventID(p), Pid: c.taskPid, ExitStatus: e.status, ExitedAt: timestamppb.New(e.at),
+		})
 	}
-	c.service.Events.Publish(&eventsapi.TaskExit{
-		ContainerID: c.id, ID: c.eventID(p), Pid: c.taskPid, ExitStatus: e.status, ExitedAt: timestamppb.New(e.at),
-	})
+	close(p.exited) // who waits for it finds the event in the queue
 }
 
 // eventID is what events call a process: init has its container's id.
