@@ -39,7 +39,7 @@ type daemon struct {
 }
 
 // startDaemon runs this program again as the shim's daemon. Its socket has no file yet: the
-// daemon waits for listen and close.
+// daemon waits for listen, release and close.
 func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, err error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -45,7 +45,7 @@ func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
 			if err != nil {
 				return nil, err
 			}
-			return New(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began, removeSocket), nil
+			return newServices(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began, removeSocket, sandbox.PlatformOf), nil
 		},
 	})
 }
@@ -64,12 +64,8 @@ func openJournal(debug bool) error {
 	return nil
 }
 
-// New makes the services of a shim. When life ends, it ends the pod, and waits for its last
-// events and answers. Then the file of its socket goes.
-func New(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time, removeSocket func() error) *Services {
-	return newServices(ctx, publisher, life, hooks, began, removeSocket, sandbox.PlatformOf)
-}
-
+// newServices makes the services of a shim. When life ends, it ends the pod, and waits for
+// its last events and answers. Then the file of its socket goes.
 func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time,
 	removeSocket func() error, platform func(config.Config) sandbox.Platform,
 ) *Services {

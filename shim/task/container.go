@@ -123,6 +123,16 @@ func (c *container) forget(p *process) {
 	delete(c.processes, p.execID)
 }
 
+// awaitSettled waits until the creation is over.
+func (c *container) awaitSettled(ctx context.Context) error {
+	select {
+	case <-c.settled:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // takeRemoval is for who ends or deletes the container: one at a time. The caller gives it
 // back with <-c.removal.
 func (c *container) takeRemoval(ctx context.Context) error {

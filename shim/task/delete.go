@@ -46,21 +46,8 @@ func (s *Service) giveUpCreation(ctx context.Context, id string) error {
 	c.cancel()
 	bounded, cancel := s.boundDeletion(ctx, 0)
 	defer cancel()
-	select {
-	case <-c.settled:
-		return nil
-	case <-bounded.Done():
-	}
 	// In a pod the guest first does what it was asked to do, and undoes it.
-	if sb, err := s.pod.Sandbox(); err == nil && ctx.Err() == nil {
-		sb.End(fmt.Errorf("the guest held up the end of the creation of container %s: %w", c.id, errdefs.ErrUnavailable))
-	}
-	select {
-	case <-c.settled:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return s.insist(ctx, bounded, "the end of the creation of container "+c.id, c.awaitSettled)
 }
 
 // deleteExec deletes an exec.
@@ -109,16 +96,16 @@ func boundEnd(ctx, bounded context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, max(time.Until(deadline), leastEnd))
 }
 
-// awaitRemoval is takeRemoval within a deletion's time. A guest that holds up who has it,
-// the deletion of an exec, loses its VM.
-func (s *Service) awaitRemoval(ctx, bounded context.Context, c *container) error {
-	if c.takeRemoval(bounded) == nil {
+// insist waits for something within a deletion's time. A guest that holds it up for longer
+// loses its VM, after which nothing holds it up.
+func (s *Service) insist(ctx, bounded context.Context, what string, wait func(context.Context) error) error {
+	if wait(bounded) == nil {
 		return nil
 	}
 	if sb, err := s.pod.Sandbox(); err == nil && ctx.Err() == nil {
-		sb.End(fmt.Errorf("the guest held up the deletion of task %s: %w", c.id, errdefs.ErrUnavailable))
+		sb.End(fmt.Errorf("the guest held up %s: %w", what, errdefs.ErrUnavailable))
 	}
-	return c.takeRemoval(ctx)
+	return wait(ctx)
 }
 
 // deleteContainer deletes a container. From its deletion in the guest on there is no way
@@ -126,7 +113,8 @@ func (s *Service) awaitRemoval(ctx, bounded context.Context, c *container) error
 func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.DeleteResponse, error) {
 	bounded, cancel := s.boundDeletion(ctx, c.killTook())
 	defer cancel()
-	if err := s.awaitRemoval(ctx, bounded, c); err != nil {
+	// An exec may be being deleted.
+	if err := s.insist(ctx, bounded, "the deletion of task "+c.id, c.takeRemoval); err != nil {
 		return nil, err
 	}
 	defer func() { <-c.removal }()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 // hostilePods are what the agent of a pod does; see test/hostile/agent.
@@ -70,13 +72,11 @@ func (p *pod) end(limit time.Duration) (stop, remove time.Duration, err error) {
 		return time.Since(began), 0, fmt.Errorf("stopping: %w", err)
 	}
 	stop = time.Since(began)
-	for {
+	harness.Eventually(func() bool {
 		_, err = runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id})
-		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "still running") {
-			return stop, time.Since(began) - stop, err
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		return err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "still running")
+	})
+	return stop, time.Since(began) - stop, err
 }
 
 // useHostileKit has pods that start from now on be guests of the hostile agent, until the
