@@ -119,7 +119,7 @@ func TestJoinBothDirections(t *testing.T) {
 					t.Errorf("block %d is another, or %v", n, err)
 				}
 			}
-			if n, err := conn.Read(got); err != io.EOF {
+			if n, err := conn.Read(got); !errors.Is(err, io.EOF) {
 				t.Errorf("%d bytes more, %v", n, err)
 			}
 		})

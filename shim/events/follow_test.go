@@ -1,6 +1,7 @@
 package events
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -68,7 +69,7 @@ func TestFollow(t *testing.T) {
 		event(t, &eventsapi.TaskExit{ContainerID: "c", ID: "c", ExitStatus: 4}),
 	}
 	var got notes
-	if err := Follow(t.Context(), source, &got); err != io.EOF {
+	if err := Follow(t.Context(), source, &got); !errors.Is(err, io.EOF) {
 		t.Errorf("Follow = %v", err)
 	}
 	if want := (notes{"exit c/e 3", "oom c", "exit c/c 4"}); !slices.Equal(got, want) {

@@ -33,7 +33,7 @@ func TestDial(t *testing.T) {
 		if err := h.client.CloseStdio(t.Context(), []string{"s"}); err != nil {
 			t.Error(err)
 		}
-		if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("Read = %d, %v", n, err)
 		}
 		h.wantAlive()

@@ -89,7 +89,7 @@ func TestViolation(t *testing.T) {
 		t.Errorf("Read = %d, %v; the VM was ended for %v", n, err, machine.why)
 	}
 	far.Close()
-	if _, err := (&frames{Conn: near, machine: &ended{}}).Read(make([]byte, 1)); err != io.EOF {
+	if _, err := (&frames{Conn: near, machine: &ended{}}).Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("Read = %v", err)
 	}
 }

@@ -56,7 +56,7 @@ func (t *Trees) clone(source *os.File, attributes Attributes) (_ *os.File, err e
 
 // attributeError says what a mount cannot have (mount_setattr(2)).
 func attributeError(path string, step attrStep, err error) error {
-	if err == unix.EINVAL && step.attr.Attr_set == unix.MOUNT_ATTR_IDMAP {
+	if errors.Is(err, unix.EINVAL) && step.attr.Attr_set == unix.MOUNT_ATTR_IDMAP {
 		return fmt.Errorf("source %s: its file system cannot map the owners of its files, which a user namespace needs: use another, such as ext4, XFS, Btrfs, or tmpfs since Linux 6.3: %w", path, errdefs.ErrInvalidArgument)
 	}
 	return &os.PathError{Op: "mount_setattr", Path: path, Err: err}

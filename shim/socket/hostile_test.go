@@ -165,7 +165,7 @@ func TestHeaderTakesTooLong(t *testing.T) {
 	}
 	for _, stream := range silent {
 		_ = stream.SetReadDeadline(time.Now().Add(patience))
-		if _, err := stream.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("a stream without a header: %v", err)
 		}
 	}

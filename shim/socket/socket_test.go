@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -249,7 +250,7 @@ func TestOneGiB(t *testing.T) {
 			t.Fatalf("block %d came as %d", got, n)
 		}
 	}
-	if _, err := stream.Read(block); err != io.EOF {
+	if _, err := stream.Read(block); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last byte: %v", err)
 	}
 }

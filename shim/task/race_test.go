@@ -376,7 +376,7 @@ func TestWaiterLeaves(t *testing.T) {
 		c.Run("c", "sleep")
 		ctx, cancel := context.WithTimeout(c.ctx, time.Second)
 		defer cancel()
-		if _, err := c.with(ctx).wait("c", ""); err != context.DeadlineExceeded {
+		if _, err := c.with(ctx).wait("c", ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Wait = %v", err)
 		}
 	})

@@ -25,12 +25,12 @@ import (
 func (a *Agent) guestService() *ttrpc.ServiceDesc {
 	return &ttrpc.ServiceDesc{
 		Methods: map[string]ttrpc.Method{
-			"Start":        method(a, "Guest.Start", nothing[*api.StartRequest, *api.StartResponse]),
+			"Start":        method(a, "Guest.Start", nothing[*api.StartRequest, *api.StartResponse]()),
 			"CreateBundle": method(a, "Guest.CreateBundle", a.bundles.create),
-			"ReleaseFiles": method(a, "Guest.ReleaseFiles", nothing[*api.ReleaseFilesRequest, *api.ReleaseFilesResponse]),
+			"ReleaseFiles": method(a, "Guest.ReleaseFiles", nothing[*api.ReleaseFilesRequest, *api.ReleaseFilesResponse]()),
 			"RemoveBundle": method(a, "Guest.RemoveBundle", a.bundles.remove),
 			"CloseStdio":   method(a, "Guest.CloseStdio", a.closeStdio),
-			"SetNetwork":   method(a, "Guest.SetNetwork", nothing[*api.SetNetworkRequest, *api.SetNetworkResponse]),
+			"SetNetwork":   method(a, "Guest.SetNetwork", nothing[*api.SetNetworkRequest, *api.SetNetworkResponse]()),
 			"CreatePod":    method(a, "Guest.CreatePod", a.createPod),
 		},
 		Streams: map[string]ttrpc.Stream{
@@ -40,9 +40,11 @@ func (a *Agent) guestService() *ttrpc.ServiceDesc {
 }
 
 // nothing answers a request for which there is nothing to do here.
-func nothing[Q, R proto.Message](context.Context, Q) (R, error) {
-	var answer R // a nil pointer, which still knows its type
-	return answer.ProtoReflect().New().Interface().(R), nil
+func nothing[Q, R proto.Message]() func(context.Context, Q) (R, error) {
+	return func(context.Context, Q) (R, error) {
+		var answer R // a nil pointer, which still knows its type
+		return answer.ProtoReflect().New().Interface().(R), nil
+	}
 }
 
 func (a *Agent) closeStdio(_ context.Context, r *api.CloseStdioRequest) (*api.CloseStdioResponse, error) {

@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -123,7 +124,7 @@ func runLoop() (time.Duration, error) {
 		start := time.Now()
 		for {
 			_, err = ioctl(vcpu, kvmRun, 0)
-			if err != unix.EINTR && err != unix.EAGAIN {
+			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
 				break
 			}
 		}

@@ -245,6 +245,9 @@ func (s *Session) receive() {
 			err = s.handle(ParseFrame(header[:]), in, keepAlives)
 		}
 		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF // io.EOF is the orderly end of a stream, which this is not
+			}
 			if !errors.Is(err, ErrViolation) {
 				err = fmt.Errorf("receiving from %s: %w", s.peer, err)
 			}

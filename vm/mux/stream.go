@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,7 +70,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		err := s.awaitData()
 		data := s.received.peek()
 		s.session.mu.Unlock()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return total, nil
 		}
 		if err != nil {

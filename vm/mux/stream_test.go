@@ -148,7 +148,7 @@ func TestOddSizes(t *testing.T) {
 	}()
 	var got bytes.Buffer
 	for n := 1; ; n = n*11%40009 + 1 {
-		if _, err := io.CopyN(&got, onlyReader{b}, int64(n)); err == io.EOF {
+		if _, err := io.CopyN(&got, onlyReader{b}, int64(n)); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
@@ -230,7 +230,7 @@ func TestConnectionEnds(t *testing.T) {
 	host, guest := sessions(t)
 	a, _ := pair(t, host, guest)
 	guest.Close()
-	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) || err == io.EOF {
+	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
 		t.Errorf("Read = %v", err)
 	}
 	if _, err := a.Write(make([]byte, 1<<20)); !errors.Is(err, net.ErrClosed) {
