@@ -33,6 +33,9 @@ KUBERNETES := $(OUTPUT)/kubernetes
 
 RESULTS := $(OUTPUT)/results
 
+# How long the tests of one package may take: it ends what hangs.
+TIMEOUT ?= 60m
+
 PREFIX  ?= /usr/local
 DESTDIR ?=
 IMAGE_NAME ?= localhost/msb-install:latest
@@ -49,7 +52,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-kubernetes bench bench-krun lint proto \
+.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -70,10 +73,11 @@ shell: root build tools ## a shell with a private containerd to try things in (r
 	@hack/containerd-private hack/shell
 
 # The emulated host of the krun driver has one processor and shares nothing, so what runs
-# there runs beside the others. What they would all build is built before.
+# there runs beside the others. What they would all build or install is there before.
 LANES ?= lint test-unit test-e2e test-1.7 test-race
-test: root build tools hostile clients deps-krun containerd-1.7 ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
-	@hack/lanes $(LANES) -- test-krun -- test-contract
+test: root build tools hostile clients deps-krun containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
+	@$(DEPS) gcc shellcheck mke2fs dpkg-deb
+	@hack/lanes $(LANES) -- test-krun test-qemu-kvm -- test-contract
 
 test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
@@ -86,15 +90,22 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/fake ./test/rig ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/fake ./test/rig ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee $(RESULTS)/host.log
 
 test-e2e: root build tools hostile clients ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
-	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout 40m ./test/e2e ./test/nerdctl | tee $(RESULTS)/qemu.log
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout $(TIMEOUT) -skip '$(RACED)' ./test/e2e ./test/nerdctl | tee $(RESULTS)/qemu.log
+
+# Tests that take longer the more they try (harness.Many) try few of it in every run.
+test-long: export MSB_LONG = 1
+test-long: export MSB_SOAK ?= 30m
+test-long: export TIMEOUT = 6h
+test-long: ## the same at length: every hostile guest, a soak of MSB_SOAK (30m), many of what is few elsewhere; hours (root)
+	@$(MAKE) test LANES='test-e2e test-race'
 
 test-hostile: root build tools hostile ## every hostile guest in a VM of its own, and what it cost the host (root)
-	@MSB_HOSTILE=all MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 40m -run '^TestHostileAgent$$' ./test/e2e
+	@MSB_LONG=1 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(TIMEOUT) -run '^TestHostileAgent$$' ./test/e2e
 
 # containerd's own tests: of its client, and of its CRI plugin. Besides them, what those
 # of them need that are about runc.
@@ -108,7 +119,7 @@ suites: $(SUITEIMAGES)/index.json
 
 test-1.7: root build tools clients containerd-1.7 ## pods under containerd 1.7 (root)
 	@echo "==> pods under containerd 1.7"
-	@MSB_CONTAINERD=1.7 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 20m -run '^(TestPod|TestVolumesFM65|TestPodKilled)$$' ./test/pod
+	@MSB_CONTAINERD=1.7 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(TIMEOUT) -run '^(TestPod|TestVolumesFM65|TestPodKilled)$$' ./test/pod
 
 # containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
 containerd-1.7: $(TOOLS)/1.7/containerd
@@ -123,6 +134,7 @@ clients:
 # the race detector; what it finds is in files, because containerd throws a shim's standard
 # error away. Memory is measured without it.
 RACE := $(OUTPUT)/race
+RACED := ^(TestLifecycle|TestStdio|TestVMMKilled|TestClientKilled)$$
 test-race: root build tools hostile clients ## pods, end to end, with a shim that tells data races (root)
 	@$(DEPS) gcc
 	@rm -rf $(RACE) $(RESULTS)/race && mkdir -p $(RACE)/bin $(RESULTS)/race
@@ -130,9 +142,9 @@ test-race: root build tools hostile clients ## pods, end to end, with a shim tha
 	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race $(BUILDFLAGS) -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
 	@echo "==> pods, with the race detector in the shim"
 	@status=0; export GORACE="log_path=$(RESULTS)/race/shim atexit_sleep_ms=0"; \
-	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout 30m -skip '^TestOverhead$$' ./test/pod | tee $(RESULTS)/pods.log || status=1; \
-	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout 20m -run '^(TestLifecycle|TestStdio|TestVMMKilled|TestClientKilled)$$' ./test/e2e || status=1; \
-	MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout 20m -run '^TestOverhead$$' ./test/pod || status=1; \
+	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout $(TIMEOUT) -skip '^TestOverhead$$' ./test/pod | tee $(RESULTS)/pods.log || status=1; \
+	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout $(TIMEOUT) -run '$(RACED)' ./test/e2e || status=1; \
+	MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(TIMEOUT) -run '^TestOverhead$$' ./test/pod || status=1; \
 	if cat $(RESULTS)/race/shim* 2>/dev/null; then echo "==> the shim has data races: see above" >&2; status=1; fi; exit $$status
 
 test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one node: its pods, and deploy/ on it (root)
@@ -143,18 +155,24 @@ test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one
 kubernetes: $(KUBERNETES)/kubelet
 	@$(DEPS) openssl ip
 
-# The emulated host's kernel cannot map owners on tmpfs, which its /tmp is.
-test-krun: root build tools hostile clients deps-krun ## the same under libkrun, in an emulated host with KVM (root)
-	@echo "==> end-to-end tests under libkrun, in an emulated host"
+# A check is in one lane, unless its result can differ between the VMMs. These are about the
+# shim before and beside the VM, about the agent and what it runs, or about containerd:
+# they are under QEMU alone. The table of the contract says host or guest for their lines.
+NOT_THE_VMM := TestClientKilled|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestFrozen|TestHooks|TestHostilePod|TestHostNetwork|TestLoggingProgram|TestManyPods|TestManyRuns|TestNetworkRefused|TestNeverStarted|TestOOM|TestPlaceholder|TestPodKilled|TestPorts|TestRefused|TestRootfs|TestSharedPID|TestShieldKilled|TestTerminal
+
+test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
 	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
-	@hack/kvmhost -t 4500 -p $(OUTPUT)/test/e2e.test -p $(OUTPUT)/test/pod.test -p $(OUTPUT)/test/hostile.test \
-		sh -c 'export MSB_DRIVER=krun; status=0; \
-			/put/hostile.test || status=1; \
-			/put/e2e.test -test.v -test.timeout 60m || status=1; \
-			/put/pod.test -test.v -test.timeout 40m -test.skip "TestOverhead|TestUsers" || status=1; \
-			TMPDIR=/var /put/pod.test -test.v -test.timeout 20m -test.run TestUsers || status=1; \
-			exit $$status' | tee $(RESULTS)/krun.log
+	@hack/test-krun '$(NOT_THE_VMM)' $(TIMEOUT) $(if $(MSB_LONG),40000,4500) | tee $(RESULTS)/krun.log
+
+# Where KVM can run a guest, test-e2e has it already.
+test-qemu-kvm: root build tools clients ## the main tests with QEMU on KVM and vhost-net, in an emulated host (root)
+	@mkdir -p $(RESULTS)
+	@if $(PROBE) kvm >/dev/null; then echo "==> QEMU on KVM: make test-e2e tests it on this machine"; exit; fi; \
+	$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e && \
+	echo "==> end-to-end tests with QEMU on KVM, in an emulated host" && \
+	hack/kvmhost -t 3600 -p $(OUTPUT)/test/e2e.test env MSB_DRIVER=qemu /put/e2e.test -test.v -test.timeout $(TIMEOUT) \
+		-test.run '^(TestConfined|TestLifecycle|TestMounts|TestNetwork)$$' | tee $(RESULTS)/qemu-kvm.log
 
 # What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
 # runs sandboxes, and a regular expression for the names of specs.
@@ -208,13 +226,17 @@ bench-krun: root build tools clients deps-krun ## measure under libkrun, against
 	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
 	@hack/kvmhost -t 1800 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun TMPDIR=/var /put/bench /put/microsandbox
 
-lint: ## go vet, staticcheck, gofumpt
+lint: ## go vet, staticcheck, errorlint, unparam, gofumpt, shellcheck
+	@$(DEPS) shellcheck
 	@$(STEP) "building the linters" bash -c 'cd hack/tools/lint && GOBIN=$(TOOLS) go install -buildvcs=false tool'
 	@status=0; \
 	for dir in . hack; do \
 		(cd $$dir && go vet ./...) || status=1; \
 		(cd $$dir && $(TOOLS)/staticcheck ./...) || status=1; \
+		(cd $$dir && $(TOOLS)/go-errorlint ./...) || status=1; \
+		(cd $$dir && $(TOOLS)/unparam ./...) || status=1; \
 	done; \
+	grep -d skip -lE '^#!.*(bash|sh)$$' .ci/run hack/* | xargs shellcheck --severity=warning || status=1; \
 	unformatted=$$($(TOOLS)/gofumpt -l .) || status=1; \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofumpt -w on:"; echo "$$unformatted"; status=1; fi; \
 	if [ $$status != 0 ]; then echo "==> lint: see above" >&2; exit 1; fi; \

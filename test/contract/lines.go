@@ -9,6 +9,9 @@ type line struct {
 	name, meaning string
 	// open says why no test shows the line; the table has it instead of results.
 	open string
+	// by is who decides the line, host or guest, if the VMM has no part in it: one driver
+	// shows it, and the table has this under the others.
+	by string
 }
 
 var lines = []line{
@@ -37,8 +40,8 @@ var lines = []line{
 	{name: "FM24", meaning: "also when the guest's root mounts the device again"},
 	{name: "FM25", meaning: "one source ro and rw: each as it was asked"},
 	{name: "FM26", meaning: "a missing target is made, with its parents"},
-	{name: "FM27", meaning: "the target is a directory: refused"},
-	{name: "FM28", meaning: "the target is a symbolic link: nothing outside the root is touched"},
+	{name: "FM27", meaning: "the target is a directory: refused", by: "guest"},
+	{name: "FM28", meaning: "the target is a symbolic link: nothing outside the root is touched", by: "guest"},
 	{name: "FM29", meaning: "a file below a mounted directory: the siblings stay"},
 	{name: "FM30", meaning: "two files of one directory"},
 	{name: "FM31", meaning: "one name of two directories"},
@@ -46,12 +49,12 @@ var lines = []line{
 	{name: "FM33", meaning: "one target twice: the later wins"},
 	{name: "FM34", meaning: "the source is a symbolic link: the real file"},
 	{name: "FM35", meaning: "names with any byte, and of 255"},
-	{name: "FM36", meaning: "a missing target in a read-only root: refused, named"},
-	{name: "FM37", meaning: "a relative source is the bundle's"},
-	{name: "FM38", meaning: "a missing source: refused"},
-	{name: "FM39", meaning: "a FIFO: refused"},
+	{name: "FM36", meaning: "a missing target in a read-only root: refused, named", by: "guest"},
+	{name: "FM37", meaning: "a relative source is the bundle's", by: "host"},
+	{name: "FM38", meaning: "a missing source: refused", by: "host"},
+	{name: "FM39", meaning: "a FIFO: refused", by: "host"},
 	{name: "FM40", meaning: "a socket is forwarded; one for datagrams refused"},
-	{name: "FM41", meaning: "a block or character device: refused"},
+	{name: "FM41", meaning: "a block or character device: refused", by: "host"},
 	{name: "FM42", meaning: "a source that may not be read: EACCES, named"},
 	{name: "FM43", meaning: "another file system, another mount of one: works"},
 	{name: "FM45", meaning: "no space, no descriptors: refused, undone"},
@@ -69,18 +72,18 @@ var lines = []line{
 	{name: "FM60", meaning: "many sandboxes mount one file"},
 	{name: "FM61", meaning: "the shim is killed in each phase: nothing is left"},
 	{name: "FM62", meaning: "the VMM is killed: exits for all, nothing is left"},
-	{name: "FM63", meaning: "started again after the source was replaced: the new content"},
-	{name: "FM64", meaning: "deleted twice: not found"},
+	{name: "FM63", meaning: "started again after the source was replaced: the new content", by: "host"},
+	{name: "FM64", meaning: "deleted twice: not found", by: "host"},
 	{name: "FM65", meaning: "of a pod's containers, one does not see the other's mounts"},
 	{name: "FM66", meaning: "another sandbox sees nothing of this one"},
 	{name: "FM67", meaning: "the staging is taken away from outside: answered, no hang"},
-	{name: "FM68", meaning: "what a crash of the host left is swept"},
+	{name: "FM68", meaning: "what a crash of the host left is swept", by: "host"},
 	{name: "FM69", meaning: "a ConfigMap's swap: seen in the directory, not in the file"},
 	{name: "DM01", meaning: "read-write both ways"},
 	{name: "DM02", meaning: "read-only is enforced on the host"},
 	{name: "DM03", meaning: "rbind shows submounts, bind does not"},
 	{name: "DM04", meaning: "a later mount below the source: seen with rslave, not with rprivate"},
-	{name: "DM05", meaning: "propagation to the host: refused"},
+	{name: "DM05", meaning: "propagation to the host: refused", by: "host"},
 	{name: "DM06", meaning: "/proc, /sys, control groups, /dev/shm are the guest's"},
 	{name: "DM07", meaning: "tmpfs, devpts, mqueue are the guest's, with their options"},
 	{name: "DM08", meaning: "100,000 entries"},

@@ -67,9 +67,11 @@ func TestTable(t *testing.T) {
 		{name: "FM04", meaning: "fails"},
 		{name: "FM05", meaning: "skipped"},
 		{name: "FM06", meaning: "pods", open: "no pods"},
+		{name: "FM07", meaning: "one driver is enough", by: "guest"},
+		{name: "FM08", meaning: "none is not", by: "guest"},
 	}
 	host := run{"host", verdicts("--- PASS: TestFM02 (0.00s)\nok\n")}
-	qemu := run{"qemu", verdicts("--- FAIL: TestX (1.00s)\n    --- PASS: TestX/FM01_FM03_a (0.00s)\n    --- PASS: TestX/FM04_a (0.00s)\n    --- FAIL: TestX/FM04_b (0.00s)\n")}
+	qemu := run{"qemu", verdicts("--- FAIL: TestX (1.00s)\n    --- PASS: TestX/FM01_FM03_a (0.00s)\n    --- PASS: TestX/FM04_a (0.00s)\n    --- FAIL: TestX/FM04_b (0.00s)\n    --- PASS: TestX/FM07 (0.00s)\n")}
 	krun := run{"krun", verdicts("    --- PASS: TestX/FM01_a (0.00s)\r\n    --- PASS: TestX/FM04_a (0.00s)\n    --- SKIP: TestX/FM05_a (0.00s)\n")}
 	text, missing := table(lines, host, qemu, krun)
 	want := `| | | host | qemu | krun |
@@ -80,11 +82,13 @@ func TestTable(t *testing.T) {
 | FM-04 | fails | | FAIL | pass |
 | FM-05 | skipped | | | FAIL |
 | FM-06 | pods | no pods | no pods | no pods |
+| FM-07 | one driver is enough | | pass | guest |
+| FM-08 | none is not | | guest | guest |
 `
 	if text != want {
 		t.Errorf("the table is\n%s, want\n%s", text, want)
 	}
-	if got := strings.Join(missing, "; "); got != "FM03: no test has shown it; FM04 on qemu; FM05 on krun; FM05: no test has shown it" {
+	if got := strings.Join(missing, "; "); got != "FM03: no test has shown it; FM04 on qemu; FM05 on krun; FM05: no test has shown it; FM08: no test has shown it" {
 		t.Errorf("missing: %s", got)
 	}
 }

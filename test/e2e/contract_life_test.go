@@ -91,7 +91,7 @@ func TestFM63FM64StartedAgain(t *testing.T) {
 // waits for those of all others. MSB_SANDBOXES says how many.
 func TestFM60ManySandboxes(t *testing.T) {
 	nothingLeft(t)
-	sandboxes := host.Many(8, 4)
+	sandboxes := harness.Many(4, 8)
 	if text := os.Getenv("MSB_SANDBOXES"); text != "" {
 		var err error
 		if sandboxes, err = strconv.Atoi(text); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
 )
 
@@ -33,7 +34,7 @@ func TestAuto(t *testing.T) {
 	}
 }
 
-// What the kernel says of the VMM: its capabilities, its filter, its namespaces,
+// The VMM runs on KVM where that can run a guest. What the kernel says of the VMM: its capabilities, its filter, its namespaces,
 // its root; and that it and the shim are in the group that the spec names, with
 // the host's limits and the container's OOM score.
 func TestConfined(t *testing.T) {
@@ -41,7 +42,7 @@ func TestConfined(t *testing.T) {
 	id := fmt.Sprintf("confined-%d", os.Getpid())
 	score := 321
 	c := start(t, options{spec: []oci.SpecOpts{
-		oci.WithCgroup("/default/" + id), oci.WithCPUCFS(150_000, 100_000), oci.WithMemoryLimit(128 << 20),
+		oci.WithCgroup("/" + harness.Namespace + "/" + id), oci.WithCPUCFS(150_000, 100_000), oci.WithMemoryLimit(128 << 20),
 		func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
 			s.Process.OOMScoreAdj = &score
 			return nil
@@ -61,6 +62,15 @@ func TestConfined(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, status)
 		}
 	}
+	if host.Driver == "qemu" {
+		accelerator := "tcg"
+		if kvm.Check() == nil {
+			accelerator = "kvm"
+		}
+		if line := strings.ReplaceAll(content(t, vmm+"cmdline"), "\x00", " "); !strings.Contains(line, "-accel "+accelerator) {
+			t.Errorf("QEMU does not run with %s: %s", accelerator, line)
+		}
+	}
 	for _, namespace := range []string{"mnt", "pid", "ipc", "uts", "net"} {
 		if link(t, vmm+"ns/"+namespace) == link(t, "/proc/self/ns/"+namespace) {
 			t.Errorf("the VMM is in the host's %s namespace", namespace)
@@ -74,20 +84,20 @@ func TestConfined(t *testing.T) {
 		t.Errorf("oom_score_adj %s, want %d", got, score)
 	}
 	for _, process := range []string{vmm, shim} {
-		if group := content(t, process+"cgroup"); !strings.Contains(group, ":/default/"+id+"\n") {
+		if group := content(t, process+"cgroup"); !strings.Contains(group, ":/"+harness.Namespace+"/"+id+"\n") {
 			t.Errorf("%s is in\n%s", process, group)
 		}
 	}
-	wantLimit(t, "/default/"+id, "cpu.max", "150000 100000", "cpu/cpu.cfs_quota_us", "150000")
+	wantLimit(t, "/"+harness.Namespace+"/"+id, "cpu.max", "150000 100000", "cpu/cpu.cfs_quota_us", "150000")
 	// RAM of limit and overhead, and the VMM's allowance.
 	memory := strconv.Itoa((128 + 128 + 256) << 20)
-	wantLimit(t, "/default/"+id, "memory.max", memory, "memory/memory.limit_in_bytes", memory)
+	wantLimit(t, "/"+harness.Namespace+"/"+id, "memory.max", memory, "memory/memory.limit_in_bytes", memory)
 
 	quota := int64(70_000)
 	if err := c.Update(c.ctx, client.WithResources(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota}})); err != nil {
 		t.Error(err)
 	}
-	wantLimit(t, "/default/"+id, "cpu.max", "70000 100000", "cpu/cpu.cfs_quota_us", "70000")
+	wantLimit(t, "/"+harness.Namespace+"/"+id, "cpu.max", "70000 100000", "cpu/cpu.cfs_quota_us", "70000")
 }
 
 // wantLimit compares a limit of a group in the version that this host has; v1 is

@@ -37,9 +37,9 @@ type hostileRow struct {
 type occasion int
 
 const (
-	onRequest  occasion = iota // with MSB_HOSTILE=all, under qemu
+	onRequest  occasion = iota // with MSB_LONG, under qemu
 	underQEMU                  // by each run there
-	everywhere                 // by each run under each driver
+	everywhere                 // by each run under each driver: the device that carries it is the VMM's
 )
 
 // attacks are the words about what the agent does by itself, which it tells on its console.
@@ -48,13 +48,13 @@ var attacks = []string{"event", "pings", "deaf", "mux", "ttrpc", "headers", "nam
 // alone are guests beside which there is no other but the good one: their figure is about
 // what a client gets that asks for all.
 var alone = []hostileRow{
-	{name: "never answers Stats", words: "hang:Stats", client: (*victim).allMetrics, when: everywhere},
+	{name: "never answers Stats", words: "hang:Stats", client: (*victim).allMetrics, when: underQEMU},
 }
 
 // silent are guests that do less than they should. Many live side by side, because they
 // take no processor.
 var silent = []hostileRow{
-	{name: "never answers State", words: "hang:State", when: everywhere},
+	{name: "never answers State", words: "hang:State", when: underQEMU},
 	{name: "never answers CloseStdio", words: "hang:CloseStdio", when: underQEMU},
 	{name: "never answers RemoveBundle", words: "hang:RemoveBundle"},
 	{name: "never answers Kill", words: "hang:Kill", when: everywhere},
@@ -67,7 +67,7 @@ var silent = []hostileRow{
 	{name: "deletes and never says so", words: "silent:Delete", when: underQEMU},
 	{name: "tells no exit", words: "mute:exit"},
 	{name: "tells nothing", words: "mute:"},
-	{name: "tells an exit of its init, which runs on", words: "event:exit,1", when: everywhere},
+	{name: "tells an exit of its init, which runs on", words: "event:exit,1", when: underQEMU},
 	{name: "tells such an exit, and never answers Delete, Kill, State", words: "event:exit,1 hang:Delete hang:Kill hang:State"},
 	{name: "tells an exit of the year 146 billion", words: "event:exit-ages,1"},
 	{name: "tells that its task is deleted, which runs on", words: "event:delete,1"},
@@ -116,20 +116,20 @@ var greedy = []hostileRow{
 
 // loud are guests that have the shim say much, to containerd or into its log.
 var loud = []hostileRow{
-	{name: "event types of 1 MiB", words: "event:types", goesOn: flood, when: everywhere},
+	{name: "event types of 1 MiB", words: "event:types", goesOn: flood, when: underQEMU},
 	{name: "names of 1 MiB in events", words: "event:names", goesOn: flood},
 	{name: "events that are none", words: "event:garbage", goesOn: flood},
-	{name: "50000 times out of memory", words: "event:oom,50000", goesOn: flood, when: everywhere},
+	{name: "50000 times out of memory", words: "event:oom,50000", goesOn: flood, when: underQEMU},
 	{name: "events of processes nobody started", words: "event:strange", goesOn: flood, when: underQEMU},
 	{name: "pauses and resumes by itself", words: "event:paused", goesOn: flood},
 	{name: "exits again and again", words: "event:exit", goesOn: flood, when: underQEMU},
-	{name: "answers on streams of ttrpc nobody opened", words: "ttrpc:streams", goesOn: flood, when: everywhere},
+	{name: "answers on streams of ttrpc nobody opened", words: "ttrpc:streams", goesOn: flood, when: underQEMU},
 	{name: "data on streams of ttrpc nobody opened", words: "ttrpc:data", goesOn: flood},
 	{name: "calls of the guest to the host", words: "ttrpc:requests", goesOn: flood, when: underQEMU},
 	{name: "frames of ttrpc of no type", words: "ttrpc:types", goesOn: flood},
 	{name: "refuses calls with 1 MiB of text", words: "shout:Exec shout:Pids shout:Pause shout:Resume shout:Update shout:CloseIO shout:ResizePty shout:Stats shout:State shout:Kill shout:Delete", client: (*victim).calls},
 	{name: "answers with another type", words: "swap:Exec swap:Pids swap:Pause swap:Resume swap:Update swap:CloseIO swap:ResizePty swap:Stats swap:State swap:Kill swap:Delete swap:RemoveBundle swap:CloseStdio", client: (*victim).calls},
 	{name: "answers with 3 MiB", words: "huge:Exec huge:Pids huge:Pause huge:Resume huge:Update huge:CloseIO huge:ResizePty huge:Stats huge:State huge:Kill huge:Delete huge:RemoveBundle huge:CloseStdio", client: (*victim).calls, when: underQEMU},
-	{name: "floods its console with lines", words: "console", goesOn: flood, when: underQEMU},
+	{name: "floods its console with lines", words: "console", goesOn: flood, when: everywhere},
 	{name: "floods its console with one line", words: "console:line", goesOn: flood},
 }

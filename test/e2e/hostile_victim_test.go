@@ -231,17 +231,12 @@ func (v *victim) end() {
 	v.result.deletion = time.Since(began) - v.result.kill
 }
 
-// settle is how long what is left may take to go.
-const settle = 30 * time.Second
-
 // conclude notes what is left and what it cost, and takes away what the shim did not.
 func (v *victim) conclude() {
-	for deadline := time.Now().Add(settle); ; time.Sleep(200 * time.Millisecond) {
+	harness.Eventually(func() bool {
 		v.result.left = v.left()
-		if len(v.result.left) == 0 || time.Now().After(deadline) {
-			break
-		}
-	}
+		return len(v.result.left) == 0
+	})
 	v.result.took = time.Since(v.result.began)
 	v.result.logged = len(v.h.host.Log()) - v.logged
 	v.result.memory = v.memory.stop()

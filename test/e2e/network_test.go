@@ -44,7 +44,7 @@ func networked(t *testing.T, port *harness.Port, more ...oci.SpecOpts) contract 
 func (c contract) ping(addresses ...string) {
 	c.t.Helper()
 	for _, address := range addresses {
-		c.must("ping -c 1 -W 3 " + address + " || ping -c 2 -W 5 " + address)
+		c.must("ping -c 1 -W 5 " + address + " || ping -c 2 -W 60 " + address)
 	}
 }
 
@@ -143,12 +143,12 @@ func serveNames(t *testing.T, name string, address [4]byte) {
 func wantEcho(t *testing.T, network, address string) {
 	t.Helper()
 	err := host.InNetwork(func() error {
-		conn, err := net.DialTimeout(network, net.JoinHostPort(address, echoPort), 10*time.Second)
+		conn, err := net.DialTimeout(network, net.JoinHostPort(address, echoPort), harness.Patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(harness.Patience))
 		if _, err := fmt.Fprintln(conn, "hello"); err != nil {
 			return err
 		}
@@ -181,6 +181,11 @@ func TestNetwork(t *testing.T) {
 		return nil
 	})
 	b := networked(t, portB)
+	if _, err := os.Stat("/dev/vhost-net"); err == nil && host.Driver == "qemu" {
+		if line := content(t, fmt.Sprintf("/proc/%d/cmdline", a.vmm())); !strings.Contains(line, "vhost=on") {
+			t.Errorf("the host has vhost-net, and QEMU is not told to use it: %q", line)
+		}
+	}
 	t.Run("what the namespace has", func(t *testing.T) {
 		a := a.on(t)
 		link, err := portA.Handle.LinkByName("eth0")

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -142,13 +141,9 @@ func refusedMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	most := fmt.Sprintf("io.containerd.msb.vm.memory=%dMiB", uint64(info.Totalram)*uint64(info.Unit)>>20-64)
-	asked := time.Now()
 	_, stderr, code := host.Run("nomemory", []string{"--annotation", most}, "true")
 	if code == 0 || !strings.Contains(stderr, "the host cannot give the VM its") || strings.Count(strings.TrimSpace(stderr), "\n") > 0 {
 		t.Errorf("exit code %d: %s", code, stderr)
-	}
-	if took := time.Since(asked); took > 10*time.Second {
-		t.Errorf("it took %v", took)
 	}
 }
 

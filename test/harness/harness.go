@@ -31,13 +31,16 @@ const (
 	Runtime = "io.containerd.msb.v2"
 	// Image is the image that every container runs.
 	Image = "msb.test/busybox:latest"
-	// Namespace is containerd's namespace.
-	Namespace = "default"
 )
 
-// Patience is how long a test waits for one thing, so that what does not come is seen and
-// what is slow is not mistaken for it: the machine may be busy, and its VMs are emulated.
-const Patience = 3 * time.Minute
+// Namespace is containerd's namespace, and so the control group around the containers. It
+// is this process's own: other tests may run on the machine at the same time.
+var Namespace = fmt.Sprintf("test-%d", os.Getpid())
+
+// Patience is how long a test waits for one thing. It bounds what never comes; how fast the
+// machine is does not decide a test, so it is far longer than anything has taken: the
+// machine may be busy, and its VMs are emulated.
+const Patience = 10 * time.Minute
 
 // Eventually looks again and again whether a condition holds, and tells whether it did
 // within Patience.
@@ -103,6 +106,9 @@ func Start(options ...Option) (_ *Host, err error) {
 			err = errors.Join(err, h.Stop())
 		}
 	}()
+	if err := os.Mkdir(h.temporary(), 0o711); err != nil {
+		return nil, err
+	}
 	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n[vm]\nboot_timeout = %q\n", h.Driver, Patience), 0o600); err != nil {
 		return nil, err
 	}
@@ -156,7 +162,7 @@ state = %q
 	command := append(slices.Clone(h.wrapper), filepath.Join(h.Output, "tools", h.release, "containerd"), "--config", file)
 	h.containerd = exec.Command(command[0], command[1:]...)
 	h.containerd.Stdout, h.containerd.Stderr = log, log
-	h.containerd.Env = append(os.Environ(), "PATH="+strings.Join([]string{
+	h.containerd.Env = append(os.Environ(), "TMPDIR="+h.temporary(), "PATH="+strings.Join([]string{
 		filepath.Join(h.Output, "bin"), filepath.Join(h.Output, "tools"), os.Getenv("PATH"),
 	}, ":"))
 	// The network that is the host's to containers is the test's own.
@@ -215,6 +221,9 @@ func (h *Host) connect() (err error) {
 
 func (h *Host) state() string { return filepath.Join(h.Dir, "state") }
 
+// temporary is where the shims make their temporary directories.
+func (h *Host) temporary() string { return filepath.Join(h.Dir, "tmp") }
+
 // Stop ends containerd and removes its directory.
 func (h *Host) Stop() error {
 	var errs []error
@@ -226,6 +235,7 @@ func (h *Host) Stop() error {
 		<-h.ended
 	}
 	RemoveGroup(h.PodsCgroup())
+	RemoveGroup("/" + Namespace)
 	return errors.Join(append(errs, os.RemoveAll(h.Dir))...)
 }
 
@@ -243,14 +253,18 @@ func (h *Host) Context() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(namespaces.WithNamespace(context.Background(), Namespace), 5*Patience)
 }
 
-// Many is how many of something a test makes: the emulated host, where the krun driver is
-// tested, has one slow processor.
-func (h *Host) Many(count, emulated int) int {
-	if h.Driver == "krun" {
-		return emulated
+// Many is how many of something a test makes: few enough for every run, or with MSB_LONG
+// ("make test-long") as many as a test is worth that nobody waits for.
+func Many(few, many int) int {
+	if os.Getenv("MSB_LONG") != "" {
+		return many
 	}
-	return count
+	return few
 }
+
+// Emulated tells whether the host itself is emulated (hack/kvmhost): it has one slow
+// processor.
+func Emulated() bool { return os.Getenv("MSB_EMULATED") != "" }
 
 // Bundle is the bundle's directory of a task.
 func (h *Host) Bundle(id string) string {
@@ -264,14 +278,14 @@ func (h *Host) Ctr(args ...string) (stdout, stderr string, code int) {
 
 // CtrCommand is ctr, to be run.
 func (h *Host) CtrCommand(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address()}, args...)...)
+	return exec.Command(filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address(), "--namespace", Namespace}, args...)...)
 }
 
 // CtrInput runs ctr with an input.
 func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string, code int) {
 	ctx, cancel := h.Context()
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address()}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address(), "--namespace", Namespace}, args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = input, &out, &errOut
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

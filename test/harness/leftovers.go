@@ -41,7 +41,7 @@ func (h *Host) Leftovers() Leftovers {
 	}
 	for _, pattern := range []string{
 		h.Bundle("*"), filepath.Join(h.state(), "io.containerd.runtime.v2.task", KubernetesNamespace, "*"),
-		filepath.Join(h.state(), "io.containerd.sandbox.controller.v1.shim", KubernetesNamespace, "*"), root + "/run/containerd/s/*", filepath.Join(os.TempDir(), "msb-[0-9]*"),
+		filepath.Join(h.state(), "io.containerd.sandbox.controller.v1.shim", KubernetesNamespace, "*"), root + "/run/containerd/s/*", filepath.Join(h.temporary(), "msb-*"),
 		root + "/run/containerd/fifo/*",
 		// Control groups of containers, in version 2 and in each hierarchy of 1.
 		filepath.Join("/sys/fs/cgroup", Namespace, "*/cgroup.procs"), filepath.Join("/sys/fs/cgroup/*", Namespace, "*/cgroup.procs"),
@@ -105,12 +105,8 @@ func othersQEMU(pid int, name string) bool {
 	if !strings.HasPrefix(name, "qemu") {
 		return false
 	}
-	own, err := os.Readlink("/proc/self/ns/mnt")
-	if err != nil {
-		return false
-	}
 	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-	return err == nil && its == own
+	return err == nil && its == hostMounts()
 }
 
 // Descriptors is the number of open descriptors of a process.

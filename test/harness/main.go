@@ -3,12 +3,26 @@ package harness
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Main is for TestMain: it starts containerd, runs tests on it, and ends it. If they
-// failed it shows errors and consoles of the log. The result is the exit code.
+// failed it shows errors and consoles of the log. The result is the exit code. All of it
+// is in a mount namespace of its own, where the directories are empty that every
+// containerd has its shims' sockets and its clients' FIFOs in.
 func Main(run func(*Host) int, options ...Option) (code int) {
+	if os.Getenv(private) == "" {
+		return runPrivate()
+	}
+	if err := hideContainerd(); err != nil {
+		fmt.Fprintln(os.Stderr, "taking directories of containerd from sight:", err)
+		return 1
+	}
 	host, err := Start(options...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "starting containerd:", err)
@@ -24,6 +38,49 @@ func Main(run func(*Host) int, options ...Option) (code int) {
 		}
 	}()
 	return run(host)
+}
+
+// private is the environment variable that has the host's mount namespace in the process
+// that runs tests, which is in one of its own.
+const private = "MSB_TEST_HOST_MOUNTS"
+
+// hostMounts is the host's mount namespace, as the link in /proc names it.
+func hostMounts() string {
+	if host := os.Getenv(private); host != "" {
+		return host
+	}
+	own, _ := os.Readlink("/proc/self/ns/mnt")
+	return own
+}
+
+// runPrivate runs this program again in a mount namespace of its own, and returns its exit
+// code. A signal that ends it is for both.
+func runPrivate() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), private+"="+hostMounts())
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
+	// Pdeathsig is about the thread that starts it.
+	runtime.LockOSThread()
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, "running the tests in a mount namespace of their own:", err)
+		return 1
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+// hideContainerd mounts an empty directory over that of every containerd. What the tests
+// mount does not come to the host.
+func hideContainerd() error {
+	const dir = "/run/containerd"
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	return os.NewSyscallError("mount", unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=711"))
 }
 
 func (h *Host) showLog() {

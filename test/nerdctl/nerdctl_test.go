@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
@@ -37,7 +36,7 @@ func TestMain(m *testing.M) {
 // nerdctl runs it in containerd's network namespace.
 func nerdctl(t *testing.T, arguments ...string) (output string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(host.Output, "tools", "nerdctl"), append([]string{
 		"--address", host.Address(), "--namespace", harness.Namespace, "--cgroup-manager", "cgroupfs",
@@ -179,9 +178,10 @@ func TestCompose(t *testing.T) {
 	}
 	must(t, "compose", "-f", file, "up", "-d")
 	var logs string
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(logs, "by the name of the service") && time.Now().Before(deadline); time.Sleep(time.Second) {
+	harness.Eventually(func() bool {
 		logs = must(t, "compose", "-f", file, "logs")
-	}
+		return strings.Contains(logs, "by the name of the service")
+	})
 	want(t, "by the name of the service", logs)
 	must(t, "compose", "-f", file, "down")
 	if left := host.New(before); len(left) > 0 {

@@ -36,7 +36,7 @@ func TestHostilePod(t *testing.T) {
 		fmt.Fprintln(w, "POD\tSTOP s\tREMOVE s")
 		var mu sync.Mutex
 		var all sync.WaitGroup
-		for _, row := range hostilePods[:host.Many(len(hostilePods), 1)] {
+		for _, row := range hostilePods {
 			p := startPod(t, handler, func(config *cri.PodSandboxConfig) { config.Metadata.Uid += row.words })
 			p.start("app", func(config *cri.ContainerConfig) {
 				config.Envs = []*cri.KeyValue{{Key: "MSB_HOSTILE", Value: []byte(row.words)}}

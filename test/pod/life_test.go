@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -135,7 +134,7 @@ func TestPodKilled(t *testing.T) {
 			perHandler(t, func(t *testing.T, handler string) {
 				p := startPod(t, handler, nil)
 				var containers []*container
-				for _, name := range []string{"a", "b", "c", "d", "e"}[:host.Many(5, 2)] {
+				for _, name := range []string{"a", "b"} {
 					containers = append(containers, p.start(name, nil, sleeper...))
 				}
 				if err := unix.Kill(victim(p), unix.SIGKILL); err != nil {
@@ -201,12 +200,12 @@ func TestPorts(t *testing.T) {
 	perHandler(t, func(t *testing.T, handler string) {
 		p := startPod(t, handler, nil)
 		c := p.start("server", nil, "sh", "-c", "mkdir /www; echo served > /www/file; exec httpd -f -p 127.0.0.1:8080 -h /www")
-		c.must("for i in 1 2 3 4 5 6 7 8 9; do nc -z 127.0.0.1 8080 && break; sleep 0.3; done")
+		c.must("until nc -z 127.0.0.1 8080; do sleep 0.3; done")
 		namespace := fmt.Sprintf("/proc/%d/ns/net", p.pid())
 		get := func(port int) (string, error) {
 			var answer []byte
 			err := harness.InNamespace(namespace, func() error {
-				conn, err := net.DialTimeout("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), 10*time.Second)
+				conn, err := net.DialTimeout("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), harness.Patience)
 				if err != nil {
 					return err
 				}

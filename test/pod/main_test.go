@@ -47,10 +47,14 @@ func nothingLeft(t *testing.T) {
 	host.NothingLeft(t)
 }
 
-// perHandler runs a test with each of the handlers; in the emulated host with one, for they
+// perHandler runs a test with each of the handlers; under the krun driver with one, for they
 // differ in what containerd asks of the shim, and not in the VM.
 func perHandler(t *testing.T, test func(t *testing.T, handler string)) {
-	for _, handler := range handlers[:host.Many(len(handlers), 1)] {
+	tried := handlers
+	if host.Driver == "krun" {
+		tried = handlers[:1]
+	}
+	for _, handler := range tried {
 		t.Run(handler, func(t *testing.T) {
 			nothingLeft(t)
 			test(t, handler)
@@ -166,7 +170,7 @@ func (p *pod) start(name string, change func(*cri.ContainerConfig), command ...s
 }
 
 // sleeper is a command for a container to exec in.
-var sleeper = []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"}
+var sleeper = []string{"sh", "-c", "trap 'kill $!; exit 0' TERM; while :; do sleep 86400 & wait; done"}
 
 // exec runs a shell script in the container.
 func (c *container) exec(script string) (output string, code int32) {

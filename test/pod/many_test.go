@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 // TestManyPods: pods that are started, used and removed at the same time do not get into
 // each other's way.
 func TestManyPods(t *testing.T) {
 	nothingLeft(t)
-	count := host.Many(20, 4)
+	count := harness.Many(4, 20)
 	var all, running sync.WaitGroup
 	running.Add(count)
 	for i := range count {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 // TestPod: a pod's containers share its namespaces, its memory and its name.
@@ -50,13 +52,13 @@ func (c *container) left() string {
 	return c.must("ls -d /sys/fs/cgroup/*/ | wc -l; grep -c . /proc/self/mountinfo; mkdir -p /fuse && mount -t fusectl none /fuse && ls /fuse | wc -l; umount /fuse")
 }
 
-// testRestarts starts and removes a container 20 times, has one killed for its memory and
-// deletes one, beside others that run on.
+// testRestarts starts and removes a container again and again, has one killed for its memory
+// and deletes one, beside others that run on.
 func testRestarts(t *testing.T, p *pod, other *container) {
 	other.must("echo $$ > /tmp/before")
 	deleted := p.start("deleted", nil, sleeper...)
 	var before string
-	for i := range 20 {
+	for i := range harness.Many(5, 20) {
 		c := p.start("restarted", nil, "sh", "-c", fmt.Sprintf("echo round %d; exit %d", i, i))
 		if status := c.exited(); int(status.ExitCode) != i {
 			t.Errorf("round %d: exit code %d, %s", i, status.ExitCode, status.Message)
@@ -70,7 +72,7 @@ func testRestarts(t *testing.T, p *pod, other *container) {
 			deleted.stop()
 			deleted.delete()
 			before = other.left()
-		case 10:
+		case 2:
 			greedy := p.start("greedy", limited(32*mib), "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")
 			if status := greedy.exited(); status.Reason != "OOMKilled" {
 				t.Errorf("out of memory: %s", status.Reason)

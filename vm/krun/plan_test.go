@@ -42,7 +42,7 @@ func TestMachine(t *testing.T) {
 		Libraries: []string{"libkrun.so.1", "/kit/libkrun.so.1"},
 		CPUs:      2, MemoryMiB: 640,
 		Kernel:      "/vmlinux",
-		CommandLine: "console=hvc0 quiet reboot=k panic=-1 mitigations=off nomodule no-kvmapf root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent",
+		CommandLine: "console=hvc0 quiet reboot=k panic=-1 mitigations=off nomodule no-kvmapf initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent",
 		Disk:        "/guest.erofs",
 		Shares:      []api.Share{{Tag: "msbpool", Dir: "/shares/msbpool"}, {Tag: "msbfiles", Dir: "/shares/msbfiles"}},
 		Console:     "/proc/self/fd/1",

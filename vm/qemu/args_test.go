@@ -36,7 +36,7 @@ func after(args []string, option string) (values []string) {
 func TestArgs(t *testing.T) {
 	args := example().args()
 	for option, want := range map[string]string{
-		"-accel": "tcg,thread=single,tb-size=96", "-cpu": "max,erms=off", "-smp": "2", "-m": "300M", "-kernel": "/kit/vmlinux",
+		"-accel": "tcg,thread=single,tb-size=96", "-cpu": "max,erms=off,svm=off", "-smp": "2", "-m": "300M", "-kernel": "/kit/vmlinux",
 		"-drive":  "id=root,if=none,format=raw,readonly=on,file=/kit/guest.erofs",
 		"-object": "memory-backend-memfd,id=ram,share=on,size=300M",
 	} {

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// A state is what is compared. Each map is from a thing's name to what it is like.
+type state struct {
+	// Files has of each its mode, size and the time of its last change (ctime), which
+	// nobody can set back: it tells a change of the content, too.
+	Files map[string]string
+	// Sysctls are those that can be written.
+	Sysctls map[string]string
+	// Clock is the time at which the machine started, by its clock: setting that moves it.
+	Clock time.Time
+
+	Mounts, Interfaces, Groups, Processes map[string]string
+}
+
+// clockSlack is what an NTP client may correct meanwhile.
+const clockSlack = 10 * time.Second
+
+// most is how many differences of one kind are named.
+const most = 20
+
+func read() (s state, err error) {
+	if s.Files, err = files("/usr", "/etc"); err != nil {
+		return state{}, err
+	}
+	s.Sysctls = sysctls("/proc/sys")
+	if s.Clock, err = started(); err != nil {
+		return state{}, err
+	}
+	if s.Mounts, err = mounts(); err != nil {
+		return state{}, err
+	}
+	if s.Interfaces, err = names("/sys/class/net"); err != nil {
+		return state{}, err
+	}
+	if s.Groups, err = groups("/sys/fs/cgroup"); err != nil {
+		return state{}, err
+	}
+	s.Processes = make(map[string]string)
+	for pid, name := range harness.Processes() {
+		s.Processes[fmt.Sprintf("%s (process %d)", name, pid)] = ""
+	}
+	return s, nil
+}
+
+// compare names what differs.
+func compare(before, now state, resting bool) (differences []string) {
+	differences = append(differences, differ("file", before.Files, now.Files)...)
+	differences = append(differences, differ("sysctl", both(before.Sysctls, now.Sysctls), both(now.Sysctls, before.Sysctls))...)
+	if moved := now.Clock.Sub(before.Clock); moved.Abs() > clockSlack {
+		differences = append(differences, fmt.Sprintf("the clock was set by %v", moved.Round(time.Second)))
+	}
+	if !resting {
+		return differences
+	}
+	differences = append(differences, differ("mount", before.Mounts, now.Mounts)...)
+	differences = append(differences, differ("network interface", before.Interfaces, now.Interfaces)...)
+	differences = append(differences, differ("control group", before.Groups, now.Groups)...)
+	return append(differences, differ("process", before.Processes, now.Processes)...)
+}
+
+// both has of one map what the other has, too: a module that is loaded brings sysctls.
+func both(one, other map[string]string) map[string]string {
+	shared := maps.Clone(one)
+	maps.DeleteFunc(shared, func(name, _ string) bool {
+		_, found := other[name]
+		return !found
+	})
+	return shared
+}
+
+func differ(kind string, before, now map[string]string) (differences []string) {
+	for name, was := range before {
+		switch is, found := now[name]; {
+		case !found:
+			differences = append(differences, fmt.Sprintf("%s %s is gone", kind, name))
+		case is != was:
+			differences = append(differences, fmt.Sprintf("%s %s was %s and is %s", kind, name, was, is))
+		}
+	}
+	for name := range now {
+		if _, found := before[name]; !found {
+			differences = append(differences, fmt.Sprintf("%s %s is new", kind, name))
+		}
+	}
+	slices.Sort(differences)
+	if more := len(differences) - most; more > 0 {
+		differences = append(differences[:most], fmt.Sprintf("and %d more of kind %s", more, kind))
+	}
+	return differences
+}
+
+func files(roots ...string) (map[string]string, error) {
+	found := make(map[string]string)
+	for _, root := range roots {
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			// A directory changes whenever something in it comes or goes, which is named itself.
+			if entry.IsDir() {
+				found[path] = "a directory"
+				return nil
+			}
+			var stat unix.Stat_t
+			if err := unix.Lstat(path, &stat); err != nil {
+				return err
+			}
+			found[path] = fmt.Sprintf("of mode %o, %d bytes, changed %s", stat.Mode, stat.Size, time.Unix(stat.Ctim.Unix()).UTC().Format(time.RFC3339Nano))
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// sysctls are those that can be written and read. What the kernel counts in one is left out.
+func sysctls(root string) map[string]string {
+	found := make(map[string]string)
+	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return nil // a network interface that is just going
+		}
+		info, err := entry.Info()
+		if err != nil || info.Mode().Perm()&0o200 == 0 || info.Mode().Perm()&0o400 == 0 {
+			return nil
+		}
+		name := strings.ReplaceAll(strings.TrimPrefix(path, root+"/"), "/", ".")
+		if name == "kernel.ns_last_pid" || name == "kernel.tainted" { // the kernel's own notes
+			return nil
+		}
+		if content, err := os.ReadFile(path); err == nil {
+			found[name] = fmt.Sprintf("%q", strings.TrimSpace(string(content)))
+		}
+		return nil
+	})
+	return found
+}
+
+// started is when the machine did, by its clock.
+func started() (time.Time, error) {
+	var since unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &since); err != nil {
+		return time.Time{}, err
+	}
+	return time.Now().Round(0).Add(-time.Duration(since.Nano())), nil
+}
+
+// mounts are those of this mount namespace: where, and what.
+func mounts() (map[string]string, error) {
+	content, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]string)
+	for line := range strings.Lines(string(content)) {
+		before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")
+		if fields := strings.Fields(before); len(fields) > 5 {
+			found[fields[0]+" "+fields[4]] = fields[5] + " " + after
+		}
+	}
+	return found, nil
+}
+
+func names(dir string) (map[string]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]string)
+	for _, entry := range entries {
+		found[entry.Name()] = ""
+	}
+	return found, nil
+}
+
+func groups(root string) (map[string]string, error) {
+	found := make(map[string]string)
+	return found, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil && !os.IsNotExist(err) && !errors.Is(err, unix.ENODEV):
+			return err
+		case err == nil && entry.IsDir():
+			found[path] = ""
+		}
+		return nil
+	})
+}
