@@ -117,6 +117,7 @@ func Start(options ...Option) (_ *Host, err error) {
 			return nil, err
 		}
 	}
+	started.add(h)
 	if err := h.launch(); err != nil {
 		return nil, err
 	}
@@ -226,6 +227,7 @@ func (h *Host) temporary() string { return filepath.Join(h.Dir, "tmp") }
 
 // Stop ends containerd and removes its directory.
 func (h *Host) Stop() error {
+	defer started.remove(h)
 	var errs []error
 	if h.Client != nil {
 		errs = append(errs, h.Client.Close())

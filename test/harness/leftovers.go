@@ -78,18 +78,24 @@ func Processes() map[int]string {
 	return found
 }
 
-// isOthers tells a process of another containerd: it, or the process that it comes from,
-// is a shim that has that one's address among its arguments. What has lost its shim is
-// nobody's.
+// isOthers tells a process of another containerd. What has lost its shim is nobody's.
 func (h *Host) isOthers(pid int) bool {
+	address := containerdOf(pid)
+	return address != "" && address != h.Address()
+}
+
+// containerdOf is the address of the containerd that a process belongs to: it, or the
+// process that it comes from, is a shim, and has it among its arguments. It is empty for
+// what has no shim.
+func containerdOf(pid int) (address string) {
 	for ; pid > 1; pid = parent(pid) {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		_, rest, isShim := strings.Cut(string(line), "\x00-address\x00")
-		if address, _, _ := strings.Cut(rest, "\x00"); isShim && address != h.Address() {
-			return true
+		if _, rest, isShim := strings.Cut(string(line), "\x00-address\x00"); isShim {
+			address, _, _ := strings.Cut(rest, "\x00")
+			return address
 		}
 	}
-	return false
+	return ""
 }
 
 // parent is a process's, or 0.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -16,13 +17,14 @@ import (
 // is in a mount namespace of its own, where the directories are empty that every
 // containerd has its shims' sockets and its clients' FIFOs in.
 func Main(run func(*Host) int, options ...Option) (code int) {
-	if os.Getenv(private) == "" {
+	if os.Getenv(Private) == "" {
 		return runPrivate()
 	}
 	if err := hideContainerd(); err != nil {
 		fmt.Fprintln(os.Stderr, "taking directories of containerd from sight:", err)
 		return 1
 	}
+	abortOnSignal()
 	host, err := Start(options...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "starting containerd:", err)
@@ -40,13 +42,13 @@ func Main(run func(*Host) int, options ...Option) (code int) {
 	return run(host)
 }
 
-// private is the environment variable that has the host's mount namespace in the process
+// Private is the environment variable that has the host's mount namespace in the process
 // that runs tests, which is in one of its own.
-const private = "MSB_TEST_HOST_MOUNTS"
+const Private = "MSB_TEST_HOST_MOUNTS"
 
 // hostMounts is the host's mount namespace, as the link in /proc names it.
 func hostMounts() string {
-	if host := os.Getenv(private); host != "" {
+	if host := os.Getenv(Private); host != "" {
 		return host
 	}
 	own, _ := os.Readlink("/proc/self/ns/mnt")
@@ -54,20 +56,41 @@ func hostMounts() string {
 }
 
 // runPrivate runs this program again in a mount namespace of its own, and returns its exit
-// code. A signal that ends it is for both.
+// code. Signals that would end it go there.
 func runPrivate() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), private+"="+hostMounts())
+	cmd.Env = append(os.Environ(), Private+"="+hostMounts())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, ending...)
 	// Pdeathsig is about the thread that starts it.
 	runtime.LockOSThread()
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
+	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "running the tests in a mount namespace of their own:", err)
 		return 1
 	}
+	go func() {
+		for s := range received {
+			_ = cmd.Process.Signal(s)
+		}
+	}()
+	_ = cmd.Wait() // the exit code says it
 	return cmd.ProcessState.ExitCode()
+}
+
+// ending are the signals by which somebody ends the tests.
+var ending = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP}
+
+// abortOnSignal ends the tests at a signal, and all that they have started.
+func abortOnSignal() {
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, ending...)
+	go func() {
+		fmt.Fprintln(os.Stderr, <-received, "received: ending what the tests have started")
+		started.abort()
+		os.Exit(1)
+	}()
 }
 
 // hideContainerd mounts an empty directory over that of every containerd. What the tests
