@@ -13,42 +13,89 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
-// Tests that somebody ends by a signal leave nothing, and do not touch what other tests
-// have: these here.
+// Tests that somebody ends by a signal leave nothing; what tests leave that were killed, the
+// next ones take away. Neither touches what other tests have: these here.
 func TestInterrupted(t *testing.T) {
 	nothingLeft(t)
 	c := start(t, options{}, sleeper...)
 	dir := t.TempDir()
-	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestManyRuns$", "-test.v")
-	for _, variable := range os.Environ() {
-		if !strings.HasPrefix(variable, harness.Private) {
-			cmd.Env = append(cmd.Env, variable)
+	other := func(t *testing.T, pattern string) (cmd *exec.Cmd, output *harness.Buffer) {
+		cmd, output = exec.Command("/proc/self/exe", "-test.v", "-test.run", pattern), &harness.Buffer{}
+		for _, variable := range os.Environ() {
+			if !strings.HasPrefix(variable, harness.Private) {
+				cmd.Env = append(cmd.Env, variable)
+			}
+		}
+		cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+		cmd.Stdout, cmd.Stderr = output, output
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd, output
+	}
+	running := func(t *testing.T) (cmd *exec.Cmd, output *harness.Buffer) {
+		cmd, output = other(t, "^TestManyRuns$")
+		waitFor(t, "a shim of the other tests", func() bool { return len(processesBelow(dir)) > 0 })
+		return cmd, output
+	}
+	nothing := func(t *testing.T, output *harness.Buffer) {
+		if left := processesBelow(dir); len(left) > 0 {
+			t.Errorf("processes %v are left of them\n%s", left, output)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
+			t.Errorf("%v is left of them\n%s", left, output)
 		}
 	}
-	cmd.Env = append(cmd.Env, "TMPDIR="+dir)
-	var output harness.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var shims []int
-	waitFor(t, "a shim of the other tests", func() bool {
-		shims = processesBelow(dir)
-		return len(shims) > 0
+	t.Run("by a signal", func(t *testing.T) {
+		cmd, output := running(t)
+		if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err == nil {
+			t.Errorf("tests that were ended have passed:\n%s", output)
+		}
+		nothing(t, output)
 	})
-	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+	t.Run("killed", func(t *testing.T) {
+		cmd, _ := running(t)
+		for _, child := range children(cmd.Process.Pid) { // which runs the tests
+			if err := unix.Kill(child, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = cmd.Wait()
+		if len(processesBelow(dir)) == 0 {
+			t.Fatal("they left no process, so there is nothing to sweep")
+		}
+		alive := lockedDir(t, filepath.Join(dir, "msb-test-alive"))
+		next, output := other(t, "^$")
+		if err := next.Wait(); err != nil || !strings.Contains(output.String(), "tests that were killed had left "+dir) {
+			t.Errorf("the next tests: %v\n%s", err, output)
+		}
+		if err := os.Remove(filepath.Join(alive, "lock")); err != nil {
+			t.Errorf("what belongs to a process that lives was swept: %v\n%s", err, output)
+		}
+		_ = os.Remove(alive)
+		nothing(t, output)
+	})
+	c.must("true") // ours runs on
+}
+
+// lockedDir makes a directory as tests have one, which belongs to this process.
+func lockedDir(t *testing.T, dir string) string {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err == nil {
-		t.Errorf("tests that were ended have passed:\n%s", &output)
+	file, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if left := processesBelow(dir); len(left) > 0 {
-		t.Errorf("processes %v are left of them\n%s", left, &output)
+	t.Cleanup(func() { file.Close() })
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
-		t.Errorf("%v is left of them\n%s", left, &output)
-	}
-	c.must("true") // ours runs on
+	return dir
 }
 
 // processesBelow are those of containerds that have their socket below a directory.

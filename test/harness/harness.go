@@ -67,7 +67,8 @@ type Host struct {
 	// Client is connected to it.
 	Client *client.Client
 
-	release    string // of containerd: empty is the build's, or else release17
+	release    string   // of containerd: empty is the build's, or else release17
+	alive      *os.File // is locked
 	containerd *exec.Cmd
 	ended      chan struct{} // closed when containerd has ended
 	log        string
@@ -92,7 +93,8 @@ func Start(options ...Option) (_ *Host, err error) {
 	if output == "" {
 		return nil, errors.New("MSB_OUTPUT must name the build's output directory: use make test-e2e or make bench")
 	}
-	dir, err := os.MkdirTemp("", "msb-test-")
+	sweep()
+	dir, err := os.MkdirTemp("", dirPattern)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +108,7 @@ func Start(options ...Option) (_ *Host, err error) {
 			err = errors.Join(err, h.Stop())
 		}
 	}()
-	if err := os.Mkdir(h.temporary(), 0o711); err != nil {
+	if err := errors.Join(h.lock(), os.Mkdir(h.temporary(), 0o711)); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n[vm]\nboot_timeout = %q\n", h.Driver, Patience), 0o600); err != nil {
@@ -132,8 +134,14 @@ func Start(options ...Option) (_ *Host, err error) {
 	return h, nil
 }
 
+// socketName is of containerd's socket in its directory, dirPattern of that (os.MkdirTemp).
+const (
+	socketName = "containerd.sock"
+	dirPattern = "msb-test-*"
+)
+
 // Address is containerd's socket.
-func (h *Host) Address() string { return filepath.Join(h.Dir, "containerd.sock") }
+func (h *Host) Address() string { return filepath.Join(h.Dir, socketName) }
 
 func (h *Host) launch() error {
 	version := 3 // of the configuration

@@ -1,0 +1,136 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// hosts are those that this process has started and not stopped.
+type hosts struct {
+	mu      sync.Mutex
+	running []*Host // guarded by mu
+}
+
+var started hosts
+
+func (s *hosts) add(h *Host) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = append(s.running, h)
+}
+
+func (s *hosts) remove(h *Host) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = slices.DeleteFunc(s.running, func(other *Host) bool { return other == h })
+}
+
+// abort ends all of them, wherever the tests are.
+func (s *hosts) abort() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.running {
+		h.abort()
+	}
+}
+
+// abort ends containerd and what runs under it by force, and removes what that leaves on
+// the host. Mounts go with the mount namespace of the tests.
+func (h *Host) abort() {
+	if h.containerd == nil || h.containerd.Process == nil {
+		return
+	}
+	_ = h.containerd.Process.Kill()
+	if _, err := remove(h.Dir, Namespace); err != nil {
+		fmt.Fprintln(os.Stderr, "removing what the tests have made:", err)
+	}
+}
+
+// remove ends the shims, and what runs under them, of the containerd whose directory it is,
+// which has ended, and removes that and the control groups of its namespace. It returns how
+// many processes it had to end.
+func remove(dir, namespace string) (ended int, err error) {
+	address := filepath.Join(dir, socketName)
+	Eventually(func() bool {
+		own := 0
+		for pid := range Processes() {
+			if containerdOf(pid) == address {
+				_ = unix.Kill(pid, unix.SIGKILL)
+				own++
+			}
+		}
+		ended += own
+		return own == 0
+	})
+	for _, group := range []string{namespace, filepath.Base(dir)} { // the latter is around pods
+		removeGroups(group)
+	}
+	return ended, os.RemoveAll(dir)
+}
+
+// lockName is the file in a Host's directory that its process holds a lock on, as long as
+// it lives. It has the name of containerd's namespace in it.
+const lockName = "lock"
+
+// lock marks the directory as one of a process that lives, until that ends.
+func (h *Host) lock() error {
+	name := filepath.Join(h.Dir, lockName)
+	// Who looks for directories of the dead finds the file with its lock, or none.
+	file, err := os.CreateTemp(h.Dir, lockName)
+	if err != nil {
+		return err
+	}
+	h.alive = file
+	if _, err := file.WriteString(Namespace); err != nil {
+		return err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return os.NewSyscallError("flock", err)
+	}
+	return os.Rename(file.Name(), name)
+}
+
+// sweep removes what tests have left that were killed, and names it. What belongs to a
+// process that lives is not touched.
+func sweep() {
+	locks, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPattern, lockName))
+	for _, name := range locks {
+		file, err := os.Open(name)
+		if err != nil {
+			continue // another process sweeps, too
+		}
+		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			namespace, _ := os.ReadFile(name)
+			ended, err := remove(filepath.Dir(name), string(namespace))
+			fmt.Fprintf(os.Stderr, "tests that were killed had left %s and %d processes: removed (%v)\n", filepath.Dir(name), ended, err)
+		}
+		file.Close()
+	}
+}
+
+// removeGroups removes a control group and those below it, in version 2 and in each
+// hierarchy of 1.
+func removeGroups(path string) {
+	one, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", path))
+	for _, top := range append(one, filepath.Join("/sys/fs/cgroup", path)) {
+		var groups []string
+		_ = filepath.WalkDir(top, func(dir string, entry os.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				groups = append(groups, dir)
+			}
+			return nil
+		})
+		for _, dir := range slices.Backward(groups) {
+			Eventually(func() bool { // the kernel takes a moment to see that a group is empty
+				err := unix.Rmdir(dir)
+				return err == nil || errors.Is(err, unix.ENOENT)
+			})
+		}
+	}
+}
