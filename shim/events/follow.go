@@ -21,7 +21,7 @@ type Source interface {
 type Recorder interface {
 	// Exited notes that a process has ended: a container's init if the id is the
 	// container's, or else the exec with this id.
-	Exited(container, id string, status uint32)
+	Exited(container, id string, pid, status uint32)
 	// OutOfMemory notes that the kernel has ended processes of a container.
 	OutOfMemory(container string)
 }
@@ -61,7 +61,7 @@ func record(event *api.Event, recorder Recorder) bool {
 		if proto.Unmarshal(value, &exit) != nil {
 			return false
 		}
-		recorder.Exited(exit.ContainerID, exit.ID, exit.ExitStatus)
+		recorder.Exited(exit.ContainerID, exit.ID, exit.Pid, exit.ExitStatus)
 	case typeOOM:
 		var oom eventsapi.TaskOOM
 		if proto.Unmarshal(value, &oom) != nil {

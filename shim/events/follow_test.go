@@ -31,8 +31,8 @@ func (t *told) Recv() (*api.Event, error) {
 // notes is a recorder.
 type notes []string
 
-func (n *notes) Exited(container, id string, status uint32) {
-	*n = append(*n, fmt.Sprintf("exit %s/%s %d", container, id, status))
+func (n *notes) Exited(container, id string, pid, status uint32) {
+	*n = append(*n, fmt.Sprintf("exit %s/%s of %d: %d", container, id, pid, status))
 }
 
 func (n *notes) OutOfMemory(container string) { *n = append(*n, "oom "+container) }
@@ -50,7 +50,7 @@ func event(t *testing.T, value any) *api.Event {
 func TestFollow(t *testing.T) {
 	huge := make([]byte, 1<<20)
 	source := &told{
-		event(t, &eventsapi.TaskExit{ContainerID: "c", ID: "e", ExitStatus: 3, ExitedAt: &timestamppb.Timestamp{Seconds: 1 << 60}}),
+		event(t, &eventsapi.TaskExit{ContainerID: "c", ID: "e", Pid: 7, ExitStatus: 3, ExitedAt: &timestamppb.Timestamp{Seconds: 1 << 60}}),
 		event(t, &eventsapi.TaskCreate{ContainerID: "c", Bundle: "/etc"}),
 		event(t, &eventsapi.TaskStart{ContainerID: "c"}),
 		event(t, &eventsapi.TaskDelete{ContainerID: "c"}),
@@ -72,7 +72,7 @@ func TestFollow(t *testing.T) {
 	if err := Follow(t.Context(), source, &got); !errors.Is(err, io.EOF) {
 		t.Errorf("Follow = %v", err)
 	}
-	if want := (notes{"exit c/e 3", "oom c", "exit c/c 4"}); !slices.Equal(got, want) {
+	if want := (notes{"exit c/e of 7: 3", "oom c", "exit c/c of 0: 4"}); !slices.Equal(got, want) {
 		t.Errorf("recorded %q, want %q", got, want)
 	}
 }

@@ -222,15 +222,14 @@ func (c *container) markCreated(sb *sandbox.Sandbox, guestPid uint32) error {
 	}
 	init := c.processes[""]
 	c.guestPid, c.created = guestPid, true
-	early := init.early
-	init.early = nil
+	early := c.takeEarly(init)
 	c.service.Events.Publish(&eventsapi.TaskCreate{
 		ContainerID: c.id, Bundle: c.bundle, Rootfs: c.rootfs, Pid: c.taskPid,
 		IO: &eventsapi.TaskIO{Stdin: init.config.Stdin, Stdout: init.config.Stdout, Stderr: init.config.Stderr, Terminal: init.config.Terminal},
 	})
 	c.mu.Unlock()
 	if early != nil {
-		c.record(init, *early)
+		c.record(init, early.status)
 	}
 	return nil
 }

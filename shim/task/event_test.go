@@ -153,7 +153,7 @@ func TestExitOnceAtTheHostsTime(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		now := time.Now()
 		c.send(
-			&eventsapi.TaskExit{ContainerID: "c", ID: "c", ExitStatus: 1, Pid: 1, ExitedAt: timestamppb.New(time.Unix(0, 0))},
+			&eventsapi.TaskExit{ContainerID: "c", ID: "c", ExitStatus: 1, ExitedAt: timestamppb.New(time.Unix(0, 0))},
 			&eventsapi.TaskExit{ContainerID: "c", ID: "c", ExitStatus: 2},
 		)
 		exit, err := c.wait("c", "")

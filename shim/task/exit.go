@@ -23,7 +23,7 @@ func (s *Service) follow(sb *sandbox.Sandbox) {
 var _ events.Recorder = (*Service)(nil)
 
 // Exited implements events.Recorder.
-func (s *Service) Exited(containerID, id string, status uint32) {
+func (s *Service) Exited(containerID, id string, pid, status uint32) {
 	c, _ := s.pod.Member(containerID).(*container)
 	if c == nil {
 		return
@@ -31,7 +31,7 @@ func (s *Service) Exited(containerID, id string, status uint32) {
 	if id == containerID {
 		id = "" // init's
 	}
-	c.exited(id, exitStatus(status))
+	c.exited(id, told{pid, exitStatus(status)})
 }
 
 // statusUnknown is what containerd's client tells when it does not know how a process
@@ -53,20 +53,31 @@ func (s *Service) OutOfMemory(containerID string) {
 	}
 }
 
+// told is what the guest tells of the end of a process: its id in the guest, 0 if it tells
+// none, and how it ended.
+type told struct{ pid, status uint32 }
+
 // exited notes what the guest tells of the end of a process. What comes before the answer
 // to its start is kept until then, so that containerd learns of them in their order.
-func (c *container) exited(execID string, status uint32) {
+func (c *container) exited(execID string, end told) {
 	c.mu.Lock()
 	p := c.processes[execID]
 	early := p != nil && (p.state == processStarting || execID == "" && !c.created)
-	if early && p.early == nil {
-		p.early = &status
+	if early {
+		p.early = &end
 	}
-	known := p != nil && !early && (p.state == processRunning || execID == "")
+	known := p != nil && !early && (p.state == processRunning || execID == "") && c.isAbout(p, end)
 	c.mu.Unlock()
 	if known {
-		c.record(p, status)
+		c.record(p, end.status)
 	}
+}
+
+// isAbout tells whether the guest means a process. The end of a container's init may be
+// told when there is another container by its id already: that has another init. The caller
+// holds c.mu.
+func (c *container) isAbout(p *process, end told) bool {
+	return p.execID != "" || end.pid == 0 || end.pid == c.guestPid
 }
 
 // record records how a process has ended, and tells containerd. Only the first time

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
@@ -177,6 +178,31 @@ func TestTombstoneOfReusedID(t *testing.T) {
 	c.expectExit("c", "", 1)
 	c.expectDelete("c", "", 1)
 	c.expectDelete("c", "", 1)
+}
+
+// What the guest tells late of a container's end is not about the next one by its id, whether
+// it comes while that is created or when it is there.
+func TestExitOfPredecessor(t *testing.T) {
+	bubble(t, func(c client) {
+		c.pod()
+		late := &eventsapi.TaskExit{ContainerID: "c", ID: "c", Pid: 99999, ExitStatus: 9}
+		gate := c.Agent().Gate("Create")
+		done := make(chan error, 1)
+		request := c.Request("c", member("exit", "1"))
+		go func() { _, err := c.Tasks.Create(c.ctx, request); done <- err }()
+		_, err := gate.Wait(c.ctx)
+		c.must(err)
+		c.send(late)
+		time.Sleep(time.Second)
+		gate.Open()
+		c.must(<-done)
+		c.expectState("c", "", tasktypes.Status_CREATED)
+		c.send(late)
+		time.Sleep(time.Second)
+		c.must(c.start("c", ""))
+		c.expectExit("c", "", 1)
+		c.expectDelete("c", "", 1)
+	})
 }
 
 // What is kept of deleted containers is bounded.

@@ -21,8 +21,8 @@ type process struct {
 
 	// Guarded by container.mu.
 	state   processState
-	claimed bool    // somebody records its exit
-	early   *uint32 // exit status that came before the answer to its start
+	claimed bool  // somebody records its exit
+	early   *told // came last before the answer to its start
 }
 
 type processState int

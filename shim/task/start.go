@@ -149,8 +149,7 @@ func (c *container) beginStart(p *process) error {
 // endStart notes how a start has ended, and what the guest told meanwhile.
 func (c *container) endStart(p *process, started bool) {
 	c.mu.Lock()
-	early := p.early
-	p.early = nil
+	early := c.takeEarly(p)
 	if p.state == processStarting {
 		p.state = processAdded
 		if started {
@@ -162,10 +161,21 @@ func (c *container) endStart(p *process, started bool) {
 	c.mu.Unlock()
 	switch {
 	case early != nil && (started || p.execID == ""):
-		c.record(p, *early)
+		c.record(p, early.status)
 	case lost:
 		c.record(p, sandbox.ExitKilled)
 	}
+}
+
+// takeEarly is what the guest has told of a process before the answer to its start, once.
+// The caller holds c.mu.
+func (c *container) takeEarly(p *process) *told {
+	early := p.early
+	p.early = nil
+	if early == nil || !c.isAbout(p, *early) {
+		return nil
+	}
+	return early
 }
 
 // publishStart tells containerd. The caller holds c.mu.

@@ -116,7 +116,7 @@ func strange(container string, round int) (events []*api.Event) {
 }
 
 func exited(container, id string, at *timestamppb.Timestamp) *api.Event {
-	return event("/tasks/exit", &eventsapi.TaskExit{ContainerID: container, ID: id, Pid: 1, ExitStatus: 0, ExitedAt: at})
+	return event("/tasks/exit", &eventsapi.TaskExit{ContainerID: container, ID: id, ExitStatus: 0, ExitedAt: at})
 }
 
 // event has a type as containerd's: its name, without the server of a URL.
