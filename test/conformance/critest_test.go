@@ -132,7 +132,7 @@ func runtimeHandler() string {
 }
 
 // temporary is where critest makes what it mounts into containers.
-func temporary(host *harness.Host) string { return filepath.Join(host.Dir, "tmp") }
+func temporary(host *harness.Host) string { return filepath.Join(host.Dir, "critest") }
 
 // keep keeps a log with the results of tests, if those are kept.
 func keep(t *testing.T, name, content string) {

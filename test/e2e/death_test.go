@@ -206,7 +206,7 @@ func shimOf(t *testing.T, id string) int {
 // findShim is 0 when there is none.
 func findShim(id string) int {
 	for pid, name := range harness.Processes() {
-		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-id\x00"+id+"\x00") {
+		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-namespace\x00"+harness.Namespace+"\x00-id\x00"+id+"\x00") {
 			return pid
 		}
 	}

@@ -40,10 +40,16 @@ const KubernetesNamespace = "k8s.io"
 // told to take it.
 const wrapper = `mount --make-rprivate /
 mount --make-rshared /
-for dir in /run/containerd /var/lib/cni /opt/containerd /etc/msb; do
+for dir in /run/containerd /var/lib/cni /opt/containerd; do
 	mkdir -p $dir
 	mount -t tmpfs tmpfs $dir
 done
+if [ ! -d /etc/msb ]; then # the host does not get one
+	mkdir /run/containerd/upper /run/containerd/work
+	mount -t overlay -o lowerdir=/etc,upperdir=/run/containerd/upper,workdir=/run/containerd/work overlay /etc
+	mkdir /etc/msb
+fi
+mount -t tmpfs tmpfs /etc/msb
 cp "$1" /etc/msb/config.toml
 shift
 apparmor=/sys/module/apparmor/parameters/enabled
@@ -213,7 +219,7 @@ func (h *Host) StartCommand(cmd *exec.Cmd) error {
 // Crictl runs crictl and returns all that it printed.
 func (h *Host) Crictl(arguments ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(h.Output, "tools", "crictl"),
-		append([]string{"--config", os.DevNull, "--runtime-endpoint", "unix://" + h.Address(), "--timeout", "60s"}, arguments...)...)
+		append([]string{"--config", os.DevNull, "--runtime-endpoint", "unix://" + h.Address(), "--timeout", Patience.String()}, arguments...)...)
 	output, err := cmd.CombinedOutput()
 	return string(output), err
 }

@@ -134,9 +134,10 @@ func Start(options ...Option) (_ *Host, err error) {
 	return h, nil
 }
 
-// socketName is of containerd's socket in its directory, dirPattern of that (os.MkdirTemp).
+// Names of containerd's socket and configuration in its directory, and of that (os.MkdirTemp).
 const (
 	socketName = "containerd.sock"
+	configName = "config.toml"
 	dirPattern = "msb-test-*"
 )
 
@@ -159,7 +160,7 @@ state = %q
 [debug]
   level = "debug"
 `, version, filepath.Join(h.Dir, "root"), h.state(), h.plugins, h.Address(), h.Address()+".ttrpc")
-	file := filepath.Join(h.Dir, "config.toml")
+	file := filepath.Join(h.Dir, configName)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
 	}

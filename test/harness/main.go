@@ -64,6 +64,7 @@ func runPrivate() int {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
 	received := make(chan os.Signal, 1)
 	signal.Notify(received, ending...)
+	outliveOutput()
 	// Pdeathsig is about the thread that starts it.
 	runtime.LockOSThread()
 	if err := cmd.Start(); err != nil {
@@ -79,11 +80,16 @@ func runPrivate() int {
 	return cmd.ProcessState.ExitCode()
 }
 
+// outliveOutput lets this process go on when nobody reads what it prints any more: a
+// Ctrl-C ends the reader first.
+func outliveOutput() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
+
 // ending are the signals by which somebody ends the tests.
 var ending = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP}
 
 // abortOnSignal ends the tests at a signal, and all that they have started.
 func abortOnSignal() {
+	outliveOutput()
 	received := make(chan os.Signal, 1)
 	signal.Notify(received, ending...)
 	go func() {
@@ -93,17 +99,21 @@ func abortOnSignal() {
 	}()
 }
 
-// hideContainerd mounts an empty directory over that of every containerd. What the tests
-// mount does not come to the host.
+// hideContainerd mounts empty directories over those of every containerd, and of CNI's
+// plugins. What the tests mount does not come to the host.
 func hideContainerd() error {
-	const dir = "/run/containerd"
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return err
+	for _, dir := range []string{"/run/containerd", "/var/lib/cni"} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=711"); err != nil {
+			return os.NewSyscallError("mount", err)
+		}
 	}
-	return os.NewSyscallError("mount", unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=711"))
+	return nil
 }
 
 func (h *Host) showLog() {

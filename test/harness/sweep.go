@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -46,32 +48,47 @@ func (h *Host) abort() {
 	if h.containerd == nil || h.containerd.Process == nil {
 		return
 	}
-	_ = h.containerd.Process.Kill()
 	if _, err := remove(h.Dir, Namespace); err != nil {
 		fmt.Fprintln(os.Stderr, "removing what the tests have made:", err)
 	}
 }
 
 // remove ends the shims, and what runs under them, of the containerd whose directory it is,
-// which has ended, and removes that and the control groups of its namespace. It returns how
+// with that, and removes it and the control groups of its namespace. It returns how
 // many processes it had to end.
-func remove(dir, namespace string) (ended int, err error) {
-	address := filepath.Join(dir, socketName)
+func remove(dir, namespace string) (processes int, err error) {
+	seen := make(map[int]bool)
 	Eventually(func() bool {
-		own := 0
-		for pid := range Processes() {
-			if containerdOf(pid) == address {
-				_ = unix.Kill(pid, unix.SIGKILL)
-				own++
-			}
+		own := processesOf(dir)
+		for _, pid := range own {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			seen[pid] = true
 		}
-		ended += own
-		return own == 0
+		return len(own) == 0
 	})
 	for _, group := range []string{namespace, filepath.Base(dir)} { // the latter is around pods
 		removeGroups(group)
 	}
-	return ended, os.RemoveAll(dir)
+	return len(seen), os.RemoveAll(dir)
+}
+
+// processesOf are a containerd, by its directory, its shims, and what runs under them.
+func processesOf(dir string) (own []int) {
+	containerd := "\x00--config\x00" + filepath.Join(dir, configName) + "\x00"
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range lines {
+		if line, _ := os.ReadFile(name); strings.Contains(string(line), containerd) {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+				own = append(own, pid)
+			}
+		}
+	}
+	for pid := range Processes() {
+		if containerdOf(pid) == filepath.Join(dir, socketName) {
+			own = append(own, pid)
+		}
+	}
+	return own
 }
 
 // lockName is the file in a Host's directory that its process holds a lock on, as long as
@@ -95,6 +112,32 @@ func (h *Host) lock() error {
 	}
 	return os.Rename(file.Name(), name)
 }
+
+// An Owner is a process that has a containerd for tests.
+type Owner struct {
+	// Dir is the containerd's, Namespace its namespace.
+	Dir, Namespace string
+}
+
+// Owners are those that live now, on the whole machine.
+func Owners() (living []Owner) {
+	locks, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPattern, lockName))
+	for _, name := range locks {
+		file, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+			namespace, _ := os.ReadFile(name)
+			living = append(living, Owner{Dir: filepath.Dir(name), Namespace: string(namespace)})
+		}
+		file.Close()
+	}
+	return living
+}
+
+// Has tells whether a process is one of the containerd's shims, or runs under one.
+func (o Owner) Has(pid int) bool { return containerdOf(pid) == filepath.Join(o.Dir, socketName) }
 
 // sweep removes what tests have left that were killed, and names it. What belongs to a
 // process that lives is not touched.
@@ -127,9 +170,18 @@ func removeGroups(path string) {
 			return nil
 		})
 		for _, dir := range slices.Backward(groups) {
-			Eventually(func() bool { // the kernel takes a moment to see that a group is empty
+			Eventually(func() bool { // what is in it takes a moment to end
 				err := unix.Rmdir(dir)
-				return err == nil || errors.Is(err, unix.ENOENT)
+				if err == nil || errors.Is(err, unix.ENOENT) {
+					return true
+				}
+				processes, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+				for _, word := range strings.Fields(string(processes)) {
+					if pid, err := strconv.Atoi(word); err == nil {
+						_ = unix.Kill(pid, unix.SIGKILL)
+					}
+				}
+				return false
 			})
 		}
 	}

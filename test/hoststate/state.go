@@ -32,6 +32,9 @@ type state struct {
 // clockSlack is what an NTP client may correct meanwhile.
 const clockSlack = 10 * time.Second
 
+// resolver is written by whoever configures the network, at any time.
+const resolver = "/etc/resolv.conf"
+
 // most is how many differences of one kind are named.
 const most = 20
 
@@ -55,6 +58,11 @@ func read() (s state, err error) {
 	s.Processes = make(map[string]string)
 	for pid, name := range harness.Processes() {
 		s.Processes[fmt.Sprintf("%s (process %d)", name, pid)] = ""
+		for _, owner := range harness.Owners() {
+			if owner.Has(pid) {
+				delete(s.Processes, fmt.Sprintf("%s (process %d)", name, pid)) // of other tests, which run
+			}
+		}
 	}
 	return s, nil
 }
@@ -69,13 +77,14 @@ func compare(before, now state, resting bool) (differences []string) {
 	if !resting {
 		return differences
 	}
-	differences = append(differences, differ("mount", before.Mounts, now.Mounts)...)
-	differences = append(differences, differ("network interface", before.Interfaces, now.Interfaces)...)
-	differences = append(differences, differ("control group", before.Groups, now.Groups)...)
-	return append(differences, differ("process", before.Processes, now.Processes)...)
+	differences = append(differences, differ("mount", both(before.Mounts, now.Mounts), now.Mounts)...)
+	differences = append(differences, differ("network interface", both(before.Interfaces, now.Interfaces), now.Interfaces)...)
+	differences = append(differences, differ("control group", both(before.Groups, now.Groups), now.Groups)...)
+	return append(differences, differ("process", both(before.Processes, now.Processes), now.Processes)...)
 }
 
-// both has of one map what the other has, too: a module that is loaded brings sysctls.
+// both has of one map what the other has, too: a module that is loaded brings sysctls, and
+// what has gone is not left by anybody.
 func both(one, other map[string]string) map[string]string {
 	shared := maps.Clone(one)
 	maps.DeleteFunc(shared, func(name, _ string) bool {
@@ -110,6 +119,9 @@ func files(roots ...string) (map[string]string, error) {
 	found := make(map[string]string)
 	for _, root := range roots {
 		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // it has just gone
+			}
 			if err != nil {
 				return err
 			}
@@ -119,7 +131,9 @@ func files(roots ...string) (map[string]string, error) {
 				return nil
 			}
 			var stat unix.Stat_t
-			if err := unix.Lstat(path, &stat); err != nil {
+			if err := unix.Lstat(path, &stat); errors.Is(err, unix.ENOENT) || path == resolver {
+				return nil
+			} else if err != nil {
 				return err
 			}
 			found[path] = fmt.Sprintf("of mode %o, %d bytes, changed %s", stat.Mode, stat.Size, time.Unix(stat.Ctim.Unix()).UTC().Format(time.RFC3339Nano))
@@ -132,7 +146,10 @@ func files(roots ...string) (map[string]string, error) {
 	return found, nil
 }
 
-// sysctls are those that can be written and read. What the kernel counts in one is left out.
+// noted are sysctls in which the kernel itself notes something.
+var noted = []string{"ns_last_pid", "tainted", "hung_task_warnings", "perf_event_max_sample_rate"}
+
+// sysctls are those that can be written and read.
 func sysctls(root string) map[string]string {
 	found := make(map[string]string)
 	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -144,7 +161,7 @@ func sysctls(root string) map[string]string {
 			return nil
 		}
 		name := strings.ReplaceAll(strings.TrimPrefix(path, root+"/"), "/", ".")
-		if name == "kernel.ns_last_pid" || name == "kernel.tainted" { // the kernel's own notes
+		if slices.Contains(noted, filepath.Base(path)) {
 			return nil
 		}
 		if content, err := os.ReadFile(path); err == nil {
@@ -173,7 +190,7 @@ func mounts() (map[string]string, error) {
 	found := make(map[string]string)
 	for line := range strings.Lines(string(content)) {
 		before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")
-		if fields := strings.Fields(before); len(fields) > 5 {
+		if fields := strings.Fields(before); len(fields) > 5 && !strings.HasPrefix(fields[4], "/run/user/") {
 			found[fields[0]+" "+fields[4]] = fields[5] + " " + after
 		}
 	}
@@ -192,15 +209,27 @@ func names(dir string) (map[string]string, error) {
 	return found, nil
 }
 
+// groups are the control groups, but for those of services and sessions, and of other tests
+// that run.
 func groups(root string) (map[string]string, error) {
+	others := make(map[string]bool)
+	for _, owner := range harness.Owners() {
+		others[owner.Namespace], others[filepath.Base(owner.Dir)] = true, true
+	}
 	found := make(map[string]string)
 	return found, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		name := filepath.Base(path)
 		switch {
-		case err != nil && !os.IsNotExist(err) && !errors.Is(err, unix.ENODEV):
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV):
+			return nil // it has just gone
+		case err != nil:
 			return err
-		case err == nil && entry.IsDir():
-			found[path] = ""
+		case !entry.IsDir():
+			return nil
+		case others[name] || strings.HasSuffix(name, ".slice") || strings.HasSuffix(name, ".scope") || strings.HasSuffix(name, ".service"):
+			return fs.SkipDir
 		}
+		found[path] = ""
 		return nil
 	})
 }

@@ -175,7 +175,7 @@ var sleeper = []string{"sh", "-c", "trap 'kill $!; exit 0' TERM; while :; do sle
 // exec runs a shell script in the container.
 func (c *container) exec(script string) (output string, code int32) {
 	c.t.Helper()
-	response, err := runtime.ExecSync(call(c.t), &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sh", "-c", script}, Timeout: 60})
+	response, err := runtime.ExecSync(call(c.t), &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sh", "-c", script}, Timeout: int64(harness.Patience.Seconds())})
 	if err != nil {
 		c.t.Fatalf("%s: %v", script, err)
 	}
