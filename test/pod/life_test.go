@@ -200,7 +200,7 @@ func TestPorts(t *testing.T) {
 	perHandler(t, func(t *testing.T, handler string) {
 		p := startPod(t, handler, nil)
 		c := p.start("server", nil, "sh", "-c", "mkdir /www; echo served > /www/file; exec httpd -f -p 127.0.0.1:8080 -h /www")
-		c.must("until nc -z 127.0.0.1 8080; do sleep 0.3; done")
+		c.must("until wget -q -O /dev/null http://127.0.0.1:8080/file; do sleep 0.3; done")
 		namespace := fmt.Sprintf("/proc/%d/ns/net", p.pid())
 		get := func(port int) (string, error) {
 			var answer []byte
