@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
 
@@ -142,6 +143,19 @@ func (c client) pod() {
 func (c client) joinPod(id string, args ...string) {
 	c.T.Helper()
 	c.must(c.create(id, member(args...)))
+}
+
+// creating begins the creation of a container of the pod "p" that exits with 1, and returns
+// when the guest is at it, before the gate; done gets its result.
+func (c client) creating(id string) (gate *fake.Gate, done <-chan error) {
+	c.T.Helper()
+	gate = c.Agent().Gate("Create")
+	result := make(chan error, 1)
+	request := c.Request(id, member("exit", "1"))
+	go func() { _, err := c.Tasks.Create(c.ctx, request); result <- err }()
+	_, err := gate.Wait(c.ctx)
+	c.must(err)
+	return gate, result
 }
 
 // member is the configuration of a container of the pod "p".

@@ -163,12 +163,7 @@ func TestTombstoneOfReusedID(t *testing.T) {
 	c.pod()
 	c.joinPod("c", "sleep")
 	c.expectDelete("c", "", killed)
-	gate := c.Agent().Gate("Create")
-	done := make(chan error, 1)
-	request := c.Request("c", member("exit", "1"))
-	go func() { _, err := c.Tasks.Create(c.ctx, request); done <- err }()
-	_, err := gate.Wait(c.ctx)
-	c.must(err)
+	gate, done := c.creating("c")
 	if state, err := c.state("c", ""); !errdefs.IsNotFound(err) {
 		t.Errorf("State while it is created anew: %v, %v", state, err)
 	}
@@ -186,12 +181,7 @@ func TestExitOfPredecessor(t *testing.T) {
 	bubble(t, func(c client) {
 		c.pod()
 		late := &eventsapi.TaskExit{ContainerID: "c", ID: "c", Pid: 99999, ExitStatus: 9}
-		gate := c.Agent().Gate("Create")
-		done := make(chan error, 1)
-		request := c.Request("c", member("exit", "1"))
-		go func() { _, err := c.Tasks.Create(c.ctx, request); done <- err }()
-		_, err := gate.Wait(c.ctx)
-		c.must(err)
+		gate, done := c.creating("c")
 		c.send(late)
 		time.Sleep(time.Second)
 		gate.Open()

@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -72,15 +73,11 @@ func table(lines []line, host run, drivers ...run) (text string, missing []strin
 		holds := host.verdicts[line.name] == passed || shown == len(drivers) || line.by != "" && shown > 0
 		for i, run := range runs {
 			verdict := run.verdicts[line.name]
-			switch {
-			case verdict == none && line.open != "":
-				fmt.Fprintf(&out, " %s |", line.open)
-				continue
-			case verdict == none && line.by != "" && i > 0:
-				fmt.Fprintf(&out, " %s |", line.by)
-				continue
+			cell := cmp.Or(string(verdict), line.open)
+			if i > 0 { // a driver's
+				cell = cmp.Or(cell, line.by)
 			}
-			fmt.Fprintf(&out, " %s |", verdict)
+			fmt.Fprintf(&out, " %s |", cell)
 			if verdict == failed {
 				missing = append(missing, line.name+" on "+run.name)
 			}

@@ -102,10 +102,7 @@ func start(t *testing.T, o options, command ...string) *task {
 	return task
 }
 
-// sleeper is a container to exec in. As PID 1 of its namespace, sh reacts to
-// SIGTERM only because it is told to. It takes no processor: a new sleep each second costs a
-// VM without KVM as much as all that some tests do.
-var sleeper = []string{"sh", "-c", "trap 'kill $!; exit 0' TERM; while :; do sleep 86400 & wait; done"}
+var sleeper = harness.Sleeper
 
 // await waits for the exit of a process and returns its code.
 func await(t *testing.T, exit <-chan client.ExitStatus) uint32 {

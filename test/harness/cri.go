@@ -187,10 +187,16 @@ func (h *Host) PodsCgroup() string { return "/" + filepath.Base(h.Dir) }
 
 // RemoveGroup removes an empty control group, in version 2 and in each hierarchy of 1.
 func RemoveGroup(path string) {
-	one, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
-	for _, dir := range append(one, "/sys/fs/cgroup"+path) {
+	for _, dir := range groupDirs(path) {
 		_ = unix.Rmdir(dir) // not while it has somebody else's
 	}
+}
+
+// groupDirs are the directories of a control group: in each hierarchy of version 1, and in
+// version 2.
+func groupDirs(path string) []string {
+	one, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", path))
+	return append(one, filepath.Join("/sys/fs/cgroup", path))
 }
 
 func (h *Host) registries() string { return filepath.Join(h.Dir, "registries") }

@@ -289,14 +289,18 @@ func (h *Host) Ctr(args ...string) (stdout, stderr string, code int) {
 
 // CtrCommand is ctr, to be run.
 func (h *Host) CtrCommand(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address(), "--namespace", Namespace}, args...)...)
+	return h.ctr(context.Background(), args)
+}
+
+func (h *Host) ctr(ctx context.Context, args []string) *exec.Cmd {
+	return exec.CommandContext(ctx, filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address(), "--namespace", Namespace}, args...)...)
 }
 
 // CtrInput runs ctr with an input.
 func (h *Host) CtrInput(input io.Reader, args ...string) (stdout, stderr string, code int) {
 	ctx, cancel := h.Context()
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(h.Output, "tools", h.release, "ctr"), append([]string{"--address", h.Address(), "--namespace", Namespace}, args...)...)
+	cmd := h.ctr(ctx, args)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = input, &out, &errOut
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -348,6 +352,11 @@ func (h *Host) WithRuntime() client.NewContainerOpts {
 func Bind(source, destination, options string) string {
 	return fmt.Sprintf("--mount=type=bind,src=%s,dst=%s,options=%s", source, destination, options)
 }
+
+// Sleeper is a command for a container to exec in. As PID 1 of its namespace, sh reacts to
+// SIGTERM only because it is told to. It takes no processor: a new sleep each second costs a
+// VM without KVM as much as all that some tests do.
+var Sleeper = []string{"sh", "-c", "trap 'kill $!; exit 0' TERM; while :; do sleep 86400 & wait; done"}
 
 // Buffer is a bytes.Buffer for several goroutines.
 type Buffer struct {

@@ -48,47 +48,9 @@ func (h *Host) abort() {
 	if h.containerd == nil || h.containerd.Process == nil {
 		return
 	}
-	if _, err := remove(h.Dir, Namespace); err != nil {
+	if _, err := (Owner{h.Dir, Namespace}).remove(); err != nil {
 		fmt.Fprintln(os.Stderr, "removing what the tests have made:", err)
 	}
-}
-
-// remove ends the shims, and what runs under them, of the containerd whose directory it is,
-// with that, and removes it and the control groups of its namespace. It returns how
-// many processes it had to end.
-func remove(dir, namespace string) (processes int, err error) {
-	seen := make(map[int]bool)
-	Eventually(func() bool {
-		own := processesOf(dir)
-		for _, pid := range own {
-			_ = unix.Kill(pid, unix.SIGKILL)
-			seen[pid] = true
-		}
-		return len(own) == 0
-	})
-	for _, group := range []string{namespace, filepath.Base(dir)} { // the latter is around pods
-		removeGroups(group)
-	}
-	return len(seen), os.RemoveAll(dir)
-}
-
-// processesOf are a containerd, by its directory, its shims, and what runs under them.
-func processesOf(dir string) (own []int) {
-	containerd := "\x00--config\x00" + filepath.Join(dir, configName) + "\x00"
-	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, name := range lines {
-		if line, _ := os.ReadFile(name); strings.Contains(string(line), containerd) {
-			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
-				own = append(own, pid)
-			}
-		}
-	}
-	for pid := range Processes() {
-		if containerdOf(pid) == filepath.Join(dir, socketName) {
-			own = append(own, pid)
-		}
-	}
-	return own
 }
 
 // lockName is the file in a Host's directory that its process holds a lock on, as long as
@@ -119,49 +81,88 @@ type Owner struct {
 	Dir, Namespace string
 }
 
-// Owners are those that live now, on the whole machine.
-func Owners() (living []Owner) {
+// Has tells whether a process is one of the containerd's shims, or runs under one.
+func (o Owner) Has(pid int) bool { return containerdOf(pid) == filepath.Join(o.Dir, socketName) }
+
+// processes are the containerd, its shims, and what runs under them.
+func (o Owner) processes() (own []int) {
+	containerd := "\x00--config\x00" + filepath.Join(o.Dir, configName) + "\x00"
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range lines {
+		if line, _ := os.ReadFile(name); strings.Contains(string(line), containerd) {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+				own = append(own, pid)
+			}
+		}
+	}
+	for pid := range Processes() {
+		if o.Has(pid) {
+			own = append(own, pid)
+		}
+	}
+	return own
+}
+
+// remove ends these processes by force, and removes the directory and the control groups of
+// the namespace. It returns how many processes it had to end.
+func (o Owner) remove() (processes int, err error) {
+	seen := make(map[int]bool)
+	Eventually(func() bool {
+		own := o.processes()
+		for _, pid := range own {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			seen[pid] = true
+		}
+		return len(own) == 0
+	})
+	for _, group := range []string{o.Namespace, filepath.Base(o.Dir)} { // the latter is around pods
+		removeGroups(group)
+	}
+	return len(seen), os.RemoveAll(o.Dir)
+}
+
+// eachOwner calls a function for each on the whole machine that lives or was killed. One
+// that was killed is nobody else's meanwhile.
+func eachOwner(do func(o Owner, lives bool)) {
 	locks, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPattern, lockName))
 	for _, name := range locks {
 		file, err := os.Open(name)
 		if err != nil {
-			continue
+			continue // it has just gone
 		}
-		if unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
-			namespace, _ := os.ReadFile(name)
-			living = append(living, Owner{Dir: filepath.Dir(name), Namespace: string(namespace)})
-		}
+		namespace, _ := os.ReadFile(name)
+		lives := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+		do(Owner{Dir: filepath.Dir(name), Namespace: string(namespace)}, lives)
 		file.Close()
 	}
-	return living
 }
 
-// Has tells whether a process is one of the containerd's shims, or runs under one.
-func (o Owner) Has(pid int) bool { return containerdOf(pid) == filepath.Join(o.Dir, socketName) }
+// Owners are those that live now, on the whole machine.
+func Owners() (living []Owner) {
+	eachOwner(func(o Owner, lives bool) {
+		if lives {
+			living = append(living, o)
+		}
+	})
+	return living
+}
 
 // sweep removes what tests have left that were killed, and names it. What belongs to a
 // process that lives is not touched.
 func sweep() {
-	locks, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPattern, lockName))
-	for _, name := range locks {
-		file, err := os.Open(name)
-		if err != nil {
-			continue // another process sweeps, too
+	eachOwner(func(o Owner, lives bool) {
+		if lives {
+			return
 		}
-		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			namespace, _ := os.ReadFile(name)
-			ended, err := remove(filepath.Dir(name), string(namespace))
-			fmt.Fprintf(os.Stderr, "tests that were killed had left %s and %d processes: removed (%v)\n", filepath.Dir(name), ended, err)
-		}
-		file.Close()
-	}
+		ended, err := o.remove()
+		fmt.Fprintf(os.Stderr, "tests that were killed had left %s and %d processes: removed (%v)\n", o.Dir, ended, err)
+	})
 }
 
 // removeGroups removes a control group and those below it, in version 2 and in each
 // hierarchy of 1.
 func removeGroups(path string) {
-	one, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", path))
-	for _, top := range append(one, filepath.Join("/sys/fs/cgroup", path)) {
+	for _, top := range groupDirs(path) {
 		var groups []string
 		_ = filepath.WalkDir(top, func(dir string, entry os.DirEntry, err error) error {
 			if err == nil && entry.IsDir() {

@@ -52,18 +52,11 @@ func read() (s state, err error) {
 	if s.Interfaces, err = names("/sys/class/net"); err != nil {
 		return state{}, err
 	}
-	if s.Groups, err = groups("/sys/fs/cgroup"); err != nil {
+	others := harness.Owners()
+	if s.Groups, err = groups("/sys/fs/cgroup", others); err != nil {
 		return state{}, err
 	}
-	s.Processes = make(map[string]string)
-	for pid, name := range harness.Processes() {
-		s.Processes[fmt.Sprintf("%s (process %d)", name, pid)] = ""
-		for _, owner := range harness.Owners() {
-			if owner.Has(pid) {
-				delete(s.Processes, fmt.Sprintf("%s (process %d)", name, pid)) // of other tests, which run
-			}
-		}
-	}
+	s.Processes = processes(others)
 	return s, nil
 }
 
@@ -131,9 +124,10 @@ func files(roots ...string) (map[string]string, error) {
 				return nil
 			}
 			var stat unix.Stat_t
-			if err := unix.Lstat(path, &stat); errors.Is(err, unix.ENOENT) || path == resolver {
+			switch err := unix.Lstat(path, &stat); {
+			case path == resolver || errors.Is(err, unix.ENOENT):
 				return nil
-			} else if err != nil {
+			case err != nil:
 				return err
 			}
 			found[path] = fmt.Sprintf("of mode %o, %d bytes, changed %s", stat.Mode, stat.Size, time.Unix(stat.Ctim.Unix()).UTC().Format(time.RFC3339Nano))
@@ -160,11 +154,11 @@ func sysctls(root string) map[string]string {
 		if err != nil || info.Mode().Perm()&0o200 == 0 || info.Mode().Perm()&0o400 == 0 {
 			return nil
 		}
-		name := strings.ReplaceAll(strings.TrimPrefix(path, root+"/"), "/", ".")
 		if slices.Contains(noted, filepath.Base(path)) {
 			return nil
 		}
 		if content, err := os.ReadFile(path); err == nil {
+			name := strings.ReplaceAll(strings.TrimPrefix(path, root+"/"), "/", ".")
 			found[name] = fmt.Sprintf("%q", strings.TrimSpace(string(content)))
 		}
 		return nil
@@ -209,12 +203,23 @@ func names(dir string) (map[string]string, error) {
 	return found, nil
 }
 
+// processes are those that containers consist of, but for those of other tests that run.
+func processes(others []harness.Owner) map[string]string {
+	found := make(map[string]string)
+	for pid, name := range harness.Processes() {
+		if !slices.ContainsFunc(others, func(o harness.Owner) bool { return o.Has(pid) }) {
+			found[fmt.Sprintf("%s (process %d)", name, pid)] = ""
+		}
+	}
+	return found
+}
+
 // groups are the control groups, but for those of services and sessions, and of other tests
 // that run.
-func groups(root string) (map[string]string, error) {
-	others := make(map[string]bool)
-	for _, owner := range harness.Owners() {
-		others[owner.Namespace], others[filepath.Base(owner.Dir)] = true, true
+func groups(root string, others []harness.Owner) (map[string]string, error) {
+	theirs := make(map[string]bool)
+	for _, other := range others {
+		theirs[other.Namespace], theirs[filepath.Base(other.Dir)] = true, true
 	}
 	found := make(map[string]string)
 	return found, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -226,7 +231,7 @@ func groups(root string) (map[string]string, error) {
 			return err
 		case !entry.IsDir():
 			return nil
-		case others[name] || strings.HasSuffix(name, ".slice") || strings.HasSuffix(name, ".scope") || strings.HasSuffix(name, ".service"):
+		case theirs[name] || strings.HasSuffix(name, ".slice") || strings.HasSuffix(name, ".scope") || strings.HasSuffix(name, ".service"):
 			return fs.SkipDir
 		}
 		found[path] = ""

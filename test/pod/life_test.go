@@ -134,7 +134,7 @@ func TestPodKilled(t *testing.T) {
 			perHandler(t, func(t *testing.T, handler string) {
 				p := startPod(t, handler, nil)
 				var containers []*container
-				for _, name := range []string{"a", "b"} {
+				for _, name := range []string{"a", "b", "c", "d", "e"}[:harness.Many(2, 5)] {
 					containers = append(containers, p.start(name, nil, sleeper...))
 				}
 				if err := unix.Kill(victim(p), unix.SIGKILL); err != nil {

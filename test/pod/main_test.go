@@ -169,8 +169,7 @@ func (p *pod) start(name string, change func(*cri.ContainerConfig), command ...s
 	return c
 }
 
-// sleeper is a command for a container to exec in.
-var sleeper = []string{"sh", "-c", "trap 'kill $!; exit 0' TERM; while :; do sleep 86400 & wait; done"}
+var sleeper = harness.Sleeper
 
 // exec runs a shell script in the container.
 func (c *container) exec(script string) (output string, code int32) {
