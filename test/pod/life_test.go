@@ -29,7 +29,7 @@ const mib = 1 << 20
 func TestLimits(t *testing.T) {
 	perHandler(t, func(t *testing.T, handler string) {
 		p := startPod(t, handler, func(config *cri.PodSandboxConfig) {
-			config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 300 * mib, CpuQuota: 50_000, CpuPeriod: 100_000}
+			config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 300 * mib, CpuQuota: 100_000, CpuPeriod: 100_000}
 		})
 		steady := p.start("steady", nil, sleeper...)
 		if total, _ := strconv.Atoi(steady.must("awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo")); total < 300 || total > 430 {
