@@ -52,7 +52,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo demo-1.7 shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes bench bench-krun lint proto \
+.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -66,8 +66,8 @@ build: shim kit ## build the shim and the guest kit into _output
 demo: root build tools ## run containers in microVMs and show what they can and cannot do (root)
 	@hack/containerd-private hack/demo
 
-demo-1.7: root build tools containerd-1.7
-	@MSB_CONTAINERD=1.7 hack/containerd-private hack/demo
+demo-%: root build tools $(TOOLS)/%/containerd # under another containerd: 1.7, 2.0 to 2.3
+	@MSB_CONTAINERD=$* hack/containerd-private hack/demo
 
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
@@ -117,9 +117,15 @@ suites: $(SUITEIMAGES)/index.json
 		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(TOOLS)/ github.com/containerd/containerd/v2/integration/failpoint/cmd/runc-fp && \
 		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/cni/ github.com/containerd/containerd/v2/integration/failpoint/cmd/cni-bridge-fp'
 
+# Pods under another containerd.
+define PODS_UNDER
+	@echo "==> pods under containerd $(1)"
+	@MSB_CONTAINERD=$(1) MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^(TestPod|TestVolumesFM65|TestPodKilled)$$' ./test/pod
+endef
 test-1.7: root build tools clients containerd-1.7 ## pods under containerd 1.7 (root)
-	@echo "==> pods under containerd 1.7"
-	@MSB_CONTAINERD=1.7 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^(TestPod|TestVolumesFM65|TestPodKilled)$$' ./test/pod
+	$(call PODS_UNDER,1.7)
+test-2.%: root build tools clients $(TOOLS)/2.%/containerd
+	$(call PODS_UNDER,2.$*)
 
 # containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
 containerd-1.7: $(TOOLS)/1.7/containerd
@@ -363,6 +369,10 @@ $(TOOLS)/1.7/containerd: hack/tools/containerd-1.7/go.mod
 		github.com/containerd/containerd/cmd/containerd \
 		github.com/containerd/containerd/cmd/containerd-shim-runc-v2 \
 		github.com/containerd/containerd/cmd/ctr
+	@touch $@
+
+$(TOOLS)/2.%/containerd: hack/containerd-release
+	@$(STEP) "building containerd 2.$* (one or two minutes when new)" hack/containerd-release 2.$* $(@D)
 	@touch $@
 
 # The version is what kubelet and the API server say of themselves.

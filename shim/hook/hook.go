@@ -17,9 +17,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // quoted is how much of what a failed hook printed its error has, in bytes.
@@ -45,8 +45,8 @@ func TakePending(bundle string) (bool, error) {
 
 // Runner runs hooks.
 type Runner struct {
-	// Mounts is the mount namespace that hooks run in; nil means the caller's.
-	Mounts *os.File
+	// Mounts is the mount namespace that hooks run in.
+	Mounts mountns.Namespace
 	// Outside starts a process where hooks belong, outside of the container's control
 	// group (cgroup.Group.Outside); nil means where the caller is.
 	Outside func(start func(*syscall.SysProcAttr) error) error
@@ -131,14 +131,8 @@ func (r Runner) run(ctx context.Context, hook specs.Hook, input []byte) error {
 
 // startHere starts a hook from a thread that ends then.
 func (r Runner) startHere(cmd *exec.Cmd) error {
-	if r.Mounts != nil {
-		// A thread that shares its root with others cannot change it (setns(2)).
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return os.NewSyscallError("unshare", err)
-		}
-		if err := unix.Setns(int(r.Mounts.Fd()), unix.CLONE_NEWNS); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
+	if err := r.Mounts.Enter(); err != nil {
+		return err
 	}
 	if r.Outside == nil {
 		return cmd.Start()

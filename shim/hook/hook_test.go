@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 func shell(script string) specs.Hook {
@@ -87,7 +88,7 @@ func TestMounts(t *testing.T) {
 			unix.Mount("shim", dir, "tmpfs", 0, "")); err != nil {
 			return err
 		}
-		return Runner{Mounts: mounts}.Run(context.Background(), "prestart", []specs.Hook{shell("! grep -q 'shim " + dir + "' /proc/self/mounts && echo x >" + dir + "/made")}, specs.State{})
+		return Runner{Mounts: mountns.Of(mounts)}.Run(context.Background(), "prestart", []specs.Hook{shell("! grep -q 'shim " + dir + "' /proc/self/mounts && echo x >" + dir + "/made")}, specs.State{})
 	})
 	if err != nil {
 		t.Error(err)

@@ -16,6 +16,8 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // daemonEnv marks the environment of the daemon. Its value is the time at which
@@ -146,7 +148,7 @@ func (d *daemon) close() {
 func IsDaemon() bool { return os.Getenv(daemonEnv) != "" }
 
 // HostMounts is the mount namespace that containerd is in, for the daemon.
-func HostMounts() *os.File { return os.NewFile(mountsFD, "mount namespace") }
+func HostMounts() mountns.Namespace { return mountns.Of(os.NewFile(mountsFD, "mount namespace")) }
 
 // Began is when containerd started the shim whose daemon this is, or now if it
 // is none.

@@ -74,12 +74,16 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*boo
 	if err := daemon.release(); err != nil {
 		return nil, errors.Join(err, daemon.kill(), shim.RemoveSocket(address))
 	}
-	return result(address), nil
+	return result(address)
 }
 
-// result tells containerd where a shim is, and that it speaks version 3 of the Task API.
-func result(address string) *bootapi.BootstrapResult {
-	return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
+// result tells containerd where a shim is, that it speaks version 3 of the Task API, and
+// that it leaves to containerd's mount manager whatever that can do: it names no type of
+// mount and no transformation as its own (containerd, docs/mounts.md). containerd before
+// 2.4 passes over it.
+func result(address string) (*bootapi.BootstrapResult, error) {
+	result := &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
+	return result, result.AddExtension(&types.MountCapabilities{})
 }
 
 // Stop implements shim.Shim: it cleans up a bundle whose shim is dead, and says how its

@@ -49,7 +49,7 @@ func joinShim(ctx context.Context, params *bootapi.BootstrapParams, pod string) 
 	if !shim.CanConnect(address) {
 		return nil, fmt.Errorf("the shim of the pod's sandbox %s does not run, create the pod anew: %w", pod, errdefs.ErrFailedPrecondition)
 	}
-	return result(address), nil
+	return result(address)
 }
 
 // addressOf is the address of the shim that was started for a container or sandbox.

@@ -45,7 +45,11 @@ func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
 			if err != nil {
 				return nil, err
 			}
-			return newServices(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began, removeSocket, sandbox.PlatformOf), nil
+			return newServices(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began, removeSocket, func(config config.Config) sandbox.Platform {
+				platform := sandbox.PlatformOf(config)
+				platform.Mounts = hooks.Mounts
+				return platform
+			}), nil
 		},
 	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
@@ -37,6 +38,8 @@ type Platform struct {
 	BootTimeout time.Duration
 	// Budgets are how long the guest may take for a call.
 	Budgets guest.Budgets
+	// Mounts is containerd's mount namespace.
+	Mounts mountns.Namespace
 	// OpenNetwork joins the network namespace at a path, or a new one if it is empty.
 	OpenNetwork func(path string) (Network, error)
 	// Placeholder starts a process, from the kit, with a root and in a network namespace;

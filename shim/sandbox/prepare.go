@@ -98,7 +98,7 @@ func (p *Prepared) openTrees() (err error) {
 	}
 	p.undo.Add(func() error { return os.Remove(dir) })
 	p.shield = newShield(filepath.Join(p.platform.Kit, shieldFile), filepath.Join(dir, shieldDir))
-	if p.Trees, err = share.Open(dir, p.shield); err != nil {
+	if p.Trees, err = share.Open(dir, p.platform.Mounts, p.shield); err != nil {
 		return err
 	}
 	p.undo.Add(p.Trees.Close)
@@ -113,6 +113,11 @@ func (p *Prepared) Close() error { return p.undo.Run() }
 // Outside starts a process outside of the VM's control group; see cgroup.Group.
 func (p *Prepared) Outside(start func(*syscall.SysProcAttr) error) error {
 	return p.group.Outside(start)
+}
+
+// OpenSource opens the source of a mount; see share.OpenSource.
+func (p *Prepared) OpenSource(path string) (*share.Source, error) {
+	return share.OpenSource(p.platform.Mounts, path)
 }
 
 // Budgets are how long the guest may take for a call.

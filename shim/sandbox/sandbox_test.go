@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
@@ -226,7 +227,7 @@ func TestSockets(t *testing.T) {
 		}
 	}()
 	prepared := p.prepare()
-	source, err := share.OpenSource(path)
+	source, err := share.OpenSource(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,47 +11,62 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attach binds the descriptor's object onto target. The bind exists, with its
-// attributes, before it is attached (open_tree(2), mount_setattr(2),
-// move_mount(2)).
-//
-// Device nodes are never opened through a share, whoever made them: the guest's
-// kernel serves its own, and the file server must not be led to the host's.
-func (t *Trees) attach(source *os.File, target string, attributes Attributes) error {
-	mount, err := t.clone(source, attributes)
-	if err != nil {
-		return err
-	}
-	defer mount.Close()
+// attach puts a mount that is attached nowhere onto target (move_mount(2)).
+func attach(mount *os.File, target string) error {
 	if err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return &os.PathError{Op: "move_mount", Path: target, Err: err}
 	}
 	return nil
 }
 
-// clone makes a bind of a descriptor's object that is attached nowhere. It goes with the
-// descriptor that is returned, which the caller closes.
-func (t *Trees) clone(source *os.File, attributes Attributes) (_ *os.File, err error) {
-	steps, err := t.steps(attributes)
+// clone makes a bind of an object, with its attributes, that is attached nowhere
+// (open_tree(2), mount_setattr(2)). It goes with the descriptor that is returned, which the
+// caller closes.
+func (t *Trees) clone(source object, attributes Attributes) (*os.File, error) {
+	mount, err := source.clone(attributes.Recursive)
 	if err != nil {
 		return nil, err
 	}
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
-	if attributes.Recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	fd, err := unix.OpenTree(int(source.Fd()), "", flags)
-	if err != nil {
-		return nil, &os.PathError{Op: "open_tree", Path: source.Name(), Err: err}
-	}
-	mount := os.NewFile(uintptr(fd), source.Name())
-	for _, step := range steps {
-		err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|step.flags, &step.attr)
-		if err != nil {
-			return nil, errors.Join(attributeError(source.Name(), step, err), mount.Close())
-		}
+	if err := t.restrict(mount, attributes); err != nil {
+		return nil, errors.Join(err, mount.Close())
 	}
 	return mount, nil
+}
+
+func (o object) clone(recursive bool) (mount *os.File, err error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	err = o.in.Do(func() error {
+		fd, err := unix.OpenTree(int(o.file.Fd()), "", flags)
+		if err != nil {
+			return &os.PathError{Op: "open_tree", Path: o.file.Name(), Err: err}
+		}
+		mount = os.NewFile(uintptr(fd), o.file.Name())
+		return nil
+	})
+	return mount, err
+}
+
+// restrict gives a mount that is attached nowhere its attributes.
+//
+// Device nodes are never opened through a share, whoever made them: the guest's
+// kernel serves its own, and the file server must not be led to the host's. Nor does
+// anybody follow a symbolic link there, or what proc(5) has for one: links are for the
+// guest's kernel.
+func (t *Trees) restrict(mount *os.File, attributes Attributes) error {
+	steps, err := t.steps(attributes)
+	if err != nil {
+		return err
+	}
+	for _, step := range steps {
+		err := unix.MountSetattr(int(mount.Fd()), "", unix.AT_EMPTY_PATH|step.flags, &step.attr)
+		if err != nil {
+			return attributeError(mount.Name(), step, err)
+		}
+	}
+	return nil
 }
 
 // attributeError says what a mount cannot have (mount_setattr(2)).
@@ -68,7 +83,7 @@ type attrStep struct {
 }
 
 func (t *Trees) steps(a Attributes) ([]attrStep, error) {
-	all := attrStep{flags: unix.AT_RECURSIVE, attr: unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV}}
+	all := attrStep{flags: unix.AT_RECURSIVE, attr: unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSYMFOLLOW}}
 	if !a.Slave {
 		all.attr.Propagation = unix.MS_PRIVATE
 	} else {

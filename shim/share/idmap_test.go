@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // shifted maps the first ids to those from 100000 on.
@@ -70,14 +72,19 @@ func TestIDMap(t *testing.T) {
 // A file system that cannot map ids is named, and nothing is left.
 func TestIDMapNotPossible(t *testing.T) {
 	trees := trees(t)
-	source, err := OpenSource("/proc/self")
+	dir := t.TempDir()
+	if err := unix.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	source, err := OpenSource(mountns.Namespace{}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer source.Close()
 	_, err = trees.Add(source, Attributes{IDMap: shifted})
-	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "source /proc/self: its file system cannot map") {
-		t.Errorf("on proc: %v", err)
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "source "+dir+": its file system cannot map") {
+		t.Errorf("on a ramfs: %v", err)
 	}
 	if left, _ := os.ReadDir(trees.pool()); len(left) > 0 {
 		t.Errorf("left: %v", left)
@@ -116,7 +123,7 @@ func TestIDMapShielded(t *testing.T) {
 	}
 	defer unix.Unmount(path, unix.MNT_DETACH)
 	add(t, trees, path, Attributes{IDMap: shifted, Shield: true})
-	source, err := OpenSource(path)
+	source, err := OpenSource(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}

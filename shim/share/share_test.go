@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // trees opens trees in a directory of the test and checks at its end that no
@@ -24,7 +26,7 @@ func trees(t *testing.T) *Trees {
 		t.Fatal("this test mounts: run it as root")
 	}
 	dir := t.TempDir()
-	trees, err := Open(dir, nil)
+	trees, err := Open(dir, mountns.Namespace{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +56,7 @@ func file(t *testing.T, content string) string {
 
 func add(t *testing.T, trees *Trees, path string, attributes Attributes) Share {
 	t.Helper()
-	source, err := OpenSource(path)
+	source, err := OpenSource(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +232,7 @@ func TestFM58TagCollision(t *testing.T) {
 		t.Error("a tag was used twice")
 	}
 	trees.random = bytes.NewReader(bytes.Repeat([]byte{7}, tagBytes*tagAttempts))
-	source, err := OpenSource(path)
+	source, err := OpenSource(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +271,7 @@ func TestFM49SourceSwapped(t *testing.T) {
 	}()
 	attempts := 0
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); attempts++ {
-		source, err := OpenSource(path)
+		source, err := OpenSource(mountns.Namespace{}, path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -307,7 +309,7 @@ func TestFM45Exhausted(t *testing.T) {
 	var err error
 	for range 8 {
 		var source *Source
-		if source, err = OpenSource(path); err != nil {
+		if source, err = OpenSource(mountns.Namespace{}, path); err != nil {
 			t.Fatal(err)
 		}
 		if _, err = trees.Add(source, Attributes{}); err != nil {
@@ -337,7 +339,7 @@ func TestFM45Exhausted(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
 		t.Fatal(err)
 	}
-	_, err = OpenSource(path)
+	_, err = OpenSource(mountns.Namespace{}, path)
 	if restore := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); restore != nil {
 		t.Fatal(restore)
 	}
@@ -359,7 +361,7 @@ func TestFM42Unprivileged(t *testing.T) {
 			result <- err
 			return
 		}
-		_, err := OpenSource(path)
+		_, err := OpenSource(mountns.Namespace{}, path)
 		result <- err
 	}()
 	if err := <-result; !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), path) {
@@ -386,7 +388,7 @@ func TestSourceKinds(t *testing.T) {
 		"too long":  {"/" + strings.Repeat("x/", 4096), errdefs.IsInvalidArgument},
 		"a file/..": {filepath.Join("/proc/version", "x"), errdefs.IsInvalidArgument},
 	} {
-		if _, err := OpenSource(c.path); !c.is(err) {
+		if _, err := OpenSource(mountns.Namespace{}, c.path); !c.is(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

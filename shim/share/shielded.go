@@ -25,7 +25,7 @@ type Shield interface {
 func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err error) {
 	name := filepath.Base(source.path)
 	if !attributes.Shield {
-		return t.add(t.files(), filePrefix, name, source.file, attributes)
+		return t.share(t.files(), filePrefix, name, source.object, attributes)
 	}
 	shieldName, err := t.newTag(filePrefix)
 	if err != nil {
@@ -37,7 +37,7 @@ func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err err
 	}
 	defer shielded.Close()
 	attributes.IDMap = IDMap{} // the shield's file has the mapped owner
-	share, err := t.add(t.files(), filePrefix, name, shielded, attributes)
+	share, err := t.share(t.files(), filePrefix, name, object{file: shielded}, attributes)
 	if err != nil {
 		return Share{}, errors.Join(err, t.shield.Remove(shieldName))
 	}
@@ -48,7 +48,7 @@ func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err err
 // addToShield gives the shield a file, and to follow it its directory, as the guest is to
 // see them.
 func (t *Trees) addToShield(name string, source *Source, attributes Attributes) (*os.File, error) {
-	file, err := t.restricted(source.file, attributes.IDMap, attributes.ReadOnly)
+	file, err := t.restricted(source.object, attributes.IDMap, attributes.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (t *Trees) addToShield(name string, source *Source, attributes Attributes) 
 	defer place.Close()
 	// The shield makes what it finds there as read-only as the file.
 	mapped := attributes.IDMap != (IDMap{})
-	dir, err := t.restricted(place, attributes.IDMap, mapped && attributes.ReadOnly)
+	dir, err := t.restricted(object{place, source.in}, attributes.IDMap, mapped && attributes.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -79,16 +79,16 @@ func (t *Trees) addToShield(name string, source *Source, attributes Attributes) 
 	return t.shield.Add(name, file, dir, base)
 }
 
-// restricted is the object of a descriptor, with the owners of its files mapped, and
+// restricted is an object, with the owners of its files mapped, and
 // read-only if asked: what is reopened through the descriptor of a mount's clone has
 // the clone's attributes. The caller closes it.
-func (t *Trees) restricted(file *os.File, ids IDMap, readOnly bool) (*os.File, error) {
+func (t *Trees) restricted(source object, ids IDMap, readOnly bool) (*os.File, error) {
 	if ids == (IDMap{}) && !readOnly {
-		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := unix.FcntlInt(source.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, os.NewSyscallError("fcntl", err)
 		}
-		return os.NewFile(uintptr(fd), file.Name()), nil
+		return os.NewFile(uintptr(fd), source.file.Name()), nil
 	}
-	return t.clone(file, Attributes{IDMap: ids, ReadOnly: readOnly})
+	return t.clone(source, Attributes{IDMap: ids, ReadOnly: readOnly})
 }

@@ -8,25 +8,34 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // A Source is an object of the host, opened and checked. Everything after works
 // on the descriptor, so a path that is changed meanwhile changes nothing.
 type Source struct {
 	path string
-	file *os.File    // O_PATH
+	object
 	kind os.FileMode // type bits: a regular file, a directory or a socket
 }
 
-// OpenSource opens the source of a mount, following symbolic links as mount(2)
-// does, and checks on the descriptor that it is a regular file, a directory or a
-// socket.
-func OpenSource(path string) (*Source, error) {
-	file, err := os.OpenFile(path, unix.O_PATH, 0)
+// An object is something of a mount. Only in the mount's namespace can it be bound
+// (open_tree(2)).
+type object struct {
+	file *os.File // O_PATH
+	in   mountns.Namespace
+}
+
+// OpenSource opens the source of a mount as containerd sees it, whose mount namespace is
+// host. It follows symbolic links as mount(2) does, and checks on the descriptor that it is
+// a regular file, a directory or a socket, and not of a file system of the host's kernel.
+func OpenSource(host mountns.Namespace, path string) (*Source, error) {
+	file, err := host.OpenFile(path, unix.O_PATH, 0)
 	if err != nil {
 		return nil, sourceError(path, err)
 	}
-	source := &Source{path: path, file: file}
+	source := &Source{path: path, object: object{file, host}}
 	if err := source.check(); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
@@ -55,7 +64,7 @@ func (s *Source) check() error {
 	}
 	switch s.kind = info.Mode().Type(); s.kind {
 	case 0, os.ModeDir, os.ModeSocket:
-		return nil
+		return s.checkFileSystem()
 	}
 	return fmt.Errorf("source %s is %s; msb can mount regular files, directories and sockets: %w", s.path, kindNames[s.kind], errdefs.ErrInvalidArgument)
 }
@@ -67,7 +76,7 @@ func (s *Source) Directory() (_ *os.File, base string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	dir, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, err := s.in.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, "", sourceError(s.path, err)
 	}

@@ -31,6 +31,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // Prefixes of tags.
@@ -48,6 +50,7 @@ const (
 // Trees are the two trees of one VM. Its methods may be called concurrently.
 type Trees struct {
 	dir    string
+	host   mountns.Namespace
 	random io.Reader
 	shield Shield
 	users  users
@@ -56,10 +59,11 @@ type Trees struct {
 }
 
 // Open makes the trees below dir, which must exist and be in a mount namespace
-// of the caller's own. Files that are to be shielded are given to shield. Close
-// takes the trees away.
-func Open(dir string, shield Shield) (_ *Trees, err error) {
-	t := &Trees{dir: dir, random: rand.Reader, shield: shield}
+// of the caller's own; below it in the host's there is nothing. What containerd hands over
+// is mounted as containerd would, whose mount namespace is host. Files that are to be
+// shielded are given to shield. Close takes the trees away.
+func Open(dir string, host mountns.Namespace, shield Shield) (_ *Trees, err error) {
+	t := &Trees{dir: dir, host: host, random: rand.Reader, shield: shield}
 	if err := mountTmpfs(dir, unix.MS_PRIVATE); err != nil {
 		return nil, fmt.Errorf("preparing %s for the VM's shares: %w", dir, err)
 	}
@@ -168,11 +172,14 @@ type Share struct {
 	Name string
 	// IsFile tells a mounted file from a directory.
 	IsFile bool
+	// Withheld are the paths below a directory where a file system of the host's kernel is
+	// mounted, which is not shared.
+	Withheld []string
 
-	dir        string // the tag's directory
-	target     string // what the source is attached to
-	shieldName string // empty if it is not shielded
-	key        object // of a directory that may have more users
+	dir        string   // the tag's directory
+	target     string   // what the source is attached to
+	shieldName string   // empty if it is not shielded
+	key        identity // of a directory that may have more users
 }
 
 // Add shares a source with the guest: a directory in the pool, once however often it is
@@ -181,8 +188,8 @@ type Share struct {
 func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
 	switch {
 	case source.IsDir():
-		return t.users.add(source.file, attributes, func() (Share, error) {
-			return t.add(t.pool(), dirPrefix, "", source.file, attributes)
+		return t.users.add(source.object, attributes, func() (Share, error) {
+			return t.share(t.pool(), dirPrefix, "", source.object, attributes)
 		})
 	case source.IsSocket():
 		return Share{}, fmt.Errorf("source %s is a socket, which is not shared: %w", source.path, errdefs.ErrInvalidArgument)
@@ -192,30 +199,51 @@ func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
 
 // AddRootfs mounts what containerd hands over as a container's root file
 // system, out of the guest's sight, and shares the result.
-func (t *Trees) AddRootfs(mounts []mount.Mount) (_ Share, err error) {
-	tag, err := t.newTag(rootfsPrefix)
+func (t *Trees) AddRootfs(mounts []mount.Mount) (Share, error) {
+	root, err := t.mountRootfs(mounts)
 	if err != nil {
-		return Share{}, err
-	}
-	scratch := filepath.Join(t.scratch(), tag)
-	if err := os.Mkdir(scratch, 0o700); err != nil {
-		return Share{}, err
-	}
-	defer func() { err = errors.Join(err, detach(scratch), os.Remove(scratch)) }()
-	if err := mount.All(mounts, scratch); err != nil {
 		return Share{}, fmt.Errorf("mounting the root file system: %w", err)
 	}
-	root, err := os.OpenFile(scratch, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	defer root.Close()
+	if err := t.restrict(root, Attributes{}); err != nil {
+		return Share{}, err
+	}
+	return t.addTree(rootfsPrefix, root)
+}
+
+// share makes a share of an object.
+func (t *Trees) share(tree, prefix, name string, source object, attributes Attributes) (Share, error) {
+	mount, err := t.clone(source, attributes)
+	if err != nil {
+		return Share{}, classify(err)
+	}
+	defer mount.Close()
+	if attributes.Recursive && name == "" {
+		return t.addTree(prefix, mount)
+	}
+	return t.add(tree, prefix, name, mount)
+}
+
+// addTree makes a share of a tree of mounts, in the pool, without those of the kernel.
+func (t *Trees) addTree(prefix string, tree *os.File) (_ Share, err error) {
+	tag, err := t.newTag(prefix)
 	if err != nil {
 		return Share{}, err
 	}
-	defer root.Close()
-	return t.add(t.pool(), rootfsPrefix, "", root, Attributes{Recursive: true})
+	dir := filepath.Join(t.scratch(), tag)
+	defer func() { err = errors.Join(err, unsieved(dir)) }()
+	withheld, err := t.sieve(tree, dir)
+	if err != nil {
+		return Share{}, classify(err)
+	}
+	share, err := t.add(t.pool(), prefix, "", tree)
+	share.Withheld = withheld
+	return share, err
 }
 
-// add makes the tag's directory and attaches the source to it or, if name is
-// given, to an entry of that name in it.
-func (t *Trees) add(tree, prefix, name string, source *os.File, attributes Attributes) (_ Share, err error) {
+// add makes the tag's directory and attaches a mount to it or, if name is given, to an
+// entry of that name in it.
+func (t *Trees) add(tree, prefix, name string, mount *os.File) (_ Share, err error) {
 	share, err := t.newDir(tree, prefix)
 	if err != nil {
 		return Share{}, err
@@ -233,7 +261,7 @@ func (t *Trees) add(tree, prefix, name string, source *os.File, attributes Attri
 		}
 		entry.Close()
 	}
-	return share, t.attach(source, share.target, attributes)
+	return share, attach(mount, share.target)
 }
 
 // Submounts are the paths of what is mounted below a shared directory, from the pool on.

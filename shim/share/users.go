@@ -15,13 +15,13 @@ import (
 // mappings and inotify work between them, as they do with runc.
 type users struct {
 	mu     sync.Mutex
-	shares map[object]*used
+	shares map[identity]*used
 }
 
-// object is a directory of a mount, shared in one way. As long as it is shared, no other
+// identity is a directory of a mount, shared in one way. As long as it is shared, no other
 // directory has its device and inode; the mount, which may be more restricted than
 // another of the same directory, is not kept.
-type object struct {
+type identity struct {
 	device, inode, mount uint64
 	attributes           Attributes
 }
@@ -31,31 +31,35 @@ type used struct {
 	count int
 }
 
-// objectOf identifies a directory. With mounts below it, it has no identity: what a
+// identify identifies a directory. With mounts below it, it has no identity: what a
 // share of it holds depends on when it was made.
-func objectOf(dir *os.File, attributes Attributes) (_ object, ok bool, err error) {
+func identify(dir object, attributes Attributes) (_ identity, ok bool, err error) {
 	var stat unix.Statx_t
 	// The unique id, of Linux 6.8, is never used again; older kernels give the other.
 	const mask = unix.STATX_INO | unix.STATX_MNT_ID | unix.STATX_MNT_ID_UNIQUE
-	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, mask, &stat); err != nil {
-		return object{}, false, &os.PathError{Op: "statx", Path: dir.Name(), Err: err}
+	if err := unix.Statx(int(dir.file.Fd()), "", unix.AT_EMPTY_PATH, mask, &stat); err != nil {
+		return identity{}, false, &os.PathError{Op: "statx", Path: dir.file.Name(), Err: err}
 	}
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.file.Fd()))
 	if err != nil {
-		return object{}, false, err
+		return identity{}, false, err
 	}
-	below, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
-		isBelow := strings.HasPrefix(info.Mountpoint, strings.TrimSuffix(path, "/")+"/")
-		return !isBelow, isBelow
+	var below []*mountinfo.Info
+	err = dir.in.Do(func() (err error) {
+		below, err = mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
+			isBelow := strings.HasPrefix(info.Mountpoint, strings.TrimSuffix(path, "/")+"/")
+			return !isBelow, isBelow
+		})
+		return err
 	})
-	return object{unix.Mkdev(stat.Dev_major, stat.Dev_minor), stat.Ino, stat.Mnt_id, attributes}, len(below) == 0, err
+	return identity{unix.Mkdev(stat.Dev_major, stat.Dev_minor), stat.Ino, stat.Mnt_id, attributes}, len(below) == 0, err
 }
 
 // add shares a directory, or returns the share that there is of it.
-func (u *users) add(dir *os.File, attributes Attributes, share func() (Share, error)) (Share, error) {
+func (u *users) add(dir object, attributes Attributes, share func() (Share, error)) (Share, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	key, known, err := objectOf(dir, attributes)
+	key, known, err := identify(dir, attributes)
 	if err != nil {
 		return Share{}, err
 	}
@@ -72,7 +76,7 @@ func (u *users) add(dir *os.File, attributes Attributes, share func() (Share, er
 	}
 	added.key = key
 	if u.shares == nil {
-		u.shares = make(map[object]*used)
+		u.shares = make(map[identity]*used)
 	}
 	u.shares[key] = &used{share: added, count: 1}
 	return added, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
@@ -81,7 +82,7 @@ func listen(t *testing.T, path, word string) net.Listener {
 
 func add(t *testing.T, table *Table, path string, follow bool) (*Socket, error) {
 	t.Helper()
-	source, err := share.OpenSource(path)
+	source, err := share.OpenSource(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}

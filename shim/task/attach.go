@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -65,6 +66,7 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 		return err
 	}
 	c.attached.root = &root
+	tellWithheld(ctx, "/", root)
 	for _, bind := range c.plan.Binds {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -74,12 +76,30 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 			return fmt.Errorf("mount %s: %w", bind.Destination, err)
 		}
 		c.attached.binds = append(c.attached.binds, a)
+		tellWithheld(ctx, bind.Destination, a.share)
 	}
 	return nil
 }
 
+// maxNamed is how many paths a warning names.
+const maxNamed = 20
+
+// tellWithheld warns of what a mount is without.
+func tellWithheld(ctx context.Context, destination string, shared share.Share) {
+	paths := shared.Withheld
+	if len(paths) == 0 {
+		return
+	}
+	more := ""
+	if len(paths) > maxNamed {
+		more = fmt.Sprintf(" and %d more", len(paths)-maxNamed)
+		paths = paths[:maxNamed]
+	}
+	log.G(ctx).Warnf("mount %s: file systems of the host's kernel are not shared with a microVM and are left out: %s%s", destination, strings.Join(paths, ", "), more)
+}
+
 func attachBind(p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
-	source, err := share.OpenSource(bind.Source)
+	source, err := p.OpenSource(bind.Source)
 	if err != nil {
 		return attachment{}, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
@@ -42,7 +43,7 @@ func files(host *harness.Host) (_ []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	t, err := share.Open(trees, s)
+	t, err := share.Open(trees, mountns.Namespace{}, s)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +103,7 @@ func stage(t *share.Trees, dir string, n int, attributes share.Attributes) (took
 	}()
 	begin := time.Now()
 	for range n {
-		source, err := share.OpenSource(path)
+		source, err := share.OpenSource(mountns.Namespace{}, path)
 		if err != nil {
 			return 0, err
 		}
@@ -193,7 +194,7 @@ func throughput(t *share.Trees, dir, how string) (results []result, err error) {
 	}()
 	paths := []string{path}
 	for _, attributes := range []share.Attributes{{}, {Shield: true}} {
-		source, err := share.OpenSource(path)
+		source, err := share.OpenSource(mountns.Namespace{}, path)
 		if err != nil {
 			return nil, err
 		}

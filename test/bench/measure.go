@@ -20,6 +20,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -59,7 +60,7 @@ func bareBoot(host *harness.Host) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	trees, err := share.Open(dir, nil)
+	trees, err := share.Open(dir, mountns.Namespace{}, nil)
 	if err != nil {
 		return 0, err
 	}

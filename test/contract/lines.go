@@ -90,4 +90,5 @@ var lines = []line{
 	{name: "DM09", meaning: "names with any byte"},
 	{name: "DM10", meaning: "links inside resolve in the guest"},
 	{name: "DM11", meaning: "hard links, fsync, rename, attributes, O_TMPFILE"},
+	{name: "DM12", meaning: "proc and others of the host's kernel below a directory: left out, named; as a source: refused"},
 }

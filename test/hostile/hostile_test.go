@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -355,7 +356,7 @@ func openWith(t *testing.T, dir string, shield share.Shield) *share.Trees {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	trees, err := share.Open(dir, shield)
+	trees, err := share.Open(dir, mountns.Namespace{}, shield)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +370,7 @@ func openWith(t *testing.T, dir string, shield share.Shield) *share.Trees {
 
 func add(t *testing.T, trees *share.Trees, path string, attributes share.Attributes) share.Share {
 	t.Helper()
-	source, err := share.OpenSource(path)
+	source, err := share.OpenSource(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
