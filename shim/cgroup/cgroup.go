@@ -41,6 +41,9 @@ type hierarchy interface {
 	remove() error
 	// metrics are containerd's of the group, in the version's own form.
 	metrics() (any, error)
+	// io is the directory of the group for limits of input and output, empty where the host
+	// has no controller for them, and how they are written.
+	io() (dir string, dialect dialect)
 	// outside starts a process that is not in the group.
 	outside(start func(*syscall.SysProcAttr) error) error
 }
@@ -49,7 +52,8 @@ type hierarchy interface {
 // this process into it. guestMemory is the guest's RAM, in bytes. A nil Group, which an
 // empty path gives, is none: everything stays where it is, without limits. Where the
 // host has no controller for a limit, one that the spec asks for is an error, of the
-// class errdefs.ErrFailedPrecondition, and the others are missed with a warning.
+// class errdefs.ErrFailedPrecondition, and the others are missed with a warning: so are
+// limits of input and output that the host's kernel or its disks do not have.
 func Enter(cgroupsPath string, resources *specs.LinuxResources, guestMemory int64) (_ *Group, err error) {
 	path, err := Path(cgroupsPath)
 	if path == "" || err != nil {
@@ -64,6 +68,9 @@ func Enter(cgroupsPath string, resources *specs.LinuxResources, guestMemory int6
 			path, noController(missing))
 	}
 	g := &Group{path: path, hierarchy: group}
+	if err := g.limitIO(resources); err != nil {
+		return nil, errors.Join(failed(path, "limiting input and output", err), g.remove())
+	}
 	if err := g.enter(os.Getpid()); err != nil {
 		return nil, errors.Join(failed(path, "entering it", err), g.remove())
 	}
@@ -78,6 +85,9 @@ func (g *Group) Update(resources *specs.LinuxResources, guestMemory int64) error
 	}
 	if err := g.update(limitsOf(resources, guestMemory)); err != nil {
 		return failed(g.path, "changing its limits", err)
+	}
+	if err := g.limitIO(resources); err != nil {
+		return failed(g.path, "limiting input and output", err)
 	}
 	return nil
 }

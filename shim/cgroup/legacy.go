@@ -2,24 +2,32 @@ package cgroup
 
 import (
 	"errors"
-	"os"
+	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
 // legacy is version 1: a group of the same path in each controller's hierarchy
 // (Documentation/admin-guide/cgroup-v1/cgroups.rst).
 type legacy struct {
+	path        string
 	group, home cgroup1.Cgroup
 }
 
 func open1(path string, limits limits) (_ hierarchy, missing []string, err error) {
-	home, err := cgroup1.Load(cgroup1.PidPath(os.Getpid()), cgroup1.WithHierarchy(mounted))
+	here, err := homePath()
 	if err != nil {
 		return nil, nil, err
+	}
+	home, err := cgroup1.Load(here, cgroup1.WithHierarchy(mounted))
+	if err != nil {
+		return nil, nil, fmt.Errorf("the shim's own groups, which it goes back to: %w", err)
 	}
 	subsystems, err := mounted()
 	if err != nil {
@@ -33,7 +41,46 @@ func open1(path string, limits limits) (_ hierarchy, missing []string, err error
 	if err != nil {
 		return nil, nil, err
 	}
-	return legacy{group, home}, missing, nil
+	return legacy{path, group, home}, missing, nil
+}
+
+// homePath is where this process is in each hierarchy, as seen from the root of its mount. One
+// that is not mounted here, such as systemd's of a container that runs systemd, is left out.
+func homePath() (cgroup1.Path, error) {
+	const self = "/proc/self/cgroup"
+	paths, err := cgroup1.ParseCgroupFile(self)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", self, err)
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup"))
+	if err != nil {
+		return nil, err
+	}
+	return func(name cgroup1.Name) (string, error) {
+		for _, option := range []string{string(name), "name=" + string(name)} {
+			path, in := paths[option]
+			root, isMounted := rootOf(mounts, option)
+			if !in || !isMounted {
+				continue
+			}
+			below, err := filepath.Rel(root, path)
+			if err != nil {
+				return "", fmt.Errorf("%s: %s of %s is not below its mount's root %s: %w", self, path, option, root, err)
+			}
+			return filepath.Join("/", below), nil
+		}
+		return "", cgroup1.ErrControllerNotActive
+	}, nil
+}
+
+// rootOf is the directory of a hierarchy that is mounted (proc_pid_mountinfo(5)).
+func rootOf(mounts []*mountinfo.Info, option string) (root string, isMounted bool) {
+	for _, mount := range mounts {
+		if slices.Contains(strings.Split(mount.VFSOptions, ","), option) {
+			return mount.Root, true
+		}
+	}
+	return "", false
 }
 
 // mounted are the controllers whose hierarchies are there: what would be written into
@@ -41,7 +88,7 @@ func open1(path string, limits limits) (_ hierarchy, missing []string, err error
 func mounted() ([]cgroup1.Subsystem, error) {
 	subsystems, err := cgroup1.Default()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("control groups of version 1: %w", err)
 	}
 	return slices.DeleteFunc(subsystems, func(subsystem cgroup1.Subsystem) bool {
 		tree, ok := subsystem.(interface{ Path(string) string })
@@ -66,7 +113,7 @@ func load1(path string) (hierarchy, error) {
 	if errors.Is(err, cgroup1.ErrCgroupDeleted) {
 		return nil, nil
 	}
-	return legacy{group: group}, err
+	return legacy{path: path, group: group}, err
 }
 
 // outside moves the thread: its children are where it is.
@@ -83,6 +130,15 @@ func (l legacy) update(limits limits) error {
 		return err
 	}
 	return l.group.Update(resources)
+}
+
+func (l legacy) io() (string, dialect) {
+	for _, subsystem := range l.group.Subsystems() {
+		if tree, ok := subsystem.(interface{ Path(string) string }); ok && subsystem.Name() == cgroup1.Blkio {
+			return tree.Path(l.path), legacyDialect
+		}
+	}
+	return "", legacyDialect
 }
 
 func (l legacy) enter(pid int) error   { return l.group.AddProc(uint64(pid)) }

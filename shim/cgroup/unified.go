@@ -12,7 +12,8 @@ import (
 // unified is version 2 (Documentation/admin-guide/cgroup-v2.rst).
 type unified struct {
 	group, home *cgroup2.Manager
-	here        string // path of home
+	path        string // of group
+	here        string // of home
 }
 
 const unifiedRoot = "/sys/fs/cgroup"
@@ -30,7 +31,7 @@ func open2(path string, limits limits) (_ hierarchy, missing []string, err error
 	if err != nil {
 		return nil, nil, err
 	}
-	u := unified{group, home, here}
+	u := unified{group, home, path, here}
 	missing, err = u.limit(limits)
 	if err != nil {
 		return nil, nil, errors.Join(err, group.Delete())
@@ -104,8 +105,10 @@ func load2(path string) (hierarchy, error) {
 		return nil, nil
 	}
 	group, err := cgroup2.Load(path)
-	return unified{group: group}, err
+	return unified{group: group, path: path}, err
 }
+
+func (u unified) io() (string, dialect) { return unifiedRoot + u.path, unifiedDialect }
 
 func (u unified) enter(pid int) error   { return u.group.AddProc(uint64(pid)) }
 func (u unified) leave(pid int) error   { return u.home.AddProc(uint64(pid)) }

@@ -126,35 +126,26 @@ func read(options typeurl.Any) (data []byte, origin string, err error) {
 		return readDefault()
 	}
 	value, err := typeurl.UnmarshalAny(options)
-	if err != nil {
+	if err != nil && !errors.Is(err, typeurl.ErrNotFound) { // another runtime's type
 		return nil, "", fmt.Errorf("runtime options: %w", err)
 	}
 	switch given := value.(type) {
 	case *runtimeoptions.Options:
 		switch {
 		case len(given.ConfigBody) > 0:
-			return given.ConfigBody, "runtime options", nil
+			data, err := withoutRunc(given.ConfigBody)
+			return data, "runtime options", err
 		case given.ConfigPath != "":
 			return readFile(given.ConfigPath, false)
 		}
 		return readDefault()
 	case *runcoptions.Options:
-		if isCRIs(given) {
-			return readDefault()
+		if err := checkRunc(given); err != nil {
+			return nil, "", err
 		}
+		return readDefault()
 	}
-	return nil, "", fmt.Errorf("runtime options of type %s are not msb's; use ConfigPath with a file as in docs/configuration.md", options.GetTypeUrl())
-}
-
-// isCRIs tells the options that the CRI plugin sends with a user namespace, whatever the
-// runtime: whose the pipes are, which the container's own configuration also says, and
-// where the shim is.
-func isCRIs(given *runcoptions.Options) bool {
-	rest := proto.CloneOf(given)
-	rest.IoUid, rest.IoGid = 0, 0
-	//lint:ignore SA1019 containerd sends them
-	rest.TaskApiAddress, rest.TaskApiVersion = "", 0
-	return proto.Equal(rest, new(runcoptions.Options))
+	return nil, "", fmt.Errorf("runtime options of type %s are another runtime's: leave them out, or name a file of msb's settings by ConfigPath (ctr run --runtime-config-path; docs/configuration.md)", options.GetTypeUrl())
 }
 
 func readDefault() ([]byte, string, error) {

@@ -93,7 +93,7 @@ func TestGuestUsers(t *testing.T) {
 	for name, path := range map[string]string{"sandbox": "/run/kept/user", "container": "/proc/12/ns/user"} {
 		guest := guestSpec(t, Places{Users: "/guest/users", Binds: []string{"/guest/d"}}, inPod(name), inUserNamespace(path, shifted, shifted),
 			withMount(specs.Mount{Destination: "/d", Type: "bind", Source: "/s", UIDMappings: shifted, GIDMappings: shifted, Options: []string{"rbind", "ridmap"}}))
-		last := guest.Linux.Namespaces[len(guest.Linux.Namespaces)-1]
+		last := guest.Linux.Namespaces[len(guest.Linux.Namespaces)-2] // its cgroup namespace is added
 		if last.Type != specs.UserNamespace || last.Path != "/guest/users" || guest.Linux.UIDMappings != nil || guest.Linux.GIDMappings != nil {
 			t.Errorf("%s: namespace %+v, mappings %v", name, last, guest.Linux.UIDMappings)
 		}

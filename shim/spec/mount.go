@@ -80,6 +80,9 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 		return Bind{}, false, invalid("mount %s: the source contains a NUL byte", mount.Destination)
 	}
 	bind.Source = absolute(bundle, mount.Source)
+	if hasPrefix(bind.Source, groups) && bind.Source != groups {
+		return Bind{}, false, unsupported("mount %s: %s is a control group of the host, which the guest does not have: bind %s, where the container finds its own", mount.Destination, bind.Source, groups)
+	}
 	if err := bind.checkFile(); err != nil {
 		return Bind{}, false, err
 	}

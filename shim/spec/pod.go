@@ -28,10 +28,10 @@ const (
 	criMemory    = "io.kubernetes.cri.sandbox-memory"
 )
 
-// vmResources are the limits that a VM is for.
-func vmResources(spec *specs.Spec) (*specs.LinuxResources, error) {
+// vmResources are the limits that a VM is for: those of its container, or of the pod.
+func vmResources(spec *specs.Spec, own *specs.LinuxResources) (*specs.LinuxResources, error) {
 	if !PodOf(spec.Annotations).Sandbox {
-		return spec.Linux.Resources, nil
+		return own, nil
 	}
 	var errs []error
 	number := func(name string) int64 {

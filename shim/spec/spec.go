@@ -27,6 +27,9 @@ type Plan struct {
 
 	spec          *specs.Spec
 	resources     *specs.LinuxResources // for the VM
+	limits        Limits
+	devices       []specs.LinuxDevice // for the guest
+	missed        []string            // of the rest
 	joins         map[specs.LinuxNamespaceType]int
 	users         IDMap
 	sandboxMemory string
@@ -61,7 +64,16 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 	if p.joins, err = joins(spec.Linux.Namespaces, p.Pod()); err != nil {
 		return nil, err
 	}
-	if p.resources, err = vmResources(spec); err != nil {
+	if p.limits, err = limitsOf(spec.Linux.Resources, p.Pod().ID == ""); err != nil {
+		return nil, err
+	}
+	if err := checkSwap(spec.Linux.Resources); err != nil {
+		return nil, err
+	}
+	if p.resources, err = vmResources(spec, p.limits.Host); err != nil {
+		return nil, err
+	}
+	if p.devices, p.missed, err = planDevices(spec.Linux); err != nil {
 		return nil, err
 	}
 	files, err := fileOptions(spec.Annotations)
@@ -104,11 +116,6 @@ func check(spec *specs.Spec) error {
 		return unsupported("the configuration has createContainer hooks, programs of the host that would have to run in the container: they cannot in a microVM")
 	case spec.Linux.IntelRdt != nil:
 		return unsupported("linux.intelRdt concerns the host's processor and is not supported in a microVM")
-	}
-	for _, device := range spec.Linux.Devices {
-		if !guestDevice(device.Type, device.Major, device.Minor) {
-			return unsupported("device %s is the host's and cannot be given to a microVM (a privileged container: use --privileged-without-host-devices)", device.Path)
-		}
 	}
 	return checkNamespaces(spec.Linux.Namespaces, PodOf(spec.Annotations))
 }
@@ -182,18 +189,6 @@ func (p *Plan) State(id, bundle string, status specs.ContainerState, pid int) sp
 	return specs.State{Version: p.spec.Version, ID: id, Status: status, Pid: pid, Bundle: bundle, Annotations: p.spec.Annotations}
 }
 
-// guestDevices are the character devices that every kernel has
-// (Documentation/admin-guide/devices.txt): the guest's own serve.
-var guestDevices = map[[2]int64]bool{
-	{1, 3}: true, {1, 5}: true, {1, 7}: true, {1, 8}: true, {1, 9}: true, // null zero full random urandom
-	{5, 0}: true, {5, 1}: true, {5, 2}: true, // tty console ptmx
-	{10, 200}: true, {10, 229}: true, // net/tun fuse
-}
-
-func guestDevice(kind string, major, minor int64) bool {
-	return (kind == "c" || kind == "u") && guestDevices[[2]int64{major, minor}]
-}
-
 // CgroupsPath, Resources and OOMScoreAdj are the spec's own, for the VM as a whole
 // (runtime-spec, config-linux.md and config.md).
 func (p *Plan) CgroupsPath() string { return p.spec.Linux.CgroupsPath }
@@ -201,6 +196,10 @@ func (p *Plan) CgroupsPath() string { return p.spec.Linux.CgroupsPath }
 // Resources are the limits of the container, or of the pod whose sandbox it is; nil means
 // none.
 func (p *Plan) Resources() *specs.LinuxResources { return p.resources }
+
+// Missed are what the configuration asks for and nobody keeps, each with the reason; for
+// the log.
+func (p *Plan) Missed() []string { return append(slices.Clone(p.limits.Missed), p.missed...) }
 
 // OOMScoreAdj is nil when the spec sets none.
 func (p *Plan) OOMScoreAdj() *int { return p.spec.Process.OOMScoreAdj }
@@ -230,11 +229,11 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 	root, linux := *guest.Root, *guest.Linux
 	root.Path = places.Rootfs
 	linux.CgroupsPath = places.Cgroup
-	linux.Resources = guestResources(linux.Resources)
+	linux.Resources, linux.Devices = p.limits.Guest, p.devices
 	// Labels of the host's security modules mean nothing to the guest's kernel.
 	process := *guest.Process
 	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
-	linux.Namespaces = slices.Clone(linux.Namespaces)
+	linux.Namespaces = ownGroup(slices.Clone(linux.Namespaces))
 	for i, namespace := range linux.Namespaces {
 		switch {
 		case namespace.Type == specs.NetworkNamespace:
@@ -266,6 +265,9 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 	if p.sandboxMemory != "" {
 		mounts[p.memoryIndex].Source = places.SharedMemory
 	}
+	mounts = groupMounts(mounts, func(index int) bool {
+		return slices.ContainsFunc(p.Binds, func(bind Bind) bool { return bind.index == index })
+	})
 	if p.Pod().ID == "" {
 		return mounts
 	}
@@ -279,23 +281,6 @@ func guestHooks(hooks *specs.Hooks) *specs.Hooks {
 		return nil
 	}
 	return &specs.Hooks{StartContainer: hooks.StartContainer}
-}
-
-// guestResources drops what names processors and devices of the host; the size
-// of the VM bounds the container there.
-func guestResources(resources *specs.LinuxResources) *specs.LinuxResources {
-	if resources == nil {
-		return nil
-	}
-	guest := *resources
-	if guest.CPU != nil {
-		cpu := *guest.CPU
-		cpu.Cpus, cpu.Mems = "", ""
-		cpu.RealtimePeriod, cpu.RealtimeRuntime = nil, nil
-		guest.CPU = &cpu
-	}
-	guest.BlockIO, guest.Network, guest.Rdma = nil, nil, nil
-	return &guest
 }
 
 func invalid(format string, args ...any) error {
@@ -313,32 +298,34 @@ func hasPrefix(path, dir string) bool { return path == dir || strings.HasPrefix(
 
 // GuestProcess is the process of an exec request, for the guest.
 func GuestProcess(process *anypb.Any) (*anypb.Any, error) {
-	return rewrite(process, "the exec's process", func(p *specs.Process) {
+	return rewrite(process, "the exec's process", func(p *specs.Process) error {
 		p.ApparmorProfile, p.SelinuxLabel = "", ""
+		return nil
 	})
 }
 
-// GuestUpdate are the resources of an update request, for the guest.
-func GuestUpdate(resources *anypb.Any) (*anypb.Any, error) {
-	return rewrite(resources, "the update's resources", func(r *specs.LinuxResources) { *r = *guestResources(r) })
-}
-
-// Resources are an update request's.
-func Resources(resources *anypb.Any) (*specs.LinuxResources, error) {
-	var content specs.LinuxResources
-	if err := json.Unmarshal(resources.GetValue(), &content); err != nil {
-		return nil, fmt.Errorf("the update's resources cannot be read: %w (%w)", err, errdefs.ErrInvalidArgument)
-	}
-	return &content, nil
+// Update reads the resources of an update request, and sorts them like those of a
+// configuration. alone says that the container has its VM for itself, or is the sandbox of
+// its pod.
+func Update(resources *anypb.Any, alone bool) (guest *anypb.Any, limits Limits, err error) {
+	guest, err = rewrite(resources, "the update's resources", func(r *specs.LinuxResources) error {
+		if limits, err = limitsOf(r, alone); err == nil {
+			*r = *limits.Guest
+		}
+		return err
+	})
+	return guest, limits, err
 }
 
 // rewrite changes the JSON that a request carries as an Any.
-func rewrite[T any](value *anypb.Any, name string, change func(*T)) (*anypb.Any, error) {
+func rewrite[T any](value *anypb.Any, name string, change func(*T) error) (*anypb.Any, error) {
 	var content T
 	if err := json.Unmarshal(value.GetValue(), &content); err != nil {
 		return nil, fmt.Errorf("%s cannot be read: %w (%w)", name, err, errdefs.ErrInvalidArgument)
 	}
-	change(&content)
+	if err := change(&content); err != nil {
+		return nil, err
+	}
 	data, err := json.Marshal(&content)
 	if err != nil {
 		return nil, err

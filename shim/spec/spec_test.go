@@ -59,6 +59,7 @@ func TestNewRefuses(t *testing.T) {
 		"no source":         {withMount(specs.Mount{Destination: "/a", Type: "bind"}), "no source"},
 		"NUL in source":     {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/\x00"}), "NUL"},
 		"unknown type":      {withMount(specs.Mount{Destination: "/a", Type: "nfs", Source: "x"}), `"nfs"`},
+		"the host's group":  {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/sys/fs/cgroup/memory"}), "is a control group of the host"},
 		"shared":            {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/x", Options: []string{"rshared"}}), "rslave"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -42,6 +42,7 @@ type container struct {
 	removed   bool                // it is being taken away, and has no new processes; guarded by mu
 	stand     sandbox.Process     // the placeholder; nil before and after; guarded by mu
 	taskPid   uint32              // of that, also after its end; guarded by mu
+	missed    string              // that warnMissed has told; guarded by mu
 	guestPid  uint32              // of init, in the guest; guarded by mu
 	processes map[string]*process // by exec id, "" is init; guarded by mu
 }

@@ -3,10 +3,12 @@ package task
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -87,25 +89,36 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, err
 	}
-	resources, err := spec.GuestUpdate(r.Resources)
+	owns := c.of.ID == "" || c.of.Sandbox
+	resources, limits, err := spec.Update(r.Resources, owns)
 	if err != nil {
 		return nil, err
 	}
-	hostResources, err := spec.Resources(r.Resources)
-	if err != nil {
+	if err := sb.Size().Fits(limits.Host); err != nil {
 		return nil, err
 	}
-	if err := sb.Size().Fits(hostResources); err != nil {
-		return nil, err
-	}
-	if c.of.ID == "" || c.of.Sandbox {
-		if err := sb.Update(hostResources); err != nil {
+	if owns {
+		if err := sb.Update(limits.Host); err != nil {
 			return nil, err
 		}
 	}
+	c.warnMissed(ctx, limits.Missed)
 	return s.ask(func(sb *sandbox.Sandbox) error {
 		return sb.Guest.Update(ctx, &taskapi.UpdateTaskRequest{ID: r.ID, Resources: resources, Annotations: r.Annotations})
 	})
+}
+
+// warnMissed tells in the log, in one line, what was asked for and nobody keeps. A client that
+// asks for the same again and again, as the kubelet does, is told once.
+func (c *container) warnMissed(ctx context.Context, missed []string) {
+	text := strings.Join(missed, "; ")
+	c.mu.Lock()
+	known := text == c.missed
+	c.missed = text
+	c.mu.Unlock()
+	if text != "" && !known {
+		log.G(ctx).WithField("id", c.id).Warnf("the container goes without what it asks for here: %s", text)
+	}
 }
 
 // ask has the guest do something that has no answer.

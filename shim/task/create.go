@@ -70,6 +70,7 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 		return err
 	}
 	c.of = c.plan.Pod()
+	c.warnMissed(ctx, c.plan.Missed())
 	place, err := s.placeFor(c, configuration)
 	if err != nil {
 		return err

@@ -1,0 +1,110 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// devices are those of every container, and others by their names.
+func everyDevice(others ...specs.LinuxDevice) (all []specs.LinuxDevice) {
+	for _, d := range everyContainers {
+		all = append(all, specs.LinuxDevice{Path: fmt.Sprintf("/dev/%d-%d", d.major, d.minor), Type: d.kind, Major: d.major, Minor: d.minor})
+	}
+	return append(all, others...)
+}
+
+func hostDevice(path, kind string, major, minor int64) specs.LinuxDevice {
+	return specs.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor}
+}
+
+var (
+	sda         = hostDevice("/dev/sda", "b", 8, 0)
+	loop0       = hostDevice("/dev/loop0", "b", 7, 0)
+	loop9       = hostDevice("/dev/loop9", "b", 7, 9)
+	control     = hostDevice("/dev/loop-control", "c", 10, 237)
+	kmsg        = hostDevice("/dev/kmsg", "c", 1, 11)
+	fuse        = hostDevice("/dev/fuse", "c", 10, 229)
+	denyAll     = specs.LinuxDeviceCgroup{Access: "rwm"}
+	allowAll    = specs.LinuxDeviceCgroup{Allow: true, Access: "rwm"}
+	allowBlocks = specs.LinuxDeviceCgroup{Allow: true, Type: "b", Access: "rwm"}
+	allowChars  = specs.LinuxDeviceCgroup{Allow: true, Type: "c", Access: "rwm"}
+	allowSome   = specs.LinuxDeviceCgroup{Allow: true, Type: "b", Major: new(int64(8)), Minor: new(int64(0)), Access: "rwm"}
+)
+
+// A privileged container goes without the host's devices, and its client is told; a device
+// that is asked for is refused.
+func TestDevices(t *testing.T) {
+	for name, c := range map[string]struct {
+		devices []specs.LinuxDevice
+		rules   []specs.LinuxDeviceCgroup
+		guest   string
+		missed  string
+		refused string
+	}{
+		"none":                   {nil, []specs.LinuxDeviceCgroup{denyAll}, "", "", ""},
+		"every kernel's":         {[]specs.LinuxDevice{fuse}, nil, "/dev/fuse", "", ""},
+		"privileged by Docker":   {everyDevice(sda, loop0, kmsg), []specs.LinuxDeviceCgroup{denyAll, allowSome, allowAll}, "/dev/loop0 /dev/kmsg", "/dev/sda", ""},
+		"privileged by CRI":      {everyDevice(loop9, fuse), []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Major: new(int64(-1)), Minor: new(int64(-1)), Access: "rwm"}}, "/dev/fuse", "/dev/loop9", ""},
+		"privileged by BuildKit": {[]specs.LinuxDevice{control, loop0, loop9}, []specs.LinuxDeviceCgroup{denyAll, allowChars, allowBlocks}, "/dev/loop-control /dev/loop0", "/dev/loop9", ""},
+		"without the host's":     {nil, []specs.LinuxDeviceCgroup{allowAll}, "", "", ""},
+		"asked for":              {[]specs.LinuxDevice{sda}, []specs.LinuxDeviceCgroup{denyAll, allowSome}, "", "", "/dev/sda"},
+		"asked for, all allowed": {[]specs.LinuxDevice{sda}, []specs.LinuxDeviceCgroup{allowAll}, "", "", "/dev/sda"},
+		"all, not allowed":       {everyDevice(sda), []specs.LinuxDeviceCgroup{denyAll}, "", "", "/dev/sda"},
+		"all, blocks allowed":    {everyDevice(sda), []specs.LinuxDeviceCgroup{denyAll, allowBlocks}, "", "", "/dev/sda"},
+		"all, denied again":      {everyDevice(sda), []specs.LinuxDeviceCgroup{allowAll, denyAll}, "", "", "/dev/sda"},
+		"all, only to read":      {everyDevice(sda), []specs.LinuxDeviceCgroup{{Allow: true, Access: "r"}}, "", "", "/dev/sda"},
+		"no rules":               {everyDevice(sda), nil, "", "", "/dev/sda"},
+		"a loop device":          {[]specs.LinuxDevice{loop0}, []specs.LinuxDeviceCgroup{denyAll}, "", "", "/dev/loop0"},
+		"a loop device, allowed": {[]specs.LinuxDevice{loop0}, []specs.LinuxDeviceCgroup{allowAll}, "", "", "/dev/loop0"},
+		"a block device null":    {[]specs.LinuxDevice{hostDevice("/dev/x", "b", 1, 3)}, nil, "", "", "/dev/x"},
+	} {
+		plan, err := New(container(func(s *specs.Spec) {
+			s.Linux.Devices, s.Linux.Resources = c.devices, &specs.LinuxResources{Devices: c.rules}
+		}), "/bundle")
+		if c.refused != "" {
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "device "+c.refused+" is the host's") {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var guest []string
+		for _, device := range plan.devices {
+			if !slices.Contains(everyContainers, deviceOf(device)) {
+				guest = append(guest, device.Path)
+			}
+		}
+		if got := strings.Join(guest, " "); got != c.guest {
+			t.Errorf("%s: the guest has %q, want %q", name, got, c.guest)
+		}
+		if missed := strings.Join(plan.Missed(), ""); c.missed == "" && missed != "" || !strings.Contains(missed, c.missed) {
+			t.Errorf("%s: missed %q, want %q", name, missed, c.missed)
+		}
+	}
+}
+
+// However many devices there are and whatever their names, the log has one line.
+func TestManyDevices(t *testing.T) {
+	devices := everyDevice()
+	for i := range 5000 {
+		devices = append(devices, hostDevice("/dev/"+strings.Repeat("x", 4000), "b", 8, int64(i)))
+	}
+	plan, err := New(container(func(s *specs.Spec) {
+		s.Linux.Devices, s.Linux.Resources = devices, &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{allowAll}}
+	}), "/bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	missed := plan.Missed()
+	if len(missed) != 1 || len(missed[0]) > 2000 || !strings.Contains(missed[0], "and 4980 more") {
+		t.Errorf("%d lines, the first of %d bytes", len(missed), len(missed[0]))
+	}
+}
