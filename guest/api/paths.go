@@ -43,6 +43,10 @@ const RouteUnicast = 1
 // NetworkPath is the network namespace that containers join.
 func NetworkPath() string { return network }
 
+// AgentNetworkPath is the network namespace of the agent, which has the host's network if the
+// VM has.
+func AgentNetworkPath() string { return NamespacePath(1, "net") }
+
 // UsersPath is the user namespace that containers join, if they have one.
 func UsersPath() string { return users }
 

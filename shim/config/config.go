@@ -42,7 +42,26 @@ type Config struct {
 	VM   VM     `toml:"vm"`
 	Krun Krun   `toml:"krun"`
 	QEMU QEMU   `toml:"qemu"`
+	// Compat is for clients that ask for what a VM does not have.
+	Compat Compat `toml:"compat"`
 }
+
+// Compat says what clients get that ask for something of the host's that a VM does not
+// have: by default, an error.
+type Compat struct {
+	// HostNamespaces is what a container or pod gets that asks for a PID, IPC or UTS
+	// namespace of the host: "refuse", an error, or "vm", one of the VM, which all containers
+	// in it have that ask so.
+	HostNamespaces string `toml:"host_namespaces"`
+}
+
+const (
+	refuseHost = "refuse"
+	vmForHost  = "vm"
+)
+
+// VMForHost tells whether namespaces of the VM stand for the host's.
+func (c Compat) VMForHost() bool { return c.HostNamespaces == vmForHost }
 
 // VM sizes machines that neither limits nor annotations size.
 type VM struct {
@@ -98,6 +117,7 @@ func Default() Config {
 	return Config{
 		Driver: "auto",
 		VM:     VM{CPUs: 1, Memory: 512 << 20, BootTimeout: Duration(time.Minute)},
+		Compat: Compat{HostNamespaces: refuseHost},
 	}
 }
 
@@ -181,6 +201,9 @@ func Parse(data []byte) (Config, error) {
 	}
 	if config.VM.CPUs < 1 {
 		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)
+	}
+	if value := config.Compat.HostNamespaces; value != refuseHost && value != vmForHost {
+		return Config{}, fmt.Errorf("unknown compat.host_namespaces %q, it is %s or %s: %w", value, refuseHost, vmForHost, errdefs.ErrInvalidArgument)
 	}
 	switch config.Driver {
 	case "auto", "krun", "qemu":

@@ -145,10 +145,16 @@ func (p *Pod) Release() {
 }
 
 // Held tells whether a sandbox of the Sandbox API owns the pod.
-func (p *Pod) Held() bool {
+func (p *Pod) Held() bool { return p.HeldBy() != "" }
+
+// HeldBy is the id of the sandbox of the Sandbox API that owns the pod, or empty.
+func (p *Pod) HeldBy() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.held
+	if !p.held {
+		return ""
+	}
+	return p.id
 }
 
 // Prepare makes the place of the VM on the host, by calling prepare. id is the sandbox's,

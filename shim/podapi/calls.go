@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"strconv"
 	"time"
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -64,8 +65,13 @@ func (s *Service) WaitSandbox(ctx context.Context, r *sandboxapi.WaitSandboxRequ
 	}
 }
 
-// SandboxStatus implements the Sandbox API. The states' names are those of the CRI,
-// whose plugin is the caller.
+// The states' names are those of the CRI, whose plugin takes them as they are.
+var (
+	ready    = cri.PodSandboxState_SANDBOX_READY.String()
+	notReady = cri.PodSandboxState_SANDBOX_NOTREADY.String()
+)
+
+// SandboxStatus implements the Sandbox API.
 func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRequest) (*sandboxapi.SandboxStatusResponse, error) {
 	sb, err := s.find(r.SandboxID)
 	if err != nil {
@@ -73,10 +79,9 @@ func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRe
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ready := !sb.createdAt.IsZero() && s.pod.State() == pod.Running
-	response := &sandboxapi.SandboxStatusResponse{SandboxID: sb.id, Pid: sb.pid, State: cri.PodSandboxState_SANDBOX_NOTREADY.String()}
-	if ready {
-		response.State = cri.PodSandboxState_SANDBOX_READY.String()
+	response := &sandboxapi.SandboxStatusResponse{SandboxID: sb.id, Pid: sb.pid, State: notReady}
+	if !sb.createdAt.IsZero() && s.pod.State() == pod.Running {
+		response.State = ready
 	}
 	if !sb.createdAt.IsZero() {
 		response.CreatedAt = timestamppb.New(sb.createdAt)
@@ -85,19 +90,20 @@ func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRe
 		response.ExitedAt = timestamppb.New(sb.exit.at)
 	}
 	if r.Verbose {
-		response.Info, err = s.info(sb, ready)
+		response.Info, err = s.info(sb, response.State)
 	}
 	return response, err
 }
 
-// info is what the sandbox is on the host, for people.
-func (s *Service) info(sb *podSandbox, ready bool) (map[string]string, error) {
+// info is what the sandbox is on the host: pid and state by themselves, as containerd's
+// conformance suite for shims asks, and all of it as JSON, which crictl prints.
+func (s *Service) info(sb *podSandbox, state string) (map[string]string, error) {
 	info := map[string]any{"pid": sb.pid}
-	if running, err := s.pod.Sandbox(); err == nil && ready {
+	if running, err := s.pod.Sandbox(); err == nil && state == ready {
 		info["vmm"] = running.Pid()
 	}
 	text, err := json.Marshal(info)
-	return map[string]string{"info": string(text)}, err
+	return map[string]string{"pid": strconv.FormatUint(uint64(sb.pid), 10), "state": state, "info": string(text)}, err
 }
 
 // Platform implements the Sandbox API.

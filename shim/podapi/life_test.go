@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -46,6 +47,9 @@ func TestLife(t *testing.T) {
 		if want := fmt.Sprintf(`{"pid":%d,"vmm":%d}`, stand.Pid(), os.Getpid()); status.Info["info"] != want {
 			t.Errorf("info %s, want %s", status.Info["info"], want)
 		}
+		if status.Info["pid"] != strconv.Itoa(stand.Pid()) || status.Info["state"] != ready {
+			t.Errorf("info %v", status.Info)
+		}
 		if status := w.status(false); len(status.Info) != 0 {
 			t.Errorf("nobody asked for %v", status.Info)
 		}
@@ -54,7 +58,7 @@ func TestLife(t *testing.T) {
 			t.Errorf("StopSandbox = %v", err)
 		}
 		w.expectEnded(0)
-		if status := w.status(true); strings.Contains(status.Info["info"], "vmm") || status.CreatedAt == nil {
+		if status := w.status(true); strings.Contains(status.Info["info"], "vmm") || status.Info["state"] != notReady || status.CreatedAt == nil {
 			t.Errorf("stopped: %v", status)
 		}
 		w.expectDeletable("c")

@@ -65,14 +65,18 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRe
 	if err := api.CheckName("sandbox id", r.SandboxID); err != nil {
 		return nil, err
 	}
-	plan, err := planOf(r)
+	configuration, err := config.LoadSaved(r.BundlePath)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := planOf(r, configuration)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.pod.Hold(r.SandboxID); err != nil {
 		return nil, err
 	}
-	if err := s.prepare(r, plan); err != nil {
+	if err := s.prepare(r, plan, configuration); err != nil {
 		s.pod.Release()
 		return nil, err
 	}
@@ -84,22 +88,21 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRe
 	return &sandboxapi.CreateSandboxResponse{}, nil
 }
 
-func planOf(r *sandboxapi.CreateSandboxRequest) (*spec.Sandbox, error) {
-	var config cri.PodSandboxConfig
-	if r.Options != nil {
-		if err := typeurl.UnmarshalTo(r.Options, &config); err != nil {
-			return nil, fmt.Errorf("the sandbox's configuration is not a PodSandboxConfig: %w (%w)", err, errdefs.ErrInvalidArgument)
-		}
+// planOf understands what the sandbox is to be: a pod of the CRI plugin, or what another client
+// has in its bundle.
+func planOf(r *sandboxapi.CreateSandboxRequest, configuration config.Config) (*spec.Sandbox, error) {
+	if r.Options.GetTypeUrl() == "" && len(r.Options.GetValue()) == 0 {
+		return spec.LoadSandbox(r.BundlePath)
 	}
-	return spec.NewSandbox(r.SandboxID, &config)
+	var pod cri.PodSandboxConfig
+	if err := typeurl.UnmarshalTo(r.Options, &pod); err != nil {
+		return nil, fmt.Errorf("the sandbox's configuration is not a PodSandboxConfig: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	return spec.NewSandbox(r.SandboxID, &pod, configuration.Compat.VMForHost())
 }
 
 // prepare makes the VM's place on the host.
-func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox) error {
-	configuration, err := config.LoadSaved(r.BundlePath)
-	if err != nil {
-		return err
-	}
+func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox, configuration config.Config) error {
 	host, err := sandbox.HostSize()
 	if err != nil {
 		return err
@@ -113,7 +116,8 @@ func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox
 		return sandbox.Prepare(r.BundlePath, s.shim.Platform(configuration), sandbox.Config{
 			Size:        size,
 			CgroupsPath: plan.CgroupsPath(), Resources: plan.Resources(),
-			Network: spec.Network{Path: r.NetnsPath}, Users: plan.Users(), Pod: true,
+			Network: plan.Network(r.NetnsPath), Users: plan.Users(), Pod: true,
+			VMForHost: configuration.Compat.VMForHost(),
 		})
 	})
 	return err

@@ -25,7 +25,7 @@ const resolvConf = "/etc/resolv.conf"
 func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRequest) (*sandboxapi.StartSandboxResponse, error) {
 	sb, err := s.find(r.SandboxID)
 	if err != nil {
-		return nil, err
+		return nil, s.notCreated(err)
 	}
 	if err := s.beginStart(sb); err != nil {
 		return nil, err
@@ -39,6 +39,16 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &sandboxapi.StartSandboxResponse{Pid: sb.pid, CreatedAt: timestamppb.New(sb.createdAt)}, nil
+}
+
+// notCreated is the error for a start, which is too early where there is no sandbox at all.
+func (s *Service) notCreated(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sandbox != nil {
+		return err
+	}
+	return fmt.Errorf("this shim has no sandbox to start, CreateSandbox comes first: %w", errdefs.ErrFailedPrecondition)
 }
 
 // beginStart refuses a second start.

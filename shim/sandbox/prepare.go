@@ -48,6 +48,9 @@ type Config struct {
 	// Pod says that connections to the network's loopback addresses are for the guest:
 	// so containerd forwards ports to a pod.
 	Pod bool
+	// VMForHost gives containers that ask for a PID, IPC or UTS namespace of the host one
+	// of the VM's instead of an error.
+	VMForHost bool
 }
 
 // Prepared is the place of a VM on the host, before it boots and while it runs: what is in
@@ -128,6 +131,12 @@ func (p *Prepared) Size() spec.Size { return p.config.Size }
 
 // Users is the mapping of its containers' user namespace; zero if they have the guest's.
 func (p *Prepared) Users() spec.IDMap { return p.config.Users }
+
+// Network is the network that the VM has.
+func (p *Prepared) Network() spec.Network { return p.config.Network }
+
+// VMForHost tells whether namespaces of the VM stand for the host's.
+func (p *Prepared) VMForHost() bool { return p.config.VMForHost }
 
 // Update changes the limits of the VM on the host; it keeps its size.
 func (p *Prepared) Update(resources *specs.LinuxResources) error {

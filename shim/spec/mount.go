@@ -27,6 +27,8 @@ type Bind struct {
 	RecursiveIDMap bool
 	// Files is how it behaves if it is a file.
 	Files FileOptions
+	// Socket says that it must be a socket.
+	Socket bool
 
 	idmap   bool     // ids are to be mapped
 	index   int      // in the spec's mounts
@@ -44,6 +46,11 @@ var guestSources = []string{"/proc", "/sys"}
 
 var guestNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"}
 
+// socketType is the type of a mount of a socket, for runtimes with VMs: containerd's
+// conformance suite for shims and nerdbox (docs/socket-forwarding.md) have it. Here it is a
+// bind of nothing but a socket.
+const socketType = "uds"
+
 // planMount decides what a mount is: a bind of something of the host, or (bind
 // false) a file system of the guest's own, which runc makes there. users are the
 // container's.
@@ -52,7 +59,8 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 		return Bind{}, false, err
 	}
 	bind := Bind{Destination: mount.Destination, Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
-	isBind = mount.Type == "bind"
+	bind.Socket = mount.Type == socketType
+	isBind = bind.Socket || mount.Type == "bind"
 	for _, option := range mount.Options {
 		isBind = isBind || isAny(option, "bind", "rbind")
 		if err := bind.apply(option); err != nil {
@@ -70,7 +78,7 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	case !isBind && local[mount.Type]:
 		return Bind{}, false, nil
 	case !isBind:
-		return Bind{}, false, unsupported("mount %s: file system type %q cannot be mounted in a microVM; msb binds files and directories and mounts %s",
+		return Bind{}, false, unsupported("mount %s: file system type %q cannot be mounted in a microVM; msb binds files, directories and sockets and mounts %s",
 			mount.Destination, mount.Type, "proc, sysfs, tmpfs, devpts, mqueue and cgroup")
 	case len(mount.Source) > maxPath:
 		return Bind{}, false, invalid("mount %s: the source has %d bytes; a path has %d at most", mount.Destination, len(mount.Source), maxPath)
@@ -86,7 +94,7 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	if err := bind.checkFile(); err != nil {
 		return Bind{}, false, err
 	}
-	return bind, !isGuests(bind.Source), nil
+	return bind, bind.Socket || !isGuests(bind.Source), nil
 }
 
 // planIDMap completes the mapping of ids. One that is asked for by an option alone is that

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 
@@ -29,8 +28,8 @@ const (
 )
 
 // vmResources are the limits that a VM is for: those of its container, or of the pod.
-func vmResources(spec *specs.Spec, own *specs.LinuxResources) (*specs.LinuxResources, error) {
-	if !PodOf(spec.Annotations).Sandbox {
+func vmResources(spec *specs.Spec, pod Pod, own *specs.LinuxResources) (*specs.LinuxResources, error) {
+	if !pod.Sandbox {
 		return own, nil
 	}
 	var errs []error
@@ -90,51 +89,7 @@ func PodOf(annotations map[string]string) Pod {
 }
 
 // Pod is the container's.
-func (p *Plan) Pod() Pod { return PodOf(p.spec.Annotations) }
-
-// processNamespace is the path of a namespace of a process (namespaces(7)).
-var processNamespace = regexp.MustCompile(`^/proc/([1-9][0-9]{0,9})/ns/(ipc|uts|pid|user)$`)
-
-// joins finds the namespaces of other processes that a container is to be in.
-func joins(namespaces []specs.LinuxNamespace, pod Pod) (map[specs.LinuxNamespaceType]int, error) {
-	var joined map[specs.LinuxNamespaceType]int
-	for _, namespace := range namespaces {
-		if namespace.Path == "" || namespace.Type == specs.NetworkNamespace {
-			continue
-		}
-		if namespace.Type == specs.UserNamespace && pod.Sandbox {
-			continue // the CRI plugin keeps one of the same ids at some path; the guest has its own
-		}
-		match := processNamespace.FindStringSubmatch(namespace.Path)
-		if match == nil {
-			return nil, unsupported("joining the %s namespace %s of the host is not possible from a microVM", namespace.Type, namespace.Path)
-		}
-		pid, err := strconv.Atoi(match[1])
-		if err != nil {
-			return nil, invalid("namespace %s: %v", namespace.Path, err)
-		}
-		if joined == nil {
-			joined = make(map[specs.LinuxNamespaceType]int)
-		}
-		joined[namespace.Type] = pid
-	}
-	return joined, nil
-}
-
-// Joins are the IPC, UTS, PID and user namespaces that the container is to share: of the
-// host's processes by these ids, each of which stands for a container or a pod.
-func (p *Plan) Joins() map[specs.LinuxNamespaceType]int { return p.joins }
-
-// NamespaceName is the kernel's name of a kind of namespace, as in /proc/PID/ns.
-func NamespaceName(kind specs.LinuxNamespaceType) string {
-	switch kind {
-	case specs.NetworkNamespace:
-		return "net"
-	case specs.MountNamespace:
-		return "mnt"
-	}
-	return string(kind)
-}
+func (p *Plan) Pod() Pod { return p.pod }
 
 // sharedMemory is where POSIX shared memory is (shm_overview(7)).
 const sharedMemory = "/dev/shm"
@@ -143,7 +98,7 @@ const sharedMemory = "/dev/shm"
 // makes for a pod's shared memory. The guest's own serves instead: mappings of it
 // are shared, which those of a file server are not.
 func isSandboxMemory(pod Pod, bind Bind) bool {
-	return pod.ID != "" && bind.Destination == sharedMemory &&
+	return pod.ID != "" && !bind.Socket && bind.Destination == sharedMemory &&
 		filepath.Base(bind.Source) == "shm" && filepath.Base(filepath.Dir(bind.Source)) == pod.ID
 }
 

@@ -83,13 +83,75 @@ func TestJoins(t *testing.T) {
 	}
 }
 
+// A pod with the host's network is refused; a member of a sandbox of the Sandbox API has the
+// sandbox's network.
 func TestPodRefused(t *testing.T) {
-	for says, kind := range map[string]specs.LinuxNamespaceType{
-		"hostNetwork": specs.NetworkNamespace, "hostPID": specs.PIDNamespace, "hostIPC": specs.IPCNamespace, "UTS": specs.UTSNamespace,
+	for _, kind := range []string{"sandbox", "container"} {
+		_, err := New(container(inPod(kind), without(specs.NetworkNamespace)), "/bundle")
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "hostNetwork") {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if _, err := NewMember(container(without(specs.NetworkNamespace)), "/bundle", "s"); err != nil {
+		t.Errorf("a member: %v", err)
+	}
+}
+
+// A container without a namespace of its own asks for the host's.
+func TestHostNamespaces(t *testing.T) {
+	for says, c := range map[string]struct {
+		kind   specs.LinuxNamespaceType
+		change []func(*specs.Spec)
+	}{
+		"the container asks for the host's PID namespace,": {specs.PIDNamespace, nil},
+		"the container asks for the host's IPC namespace,": {specs.IPCNamespace, nil},
+		"the container asks for the host's UTS namespace,": {specs.UTSNamespace, nil},
+		"the pod asks for the host's PID (hostPID),":       {specs.PIDNamespace, []func(*specs.Spec){inPod("sandbox")}},
+		"the pod asks for the host's IPC (hostIPC),":       {specs.IPCNamespace, []func(*specs.Spec){inPod("sandbox")}},
 	} {
-		_, err := New(container(inPod("sandbox"), without(kind)), "/bundle")
-		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) {
+		plan, err := New(container(append(c.change, without(c.kind))...), "/bundle")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kinds := plan.HostNamespaces(); !slices.Equal(kinds, []specs.LinuxNamespaceType{c.kind}) {
+			t.Errorf("of the host's %v", kinds)
+		}
+		if err := plan.RefuseHost(c.kind); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) ||
+			!strings.Contains(err.Error(), `compat.host_namespaces = "vm"`) {
 			t.Errorf("%s: %v", says, err)
+		}
+		places := Places{Network: "/g/net", Joined: map[specs.LinuxNamespaceType]string{c.kind: "/g/of-vm"}}
+		if got := namespacesOf(guestSpec(t, places, append(c.change, without(c.kind))...)); got[c.kind] != "/g/of-vm" {
+			t.Errorf("%s: in the guest %v", says, got)
+		}
+	}
+}
+
+// namespacesOf are the paths of a configuration's namespaces; those without one are new.
+func namespacesOf(spec specs.Spec) map[specs.LinuxNamespaceType]string {
+	paths := make(map[specs.LinuxNamespaceType]string)
+	for _, namespace := range spec.Linux.Namespaces {
+		paths[namespace.Type] = namespace.Path
+	}
+	return paths
+}
+
+// A container that came to a sandbox's shim is a member, whatever its annotations say.
+func TestMember(t *testing.T) {
+	for name, change := range map[string]func(*specs.Spec){
+		"no annotations": func(*specs.Spec) {}, "the CRI plugin's": inPod("container"), "a sandbox container's": inPod("sandbox"),
+	} {
+		plan, err := NewMember(container(change, without(specs.NetworkNamespace)), "/bundle", "s")
+		if err != nil || plan.Pod() != (Pod{ID: "s"}) {
+			t.Fatalf("%s: %+v, %v", name, plan, err)
+		}
+		data, err := plan.Guest(Places{Network: "/g/net"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var guest specs.Spec
+		if err := json.Unmarshal(data, &guest); err != nil || namespacesOf(guest)[specs.NetworkNamespace] != "/g/net" {
+			t.Errorf("%s: %v, %v", name, guest.Linux.Namespaces, err)
 		}
 	}
 }
@@ -135,8 +197,10 @@ func TestPodMounts(t *testing.T) {
 		"the CRI plugin's memory": {[]func(*specs.Spec){inPod("container"), bind("/state/sandboxes/p/shm", "/dev/shm")}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
 		"another pod's memory":    {[]func(*specs.Spec){inPod("container"), bind("/state/sandboxes/q/shm", "/dev/shm")}, []string{"/g/share"}, nil, map[string]string{"/dev/shm": "/g/share"}},
 		"a volume there":          {[]func(*specs.Spec){inPod("container"), bind("/volumes/memory", "/dev/shm")}, []string{"/g/share"}, nil, map[string]string{"/dev/shm": "/g/share"}},
-		"a private one":           {[]func(*specs.Spec){inPod("container"), tmpfs}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
+		"the pod's IPC":           {[]func(*specs.Spec){inPod("container"), tmpfs}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
 		"none":                    {[]func(*specs.Spec){inPod("container")}, nil, nil, map[string]string{"/dev/shm": "/g/shm"}},
+		"an IPC of its own":       {[]func(*specs.Spec){inPod("container"), tmpfs}, nil, nil, map[string]string{"/dev/shm": "shm"}},
+		"an IPC of its own, none": {[]func(*specs.Spec){inPod("container")}, nil, nil, map[string]string{}},
 		"no pod":                  {[]func(*specs.Spec){tmpfs}, nil, nil, map[string]string{"/dev/shm": "shm"}},
 		"files": {
 			[]func(*specs.Spec){inPod("container"), bind("/kubelet/hosts", "/etc/hosts")},
@@ -146,7 +210,7 @@ func TestPodMounts(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			places := Places{Binds: c.binds, PodFiles: c.files, SharedMemory: "/g/shm"}
+			places := Places{Binds: c.binds, PodFiles: c.files, SharedMemory: "/g/shm", SharesIPC: !strings.HasPrefix(name, "an IPC of its own")}
 			if name == "no pod" {
 				places.SharedMemory = ""
 			}
@@ -178,7 +242,7 @@ func TestSandbox(t *testing.T) {
 			Resources:    &cri.LinuxContainerResources{CpuShares: 512, CpuQuota: 150_000, CpuPeriod: 100_000, MemoryLimitInBytes: 200 * mib},
 		},
 	}
-	sandbox, err := NewSandbox("p", config)
+	sandbox, err := NewSandbox("p", config, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,15 +256,14 @@ func TestSandbox(t *testing.T) {
 	if *sandbox.Resources().CPU.Shares != 512 || sandbox.CgroupsPath() != "/kubepods/pod1/p" {
 		t.Errorf("%+v in %s", sandbox.Resources().CPU, sandbox.CgroupsPath())
 	}
-	config.Linux.CgroupParent = "/kubepods.slice/kubepods-pod1.slice"
-	if path := sandbox.CgroupsPath(); path != "kubepods-pod1.slice:cri-containerd:p" {
+	if path := podCgroup("/kubepods.slice/kubepods-pod1.slice", "p"); path != "kubepods-pod1.slice:cri-containerd:p" {
 		t.Errorf("under systemd: %s", path)
 	}
 	files := sandbox.Files("name", []byte("node"))
 	if string(files["resolv.conf"]) != "search a b\nnameserver 1.1.1.1\nnameserver ::1\noptions ndots:5\n" || string(files["hostname"]) != "name\n" {
 		t.Errorf("files %q", files)
 	}
-	config.DnsConfig = nil
+	sandbox.dns = nil
 	if files := sandbox.Files("name", []byte("node")); string(files["resolv.conf"]) != "node" {
 		t.Errorf("without DNS settings: %q", files["resolv.conf"])
 	}
@@ -213,12 +276,61 @@ func TestSandboxRefused(t *testing.T) {
 		"hostIPC":     {Ipc: cri.NamespaceMode_NODE},
 		"hostUsers":   {UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD}}, // without mappings
 	} {
-		_, err := NewSandbox("p", &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options}}})
+		_, err := NewSandbox("p", &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options}}}, false)
 		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", says, err)
 		}
 	}
-	if _, err := NewSandbox("p", nil); err != nil {
+	for _, options := range []*cri.NamespaceOption{{Pid: cri.NamespaceMode_NODE}, {Ipc: cri.NamespaceMode_NODE}} {
+		if _, err := NewSandbox("p", &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options}}}, true); err != nil {
+			t.Errorf("with the VM's for the host's: %v", err)
+		}
+	}
+	if _, err := NewSandbox("p", nil, false); err != nil {
 		t.Errorf("no configuration: %v", err)
+	}
+}
+
+// A client that is not the CRI plugin describes its sandbox as a container, or not at all.
+func TestSandboxOf(t *testing.T) {
+	host, byDefault := Size{CPUs: 4, Memory: 8 << 30}, Size{CPUs: 1, Memory: 512 * mib}
+	limit := int64(200 * mib)
+	spec := container(withNamespacePath(specs.NetworkNamespace, "/run/netns/s"))
+	spec.Hostname, spec.Annotations = "name", map[string]string{AnnotationCPUs: "2", "other": "x"}
+	spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	spec.Linux.Sysctl = map[string]string{"kernel.shmmax": "1"}
+	sandbox, err := SandboxOf(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := sandbox.Size(false, byDefault, host); err != nil || size != (Size{2, limit + Overhead}) {
+		t.Errorf("size %+v, %v", size, err)
+	}
+	if name, err := sandbox.Hostname(); err != nil || name != "name" || sandbox.CgroupsPath() != "/host/path" || sandbox.Sysctls()["kernel.shmmax"] != "1" {
+		t.Errorf("%s, %v, in %s, %v", name, err, sandbox.CgroupsPath(), sandbox.Sysctls())
+	}
+	spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}}
+	if _, err := SandboxOf(spec); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("with hooks: %v", err)
+	}
+	for name, c := range map[string]struct {
+		spec *specs.Spec
+		path string
+		want Network
+	}{
+		"nothing":              {new(specs.Spec), "", Network{Host: true}},
+		"a path":               {new(specs.Spec), "/run/netns/p", Network{Path: "/run/netns/p"}},
+		"one in its spec":      {container(withNamespacePath(specs.NetworkNamespace, "/run/netns/s")), "", Network{Path: "/run/netns/s"}},
+		"a new one":            {container(), "", Network{}},
+		"none in its spec":     {container(without(specs.NetworkNamespace)), "", Network{Host: true}},
+		"a path before a spec": {container(), "/run/netns/p", Network{Path: "/run/netns/p"}},
+	} {
+		sandbox, err := SandboxOf(c.spec)
+		if err != nil || sandbox.Network(c.path) != c.want {
+			t.Errorf("%s: %+v, %v", name, sandbox.Network(c.path), err)
+		}
+	}
+	if sandbox, err := LoadSandbox(t.TempDir()); err != nil || sandbox.Network("") != (Network{Host: true}) {
+		t.Errorf("without a configuration: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path"
@@ -10,72 +11,127 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// A Sandbox is the configuration of a pod that the Sandbox API makes, understood:
-// no container stands for it.
+// A Sandbox is the configuration of a sandbox that the Sandbox API makes, understood: no
+// container stands for it.
 type Sandbox struct {
-	config *cri.PodSandboxConfig
-	id     string
-	users  IDMap
+	annotations map[string]string
+	trusted     bool // annotations are its client's own
+	resources   *specs.LinuxResources
+	cgroupsPath string
+	hostname    string
+	sysctls     map[string]string
+	dns         *cri.DNSConfig
+	users       IDMap
+	network     Network
 }
 
-// NewSandbox plans the pod of a PodSandboxConfig, and refuses what it cannot have.
-func NewSandbox(id string, config *cri.PodSandboxConfig) (*Sandbox, error) {
-	options := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+// NewSandbox plans the pod of a PodSandboxConfig, and refuses what it cannot have. With
+// vmForHost the VM's PID and IPC namespaces stand for the host's.
+func NewSandbox(id string, config *cri.PodSandboxConfig, vmForHost bool) (*Sandbox, error) {
+	linux := config.GetLinux()
+	options := linux.GetSecurityContext().GetNamespaceOptions()
 	switch {
 	case options.GetNetwork() == cri.NamespaceMode_NODE:
-		return nil, hostNamespace("pod", "network (hostNetwork)")
-	case options.GetPid() == cri.NamespaceMode_NODE:
-		return nil, hostNamespace("pod", "PID (hostPID)")
-	case options.GetIpc() == cri.NamespaceMode_NODE:
-		return nil, hostNamespace("pod", "IPC (hostIPC)")
+		return nil, hostsNetwork()
+	case options.GetPid() == cri.NamespaceMode_NODE && !vmForHost:
+		return nil, refuseHost(true, specs.PIDNamespace)
+	case options.GetIpc() == cri.NamespaceMode_NODE && !vmForHost:
+		return nil, refuseHost(true, specs.IPCNamespace)
 	}
 	users, err := usersOfPod(options.GetUsernsOptions())
 	if err != nil {
 		return nil, err
 	}
-	return &Sandbox{config: config, id: id, users: users}, nil
+	limits := linux.GetResources()
+	return &Sandbox{
+		annotations: config.GetAnnotations(),
+		resources:   podResources(limits.GetCpuShares(), limits.GetCpuQuota(), limits.GetCpuPeriod(), limits.GetMemoryLimitInBytes()),
+		cgroupsPath: podCgroup(linux.GetCgroupParent(), id),
+		hostname:    config.GetHostname(), sysctls: linux.GetSysctls(), dns: config.GetDnsConfig(), users: users,
+	}, nil
 }
 
-// Users is the mapping of the pod's user namespace; zero if it has none of its own.
-func (s *Sandbox) Users() IDMap { return s.users }
-
-// Size sizes the pod's VM as Plan.Size does a container's. Its own annotations of
-// the runtime count if trusted.
-func (s *Sandbox) Size(trusted bool, byDefault, host Size) (Size, error) {
-	annotations := maps.Clone(s.config.GetAnnotations())
-	maps.DeleteFunc(annotations, func(name, _ string) bool { return !trusted || !strings.HasPrefix(name, annotationPrefix) })
-	return SizeOf(annotations, s.Resources(), byDefault, host)
-}
-
-// Resources are the limits of the pod's containers together.
-func (s *Sandbox) Resources() *specs.LinuxResources {
-	limits := s.config.GetLinux().GetResources()
-	return podResources(limits.GetCpuShares(), limits.GetCpuQuota(), limits.GetCpuPeriod(), limits.GetMemoryLimitInBytes())
-}
-
-// CgroupsPath names the control group of the pod's VM, in the pod's own: as
-// containerd's CRI plugin does for a sandbox container.
-func (s *Sandbox) CgroupsPath() string {
-	parent := s.config.GetLinux().GetCgroupParent()
+// podCgroup names the control group of a pod's VM, in the pod's own: as containerd's CRI
+// plugin does for a sandbox container.
+func podCgroup(parent, id string) string {
 	switch base := path.Base(parent); {
 	case parent == "":
 		return ""
 	case strings.HasSuffix(base, ".slice"):
-		return strings.Join([]string{base, "cri-containerd", s.id}, ":")
+		return strings.Join([]string{base, "cri-containerd", id}, ":")
 	}
-	return path.Join(parent, s.id)
+	return path.Join(parent, id)
 }
 
-// Hostname is the pod's; without one it is the node's.
+// SandboxOf plans the sandbox of a client that is not the CRI plugin. It may describe the
+// sandbox as if it was a container; no process of that runs. Without a network namespace
+// there it has the host's network.
+func SandboxOf(spec *specs.Spec) (*Sandbox, error) {
+	if spec.Hooks != nil {
+		return nil, unsupported("the sandbox's configuration has hooks, which run for containers: give them to its containers")
+	}
+	s := &Sandbox{annotations: spec.Annotations, trusted: true, hostname: spec.Hostname, network: Network{Host: true}}
+	if spec.Linux == nil {
+		return s, nil
+	}
+	var err error
+	s.users, err = usersOf(spec.Linux)
+	s.resources, s.cgroupsPath, s.sysctls = spec.Linux.Resources, spec.Linux.CgroupsPath, spec.Linux.Sysctl
+	s.network = networkOf(spec.Linux.Namespaces)
+	return s, err
+}
+
+// LoadSandbox is SandboxOf of the configuration in a sandbox's bundle, which need not have
+// one.
+func LoadSandbox(bundle string) (*Sandbox, error) {
+	spec, err := read(bundle)
+	if errors.Is(err, os.ErrNotExist) {
+		spec, err = new(specs.Spec), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return SandboxOf(spec)
+}
+
+// Users is the mapping of the sandbox's user namespace; zero if it has none of its own.
+func (s *Sandbox) Users() IDMap { return s.users }
+
+// Network is the network of the sandbox whose client has made a network namespace at a path,
+// or has not.
+func (s *Sandbox) Network(path string) Network {
+	if path != "" {
+		return Network{Path: path}
+	}
+	return s.network
+}
+
+// Size sizes the sandbox's VM as Plan.Size does a container's. Annotations of a pod count if
+// trusted.
+func (s *Sandbox) Size(trusted bool, byDefault, host Size) (Size, error) {
+	annotations := maps.Clone(s.annotations)
+	maps.DeleteFunc(annotations, func(name, _ string) bool {
+		return !trusted && !s.trusted || !strings.HasPrefix(name, annotationPrefix)
+	})
+	return SizeOf(annotations, s.resources, byDefault, host)
+}
+
+// Resources are the limits of the sandbox's containers together; nil means none.
+func (s *Sandbox) Resources() *specs.LinuxResources { return s.resources }
+
+// CgroupsPath names the control group of the sandbox's VM.
+func (s *Sandbox) CgroupsPath() string { return s.cgroupsPath }
+
+// Hostname is the sandbox's; without one it is the node's.
 func (s *Sandbox) Hostname() (string, error) {
-	if name := s.config.GetHostname(); name != "" {
-		return name, nil
+	if s.hostname != "" {
+		return s.hostname, nil
 	}
 	return os.Hostname()
 }
 
-// Sysctls are kernel parameters of the pod's namespaces.
-func (s *Sandbox) Sysctls() map[string]string { return s.config.GetLinux().GetSysctls() }
+// Sysctls are kernel parameters of the sandbox's namespaces.
+func (s *Sandbox) Sysctls() map[string]string { return s.sysctls }
 
 // hosts is the /etc/hosts of a pod to which the client mounts none, as the kubelet
 // does.
@@ -87,7 +143,7 @@ const hosts = `127.0.0.1	localhost
 // without DNS settings of its own.
 func (s *Sandbox) Files(hostname string, node []byte) map[string][]byte {
 	return map[string][]byte{
-		"hostname": []byte(hostname + "\n"), "hosts": []byte(hosts), "resolv.conf": resolvConf(s.config.GetDnsConfig(), node),
+		"hostname": []byte(hostname + "\n"), "hosts": []byte(hosts), "resolv.conf": resolvConf(s.dns, node),
 	}
 }
 

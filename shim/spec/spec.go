@@ -26,10 +26,12 @@ type Plan struct {
 	Rootfs string
 
 	spec          *specs.Spec
+	pod           Pod
 	resources     *specs.LinuxResources // for the VM
 	limits        Limits
 	devices       []specs.LinuxDevice // for the guest
 	missed        []string            // of the rest
+	hosts         []specs.LinuxNamespaceType
 	joins         map[specs.LinuxNamespaceType]int
 	users         IDMap
 	sandboxMemory string
@@ -37,26 +39,47 @@ type Plan struct {
 }
 
 // Load reads and plans the configuration of a bundle.
-func Load(bundle string) (*Plan, error) {
+func Load(bundle string) (*Plan, error) { return LoadMember(bundle, "") }
+
+// LoadMember is Load for a member of a sandbox of the Sandbox API; see NewMember.
+func LoadMember(bundle, sandbox string) (*Plan, error) {
+	spec, err := read(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return NewMember(spec, bundle, sandbox)
+}
+
+// read reads the configuration of a bundle.
+func read(bundle string) (*specs.Spec, error) {
 	path := filepath.Join(bundle, "config.json")
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading the bundle's configuration: %w (%w)", err, errdefs.ErrInvalidArgument)
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(data, &spec); err != nil {
+	spec := new(specs.Spec)
+	if err := json.Unmarshal(data, spec); err != nil {
 		return nil, fmt.Errorf("%s is not an OCI runtime configuration: %w (%w)", path, err, errdefs.ErrInvalidArgument)
 	}
-	return New(&spec, bundle)
+	return spec, nil
 }
 
 // New plans a configuration, whose relative paths are those of the bundle
 // (runtime-spec, config.md). The plan owns the spec.
-func New(spec *specs.Spec, bundle string) (*Plan, error) {
-	if err := check(spec); err != nil {
+func New(spec *specs.Spec, bundle string) (*Plan, error) { return NewMember(spec, bundle, "") }
+
+// NewMember is New for a container that came to the shim of a sandbox: its client has made
+// it a member of that, and need not be the CRI plugin, whose annotations say which pod a
+// container is of. They count if sandbox is empty.
+func NewMember(spec *specs.Spec, bundle, sandbox string) (*Plan, error) {
+	pod := Pod{ID: sandbox}
+	if sandbox == "" {
+		pod = PodOf(spec.Annotations)
+	}
+	if err := check(spec, sandbox == "" && pod.ID != ""); err != nil {
 		return nil, err
 	}
-	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec}
+	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec, pod: pod, hosts: missing(spec.Linux.Namespaces)}
 	var err error
 	if p.users, err = usersOf(spec.Linux); err != nil {
 		return nil, err
@@ -64,13 +87,13 @@ func New(spec *specs.Spec, bundle string) (*Plan, error) {
 	if p.joins, err = joins(spec.Linux.Namespaces, p.Pod()); err != nil {
 		return nil, err
 	}
-	if p.limits, err = limitsOf(spec.Linux.Resources, p.Pod().ID == ""); err != nil {
+	if p.limits, err = limitsOf(spec.Linux.Resources, pod.ID == ""); err != nil {
 		return nil, err
 	}
 	if err := checkSwap(spec.Linux.Resources); err != nil {
 		return nil, err
 	}
-	if p.resources, err = vmResources(spec, p.limits.Host); err != nil {
+	if p.resources, err = vmResources(spec, pod, p.limits.Host); err != nil {
 		return nil, err
 	}
 	if p.devices, p.missed, err = planDevices(spec.Linux); err != nil {
@@ -103,8 +126,9 @@ func absolute(bundle, path string) string {
 	return filepath.Join(bundle, path)
 }
 
-// check refuses what the plan cannot keep.
-func check(spec *specs.Spec) error {
+// check refuses what the plan cannot keep. cri says that the CRI plugin's annotations make
+// the container one of a pod.
+func check(spec *specs.Spec, cri bool) error {
 	switch {
 	case spec.Root == nil || spec.Root.Path == "":
 		return invalid("the configuration has no root.path")
@@ -117,62 +141,13 @@ func check(spec *specs.Spec) error {
 	case spec.Linux.IntelRdt != nil:
 		return unsupported("linux.intelRdt concerns the host's processor and is not supported in a microVM")
 	}
-	return checkNamespaces(spec.Linux.Namespaces, PodOf(spec.Annotations))
-}
-
-// ownNamespaces must be the container's own or its pod's: the host's are out of its
-// reach, and the guest's belong to the agent. pod is Kubernetes' name for the host's.
-var ownNamespaces = []struct {
-	kind      specs.LinuxNamespaceType
-	name, pod string
-}{
-	{specs.MountNamespace, "mount", ""},
-	{specs.PIDNamespace, "PID", " (hostPID)"},
-	{specs.IPCNamespace, "IPC", " (hostIPC)"},
-	{specs.UTSNamespace, "UTS", ""},
-}
-
-func checkNamespaces(namespaces []specs.LinuxNamespace, pod Pod) error {
-	own := make(map[specs.LinuxNamespaceType]bool)
-	for _, namespace := range namespaces {
-		own[namespace.Type] = true
-	}
-	if pod.ID != "" && !own[specs.NetworkNamespace] {
-		return hostNamespace("pod", "network (hostNetwork)")
-	}
-	for _, namespace := range ownNamespaces {
-		switch {
-		case own[namespace.kind]:
-		case pod.ID != "":
-			return hostNamespace("pod", namespace.name+namespace.pod)
-		default:
-			return hostNamespace("container", namespace.name+" namespace")
-		}
+	switch {
+	case !has(spec.Linux.Namespaces, specs.MountNamespace):
+		return unsupported("the container has no mount namespace of its own, which a microVM cannot do without: add one to linux.namespaces")
+	case cri && !has(spec.Linux.Namespaces, specs.NetworkNamespace):
+		return hostsNetwork()
 	}
 	return nil
-}
-
-func hostNamespace(who, what string) error {
-	return unsupported("the %s asks for the host's %s, which a microVM cannot share: give it its own, or use another runtime", who, what)
-}
-
-// Network is which network a container asks for (runtime-spec, config-linux.md,
-// "Namespaces").
-type Network struct {
-	// Host asks for the host's.
-	Host bool
-	// Path is that of a network namespace to join; empty means a new one.
-	Path string
-}
-
-// Network is the container's.
-func (p *Plan) Network() Network {
-	for _, namespace := range p.spec.Linux.Namespaces {
-		if namespace.Type == specs.NetworkNamespace {
-			return Network{Path: namespace.Path}
-		}
-	}
-	return Network{Host: true}
 }
 
 // Hooks are the container's, to be run on the host, and the state that they get
@@ -211,14 +186,17 @@ type Places struct {
 	// Binds are for each of the plan's.
 	Binds []string
 	// Network is the network namespace; a container with the host's network has
-	// that of the guest.
+	// that of the guest. Empty means a new one.
 	Network string
 	// Users is the user namespace of containers that have one.
 	Users string
-	// Joined are the other namespaces that Plan.Joins asks for.
+	// Joined are the other namespaces that Plan.Joins and Plan.HostNamespaces ask for.
 	Joined map[specs.LinuxNamespaceType]string
 	// SharedMemory is the pod's, empty if it has none.
 	SharedMemory string
+	// SharesIPC says that the container is in the pod's IPC namespace. Then the pod's shared
+	// memory is the container's.
+	SharesIPC bool
 	// PodFiles are those that the pod's sandbox has made, by their names.
 	PodFiles map[string]string
 }
@@ -233,17 +211,9 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 	// Labels of the host's security modules mean nothing to the guest's kernel.
 	process := *guest.Process
 	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
-	linux.Namespaces = ownGroup(slices.Clone(linux.Namespaces))
-	for i, namespace := range linux.Namespaces {
-		switch {
-		case namespace.Type == specs.NetworkNamespace:
-			linux.Namespaces[i].Path = places.Network
-		case namespace.Type == specs.UserNamespace:
-			linux.Namespaces[i].Path = places.Users
-			linux.UIDMappings, linux.GIDMappings = nil, nil // it has them
-		case namespace.Path != "":
-			linux.Namespaces[i].Path = places.Joined[namespace.Type]
-		}
+	linux.Namespaces = ownGroup(p.guestNamespaces(places))
+	if has(linux.Namespaces, specs.UserNamespace) {
+		linux.UIDMappings, linux.GIDMappings = nil, nil // it has them
 	}
 	guest.Root, guest.Linux, guest.Process = &root, &linux, &process
 	guest.Hooks = guestHooks(guest.Hooks)
@@ -271,7 +241,11 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 	if p.Pod().ID == "" {
 		return mounts
 	}
-	return podMounts(mounts, places.SharedMemory, places.PodFiles, p.spec.Root.Readonly)
+	memory := places.SharedMemory
+	if !places.SharesIPC {
+		memory = ""
+	}
+	return podMounts(mounts, memory, places.PodFiles, p.spec.Root.Readonly)
 }
 
 // guestHooks are those that run in the container (startContainer): their programs

@@ -50,7 +50,7 @@ func TestNewRefuses(t *testing.T) {
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 1, Minor: 3}}
 		}, "/dev/x"},
 		"joined namespace":  {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/x" }, "/proc/1/ns/x"},
-		"host namespace":    {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "namespace"},
+		"host's mounts":     {without(specs.MountNamespace), "mount namespace"},
 		"relative":          {withMount(specs.Mount{Destination: "a", Type: "tmpfs"}), "absolute"},
 		"empty destination": {withMount(specs.Mount{Type: "tmpfs"}), "absolute"},
 		"escaping":          {withMount(specs.Mount{Destination: "/a/../../b", Type: "tmpfs"}), "leads out"},
@@ -84,6 +84,8 @@ func TestBinds(t *testing.T) {
 		"recursively":           {specs.Mount{Type: "bind", Source: "/s", Options: []string{"rbind", "rro"}}, &Bind{Source: "/s", Recursive: true, ReadOnly: true, RecursiveReadOnly: true}},
 		"slave":                 {specs.Mount{Type: "bind", Source: "/s", Options: []string{"rslave"}}, &Bind{Source: "/s", Slave: true}},
 		"relative to bundle":    {specs.Mount{Type: "bind", Source: "s"}, &Bind{Source: "/bundle/s"}},
+		"a socket":              {specs.Mount{Type: "uds", Source: "/s"}, &Bind{Source: "/s", Socket: true}},
+		"no file for a socket":  {specs.Mount{Type: "uds", Source: "/dev/null"}, &Bind{Source: "/dev/null", Socket: true}},
 		"a device":              {specs.Mount{Type: "bind", Source: "/dev/null"}, nil},
 		"sysfs":                 {specs.Mount{Type: "bind", Source: "/sys/fs/cgroup"}, nil},
 		"not sysfs":             {specs.Mount{Type: "bind", Source: "/system"}, &Bind{Source: "/system"}},
@@ -108,7 +110,7 @@ func TestBinds(t *testing.T) {
 			got := plan.Binds[0]
 			got.Destination, got.options = "", nil
 			if got.Source != c.want.Source || got.ReadOnly != c.want.ReadOnly || got.RecursiveReadOnly != c.want.RecursiveReadOnly ||
-				got.Recursive != c.want.Recursive || got.Slave != c.want.Slave {
+				got.Recursive != c.want.Recursive || got.Slave != c.want.Slave || got.Socket != c.want.Socket {
 				t.Errorf("bind %+v, want %+v", got, *c.want)
 			}
 		})

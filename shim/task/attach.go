@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -23,10 +22,10 @@ import (
 
 // attachments are what a container has of the host in its VM.
 type attachments struct {
-	root     *share.Share                        // the root file system; nil when it has none
-	binds    []attachment                        // for each of the plan's binds
-	joined   map[specs.LinuxNamespaceType]string // namespaces in the guest, of others or the pod
-	released bool                                // what is left in binds is this container's alone
+	root     *share.Share // the root file system; nil when it has none
+	binds    []attachment // for each of the plan's binds
+	joined   namespaces   // of others in its VM
+	released bool         // what is left in binds is this container's alone
 }
 
 // attachment is what a container has for one bind: a share, or a socket.
@@ -107,6 +106,8 @@ func attachBind(p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
 	switch {
 	case source.IsDir() && bind.Files.Asked != "":
 		return attachment{}, fmt.Errorf("option %s is for files and %s is a directory: leave it out: %w", bind.Files.Asked, bind.Source, errdefs.ErrInvalidArgument)
+	case bind.Socket && !source.IsSocket():
+		return attachment{}, fmt.Errorf("source %s is not a socket, and a mount of type uds is one of a socket: use the type bind: %w", bind.Source, errdefs.ErrInvalidArgument)
 	case source.IsSocket():
 		a.socket, err = p.Sockets.Add(source, bind.Files.Follow)
 	default:
@@ -163,9 +164,9 @@ func (c *container) detach(p *sandbox.Prepared) (err error) {
 func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api.CreateBundleRequest, error) {
 	request := &api.CreateBundleRequest{Container: c.id}
 	a := &c.attached
-	places.Rootfs, places.Cgroup, places.Network = api.SharePath(a.root.Tag), filepath.Join("/", c.id), api.NetworkPath()
-	places.Users = api.UsersPath()
-	places.Joined, places.Binds = a.joined, make([]string, len(a.binds))
+	places.Rootfs, places.Cgroup, places.Users = api.SharePath(a.root.Tag), filepath.Join("/", c.id), api.UsersPath()
+	places.Network = networkPlace(p.Network(), c.plan.Network())
+	places.Binds = make([]string, len(a.binds))
 	for i, attached := range a.binds {
 		bind := c.plan.Binds[i]
 		places.Binds[i] = attached.place(c.id)
@@ -190,6 +191,19 @@ func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api
 	var err error
 	request.Spec, err = c.plan.Guest(places)
 	return request, err
+}
+
+// networkPlace is where a container's network namespace is in the guest of a VM that has a
+// network; empty is a new one. The host's network, which the agent has, is a container's only
+// if it asks for it.
+func networkPlace(has, want spec.Network) string {
+	switch {
+	case !has.Host:
+		return api.NetworkPath()
+	case want.IsNew():
+		return ""
+	}
+	return api.AgentNetworkPath()
 }
 
 // submounts are the paths in the pool of a shared directory's mount and, where only that

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -63,14 +64,15 @@ func TestMounts(t *testing.T) {
 	mount("/file", file, "bind", "ro")
 	mount("/run/socket", filepath.Join(dir, "socket"), "bind")
 	mount("/tree", filepath.Join(dir, "tree"), "rbind", "ro")
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/run/uds", Type: "uds", Source: filepath.Join(dir, "socket")})
 	c.must(c.create("c", spec))
 
 	bundle := bundleOf(c, "c")
 	if len(bundle.Files) != 1 || string(bundle.Files[0].Name) != "a file" || bundle.Files[0].Destination != "/file" || !bundle.Files[0].ReadOnly {
 		t.Errorf("files: %v", bundle.Files)
 	}
-	if len(bundle.Sockets) != 1 || bundle.Sockets[0].Destination != "/run/socket" {
-		t.Errorf("sockets: %v", bundle.Sockets)
+	if len(bundle.Sockets) != 2 || bundle.Sockets[0].Destination != "/run/socket" || bundle.Sockets[1].Destination != "/run/uds" {
+		t.Fatalf("sockets: %v", bundle.Sockets)
 	}
 	if len(bundle.Submounts) != 2 || !strings.HasSuffix(string(bundle.Submounts[1]), "/below") {
 		t.Errorf("submounts: %q", bundle.Submounts)
@@ -78,10 +80,14 @@ func TestMounts(t *testing.T) {
 	sources := map[string]string{}
 	for _, mount := range guestSpec(c, "c").Mounts {
 		sources[mount.Destination] = mount.Source
+		if mount.Type != "bind" {
+			t.Errorf("%s is of type %s", mount.Destination, mount.Type) // runc knows no other for it
+		}
 	}
 	for destination, source := range map[string]string{
 		"/file":       api.FilePath("c", bundle.Files[0].Tag),
 		"/run/socket": api.FilePath("c", bundle.Sockets[0].Tag),
+		"/run/uds":    api.FilePath("c", bundle.Sockets[1].Tag),
 		"/tree":       api.SharePath(string(bundle.Submounts[0])),
 	} {
 		if sources[destination] != source {
@@ -90,6 +96,29 @@ func TestMounts(t *testing.T) {
 	}
 	c.expectDelete("c", "", killed)
 	c.expectNothingBelow(dir, below)
+}
+
+// A mount of a socket is of nothing else.
+func TestSocketThatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{file, dir, "/dev/null"} {
+		bubble(t, func(c client) {
+			spec := rig.Spec("sleep")
+			spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/run/uds", Type: "uds", Source: source})
+			err := c.create("c", spec)
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "mount /run/uds: source "+source) {
+				t.Errorf("%s: %v", source, err)
+			}
+			if n := len(c.Driver.Machines()); n != 0 {
+				t.Errorf("%d machines", n)
+			}
+			c.ExpectNoMounts()
+		})
+	}
 }
 
 // expectNothingBelow is ExpectNoMounts for a test with mounts of its own.

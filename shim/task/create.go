@@ -66,7 +66,7 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 	if err != nil {
 		return err
 	}
-	if c.plan, err = spec.Load(r.Bundle); err != nil {
+	if c.plan, err = spec.LoadMember(r.Bundle, s.pod.HeldBy()); err != nil {
 		return err
 	}
 	c.of = c.plan.Pod()
@@ -111,6 +111,7 @@ func (s *Service) placeFor(c *container, config config.Config) (*sandbox.Prepare
 			Size:        size,
 			CgroupsPath: c.plan.CgroupsPath(), Resources: c.plan.Resources(),
 			OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(), Users: c.plan.Users(), Pod: c.of.ID != "",
+			VMForHost: config.Compat.VMForHost(),
 		})
 	})
 }
@@ -136,10 +137,10 @@ func (s *Service) boot(ctx context.Context, c *container) (*sandbox.Sandbox, err
 	}
 	return s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
 		sb, err := place.Boot(ctx, onHost)
-		if err != nil || !c.of.Sandbox {
+		if err != nil || !c.of.Sandbox && len(c.attached.joined.ofVM) == 0 {
 			return sb, err
 		}
-		return sb, createPod(ctx, sb, c.plan)
+		return sb, s.createPod(ctx, sb, c)
 	})
 }
 

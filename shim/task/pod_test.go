@@ -234,3 +234,71 @@ func TestPodThatIsNotMade(t *testing.T) {
 		c.ExpectNoMounts()
 	})
 }
+
+// asking is a configuration that asks for the host's namespaces of some kinds.
+func asking(spec *specs.Spec, kinds ...specs.LinuxNamespaceType) *specs.Spec {
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return slices.Contains(kinds, n.Type) })
+	return spec
+}
+
+// Who asks for a namespace of the host is refused before anything boots, and told what the
+// administrator can do.
+func TestHostNamespacesRefused(t *testing.T) {
+	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+		for id, spec := range map[string]*specs.Spec{"c": rig.Spec("sleep"), "p": rig.InPod(rig.Spec("pause"), "p", true)} {
+			bubble(t, func(c client) {
+				err := c.create(id, asking(spec, kind))
+				if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), `compat.host_namespaces = "vm"`) {
+					t.Errorf("%s of %s: %v", kind, id, err)
+				}
+				if n := len(c.Driver.Machines()); n != 0 {
+					t.Errorf("%d machines", n)
+				}
+				c.ExpectNoMounts()
+			})
+		}
+	}
+}
+
+// Where the administrator allows it, a process of the VM holds those that stand for the
+// host's, and it is not the agent.
+func TestHostNamespacesOfVM(t *testing.T) {
+	kinds := []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace}
+	expect := func(c client, id string, holder uint32) {
+		t.Helper()
+		paths := map[specs.LinuxNamespaceType]string{}
+		for _, namespace := range guestSpec(c, id).Linux.Namespaces {
+			paths[namespace.Type] = namespace.Path
+		}
+		for _, kind := range kinds {
+			if want := api.NamespacePath(holder, string(kind)); holder <= 1 || paths[kind] != want {
+				t.Errorf("%s: the %s namespace is %q, want %q", id, kind, paths[kind], want)
+			}
+		}
+	}
+	withVM := func(test func(client)) {
+		bubble(t, func(c client) {
+			c.Config = "[compat]\nhost_namespaces = \"vm\"\n"
+			test(c)
+		})
+	}
+	withVM(func(c client) {
+		c.must(c.create("c", asking(rig.Spec("sleep"), kinds...)))
+		expect(c, "c", c.Pod.Holder().Guest)
+	})
+	withVM(func(c client) {
+		c.must(c.create("c", rig.Spec("sleep")))
+		if n := len(fake.Requests[*api.CreatePodRequest](c.Agent())); n != 0 {
+			t.Errorf("nobody asked, and %d holders were started", n)
+		}
+	})
+	withVM(func(c client) { // a pod that does not ask, and a container of it that does
+		c.pod()
+		c.must(c.create("a", asking(member("sleep"), kinds...)))
+		expect(c, "a", c.Pod.Holder().Guest)
+	})
+	withVM(func(c client) { // a pod that asks: its containers join it
+		c.must(c.create("p", asking(rig.InPod(rig.Spec("pause"), "p", true), kinds...)))
+		expect(c, "p", c.Pod.Holder().Guest)
+	})
+}

@@ -70,7 +70,7 @@ func (r *Rig) Bundle(spec *specs.Spec) string {
 // Options are the runtime's for a request: a configuration that names its kit.
 func Options(r *Rig) *anypb.Any {
 	r.T.Helper()
-	options, err := typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigBody: []byte("kit = \"/kit\"\n")})
+	options, err := typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigBody: []byte("kit = \"/kit\"\n" + r.Config)})
 	if err != nil {
 		r.T.Fatal(err)
 	}

@@ -66,6 +66,8 @@ type Rig struct {
 	Driver *fake.Driver
 	// Platform is what VMs are made with; a test may change it before the first call.
 	Platform sandbox.Platform
+	// Config is what its configuration has beside the kit, in TOML.
+	Config string
 	// Tasks and Sandboxes are its services, Pod what they share.
 	Tasks     *task.Service
 	Sandboxes *podapi.Service
