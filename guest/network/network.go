@@ -114,22 +114,21 @@ type change struct {
 	links     map[string]netlink.Link
 }
 
+// make goes on after what the kernel refuses: one address or route of an interface takes
+// no other away.
 func (c *change) make(request *api.SetNetworkRequest) error {
-	if err := c.putAway(request.Interfaces); err != nil {
-		return err
-	}
+	errs := []error{c.putAway(request.Interfaces)}
 	c.links = make(map[string]netlink.Link)
 	for _, i := range request.Interfaces {
 		link, err := c.setInterface(i)
-		if err != nil {
-			return fmt.Errorf("interface %s: %w", i.Name, err)
+		if link != nil {
+			c.links[i.Name] = link
 		}
-		c.links[i.Name] = link
+		if err != nil {
+			errs = append(errs, fmt.Errorf("interface %s: %w", i.Name, err))
+		}
 	}
-	if err := c.setRoutes(request.Routes); err != nil {
-		return err
-	}
-	return c.setNeighbours(request.Neighbours)
+	return errors.Join(append(errs, c.setRoutes(request.Routes), c.setNeighbours(request.Neighbours))...)
 }
 
 // device finds the virtio-net device that was made with an address.
@@ -156,6 +155,7 @@ func (c *change) putAway(wanted []*api.Interface) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, link := range links {
 		attributes := link.Attrs()
 		if len(attributes.PermHWAddr) == 0 || attributes.Flags&net.FlagLoopback != 0 {
@@ -173,10 +173,10 @@ func (c *change) putAway(wanted []*api.Interface) error {
 			c.inside.LinkSetName(link, spareName(attributes.PermHWAddr)),
 			c.inside.LinkSetNsPid(link, os.Getpid()))
 		if err != nil {
-			return fmt.Errorf("taking interface %s away: %w", attributes.Name, err)
+			errs = append(errs, fmt.Errorf("taking interface %s away: %w", attributes.Name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // spareName is a name that no other interface has: of 15 bytes at most.
@@ -197,12 +197,12 @@ func (c *change) setInterface(i *api.Interface) (netlink.Link, error) {
 			return nil, fmt.Errorf("naming it: %w", err)
 		}
 		if err := c.inside.LinkSetHardwareAddr(link, address); err != nil {
-			return nil, fmt.Errorf("giving it the address %s: %w", address, err)
+			return link, fmt.Errorf("giving it the address %s: %w", address, err)
 		}
 	}
 	if attributes.MTU != int(i.Mtu) {
 		if err := c.inside.LinkSetMTU(link, int(i.Mtu)); err != nil {
-			return nil, fmt.Errorf("MTU %d: %w", i.Mtu, err)
+			return link, fmt.Errorf("MTU %d: %w", i.Mtu, err)
 		}
 	}
 	if !i.Up {
@@ -210,7 +210,7 @@ func (c *change) setInterface(i *api.Interface) (netlink.Link, error) {
 	}
 	// The addresses of IPv6 go with a link that goes down; so it comes up first.
 	if err := c.inside.LinkSetUp(link); err != nil {
-		return nil, err
+		return link, err
 	}
 	return link, c.setAddresses(link, i.Addresses)
 }
@@ -253,15 +253,17 @@ func (c *change) setAddresses(link netlink.Link, wanted []*api.Address) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	keep := make(map[string]bool)
 	for _, address := range wanted {
 		parsed, err := parseAddress(address)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		keep[parsed.IPNet.String()] = true
 		if err := c.inside.AddrReplace(link, parsed); err != nil {
-			return fmt.Errorf("address %s: %w", address.Prefix, err)
+			errs = append(errs, fmt.Errorf("address %s: %w", address.Prefix, err))
 		}
 	}
 	for _, address := range current {
@@ -269,10 +271,10 @@ func (c *change) setAddresses(link netlink.Link, wanted []*api.Address) error {
 			continue
 		}
 		if err := c.inside.AddrDel(link, &address); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("removing address %s: %w", address.IPNet, err)
+			errs = append(errs, fmt.Errorf("removing address %s: %w", address.IPNet, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func parseAddress(a *api.Address) (*netlink.Addr, error) {

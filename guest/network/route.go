@@ -14,30 +14,32 @@ import (
 // setRoutes adds the routes in their order: those that lead to a gateway come
 // after those by which it is reached.
 func (c *change) setRoutes(wanted []*api.Route) error {
+	var errs []error
 	keep := make(map[string]bool)
 	for _, route := range wanted {
 		parsed, err := c.parseRoute(route)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		keep[routeKey(parsed)] = true
 		if err := c.inside.RouteReplace(parsed); err != nil {
-			return fmt.Errorf("route %s: the guest's kernel refused it: %w", describe(route), err)
+			errs = append(errs, fmt.Errorf("route %s: the guest's kernel refused it: %w", describe(route), err))
 		}
 	}
 	current, err := c.inside.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	for _, route := range current {
 		if route.Protocol == unix.RTPROT_KERNEL || route.Protocol == unix.RTPROT_RA || keep[routeKey(&route)] {
 			continue
 		}
 		if err := c.inside.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("removing route %s: %w", route, err)
+			errs = append(errs, fmt.Errorf("removing route %s: %w", route, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (c *change) parseRoute(r *api.Route) (*netlink.Route, error) {
@@ -110,18 +112,22 @@ func describe(r *api.Route) string {
 }
 
 func (c *change) setNeighbours(wanted []*api.Neighbour) error {
+	var errs []error
 	for _, n := range wanted {
-		link := c.links[n.Interface]
-		if link == nil {
-			return fmt.Errorf("neighbour %s: there is no interface %s", n.Address, n.Interface)
-		}
-		err := c.inside.NeighSet(&netlink.Neigh{
-			LinkIndex: link.Attrs().Index, IP: net.ParseIP(n.Address), HardwareAddr: n.HardwareAddress,
-			State: netlink.NUD_PERMANENT,
-		})
-		if err != nil {
-			return fmt.Errorf("neighbour %s on %s: %w", n.Address, n.Interface, err)
+		if err := c.setNeighbour(n); err != nil {
+			errs = append(errs, fmt.Errorf("neighbour %s on %s: %w", n.Address, n.Interface, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func (c *change) setNeighbour(n *api.Neighbour) error {
+	link := c.links[n.Interface]
+	if link == nil {
+		return errors.New("there is no such interface")
+	}
+	return c.inside.NeighSet(&netlink.Neigh{
+		LinkIndex: link.Attrs().Index, IP: net.ParseIP(n.Address), HardwareAddr: n.HardwareAddress,
+		State: netlink.NUD_PERMANENT,
+	})
 }

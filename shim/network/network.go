@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,10 +31,6 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
-
-// spare is how many devices a VM has for interfaces that come after its start:
-// "ctr run --cni" makes the first one then.
-const spare = 1
 
 // settle is how long changes are collected before the guest is told.
 const settle = 20 * time.Millisecond
@@ -88,22 +85,29 @@ func Open(path string) (_ *Network, err error) {
 		}
 	}
 	interfaces := current.interfaces()
-	if err := enough(len(interfaces), vm.MaxInterfaces); err != nil {
-		return nil, err
+	if without := interfaces[min(len(interfaces), vm.MaxInterfaces):]; len(without) > 0 {
+		return nil, tooMany(len(interfaces), vm.MaxInterfaces, without)
 	}
 	for _, link := range interfaces {
 		if err := check(link); err != nil {
 			return nil, err
 		}
 	}
-	return n, n.addDevices(min(len(interfaces)+spare, vm.MaxInterfaces))
+	return n, n.addDevices(vm.MaxInterfaces)
 }
 
-func enough(interfaces, devices int) error {
-	if interfaces > devices {
-		return fmt.Errorf("the network namespace has %d interfaces, and this microVM has devices for %d: %w", interfaces, devices, errdefs.ErrFailedPrecondition)
+// tooMany says that there is no device for some interfaces.
+func tooMany(interfaces, devices int, without []netlink.Link) error {
+	const named = 8
+	var names []string
+	for _, link := range without[:min(len(without), named)] {
+		names = append(names, link.Attrs().Name)
 	}
-	return nil
+	if len(without) > named {
+		names = append(names, "...")
+	}
+	return fmt.Errorf("the network namespace has %d interfaces, and this microVM has devices for %d: give it fewer networks; the guest would be without %s: %w",
+		interfaces, devices, strings.Join(names, ", "), errdefs.ErrFailedPrecondition)
 }
 
 func (n *Network) addDevices(count int) error {
@@ -133,7 +137,8 @@ type Guest interface {
 	SetNetwork(context.Context, *api.SetNetworkRequest) (*api.SetNetworkResponse, error)
 }
 
-// Sync joins what interfaces there are and tells the guest.
+// Sync joins what interfaces there are and tells the guest. What cannot be joined is
+// left out, and the error names it; the guest has all the rest then.
 func (n *Network) Sync(ctx context.Context, guest Guest) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -144,19 +149,18 @@ func (n *Network) Sync(ctx context.Context, guest Guest) error {
 	if err != nil {
 		return err
 	}
-	if err := n.join(current); err != nil {
-		return err
-	}
-	request, err := current.describe(n.joined)
-	if err != nil {
-		return err
-	}
+	return errors.Join(n.join(current), n.tell(ctx, guest, current.describe(n.joined)))
+}
+
+// tell has the guest do what it has not done yet.
+func (n *Network) tell(ctx context.Context, guest Guest, request *api.SetNetworkRequest) error {
 	if proto.Equal(request, n.told) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if _, err := guest.SetNetwork(ctx, request); err != nil {
+		n.told = nil // some of it
 		return fmt.Errorf("taking the network over into the guest: %w", err)
 	}
 	n.told = request
@@ -164,30 +168,35 @@ func (n *Network) Sync(ctx context.Context, guest Guest) error {
 }
 
 // join gives each interface a device, and takes back those of interfaces that have
-// gone.
+// gone. An interface that stays keeps its device, whatever comes beside it.
 func (n *Network) join(current state) error {
 	interfaces := current.interfaces()
 	present := make(map[int]bool)
 	for _, link := range interfaces {
 		present[link.Attrs().Index] = true
 	}
+	var errs []error
 	for index, device := range n.joined {
 		if !present[index] {
-			if err := n.unjoin(index, device); err != nil {
-				return err
-			}
+			errs = append(errs, n.unjoin(index, device))
 		}
 	}
-	if err := enough(len(interfaces), len(n.devices)); err != nil {
-		return err
-	}
+	var without []netlink.Link
 	for _, link := range interfaces {
-		if err := n.joinOne(link); err != nil {
-			return err
+		err := n.joinOne(link)
+		if errors.Is(err, errNoDevice) {
+			without = append(without, link)
+			continue
 		}
+		errs = append(errs, err)
 	}
-	return nil
+	if len(without) > 0 {
+		errs = append(errs, tooMany(len(interfaces), len(n.devices), without))
+	}
+	return errors.Join(errs...)
 }
+
+var errNoDevice = errors.New("all devices are in use")
 
 func (n *Network) joinOne(link netlink.Link) error {
 	index, mtu := link.Attrs().Index, link.Attrs().MTU
@@ -196,7 +205,10 @@ func (n *Network) joinOne(link netlink.Link) error {
 	}
 	device, joined := n.joined[index]
 	if !joined {
-		device = n.free()
+		var ok bool
+		if device, ok = n.free(); !ok {
+			return errNoDevice
+		}
 	}
 	tap, err := n.handle.LinkByName(device.Tap)
 	if err != nil {
@@ -211,7 +223,7 @@ func (n *Network) joinOne(link netlink.Link) error {
 		return nil
 	}
 	if err := n.handle.LinkSetUp(tap); err != nil {
-		return err
+		return fmt.Errorf("setting the TAP device %s up: %w", device.Tap, err)
 	}
 	if err := join(n.handle, link, tap); err != nil {
 		return err
@@ -220,18 +232,18 @@ func (n *Network) joinOne(link netlink.Link) error {
 	return nil
 }
 
-// free is a device that no interface has.
-func (n *Network) free() vm.Interface {
+// free is a device that no interface has, if there is one.
+func (n *Network) free() (vm.Interface, bool) {
 	for _, device := range n.devices {
 		used := false
 		for _, other := range n.joined {
 			used = used || other.Tap == device.Tap
 		}
 		if !used {
-			return device
+			return device, true
 		}
 	}
-	panic("network: more interfaces than devices") // enough has counted them
+	return vm.Interface{}, false
 }
 
 // unjoin follows the end of an interface, with which its redirection went. The TAP
@@ -240,7 +252,7 @@ func (n *Network) unjoin(index int, device vm.Interface) error {
 	delete(n.joined, index)
 	tap, err := n.handle.LinkByName(device.Tap)
 	if err != nil {
-		return err
+		return fmt.Errorf("the TAP device %s: %w", device.Tap, err)
 	}
 	return unredirect(n.handle, tap)
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
 // namespace is a client's, at a path.
@@ -128,14 +129,6 @@ func TestFollow(t *testing.T) {
 	if err := n.Follow(t.Context(), &g); err != nil {
 		t.Fatal(err)
 	}
-	await := func(what, names string) {
-		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); g.names() != names; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: the guest has %q", what, g.names())
-			}
-		}
-	}
 	in(t, path, func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -143,9 +136,9 @@ func TestFollow(t *testing.T) {
 		}
 		return netlink.LinkDel(link)
 	})
-	await("taken away", "")
+	g.await(t, "taken away", "")
 	in(t, path, func() error { return addVeth("eth1", "10.2.0.2/24") })
-	await("another", "p-eth1 eth1")
+	g.await(t, "another", "p-eth1 eth1")
 	if err := n.Close(); err != nil {
 		t.Error(err)
 	}
@@ -228,7 +221,7 @@ func TestOwnNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(n.VM().Interfaces) != spare {
+	if len(n.VM().Interfaces) != vm.MaxInterfaces {
 		t.Errorf("%d devices", len(n.VM().Interfaces))
 	}
 	err = inNamespace(n.VM().Namespace, func() error {
@@ -271,4 +264,92 @@ func TestOpenRefuses(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// await waits until the guest has interfaces of these names.
+func (g *guest) await(t *testing.T, what, names string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); g.names() != names; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: the guest has %q", what, g.names())
+		}
+	}
+}
+
+// Interfaces that have no device are named, and take nothing from the others; one that goes
+// leaves its device to the next.
+func TestMoreThanFit(t *testing.T) {
+	path := namespace(t)
+	n, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	var g guest
+	sync := func(what string, says ...string) {
+		t.Helper()
+		err := n.Sync(t.Context(), &g)
+		if (err == nil) != (len(says) == 0) || err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+		for _, word := range says {
+			if !strings.Contains(fmt.Sprint(err), word) {
+				t.Errorf("%s: %v; it does not say %q", what, err, word)
+			}
+		}
+	}
+	addTaps := func(names ...string) {
+		in(t, path, func() (err error) {
+			for _, name := range names {
+				attributes := netlink.NewLinkAttrs()
+				attributes.Name = name
+				err = errors.Join(err, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attributes, Mode: netlink.TUNTAP_MODE_TAP}))
+			}
+			return err
+		})
+	}
+	remove := func(name string) {
+		in(t, path, func() error {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkDel(link)
+		})
+	}
+	addTaps("e0", "e1", "e2", "e3")
+	sync("a fourth", "has 4 interfaces, and this microVM has devices for 3", "without e3:")
+	g.await(t, "the first three", "e0 e1 e2")
+	sync("once more", "without e3:")
+	if len(g.told) != 1 {
+		t.Errorf("the guest was told %d times", len(g.told))
+	}
+	remove("e0")
+	sync("one has gone")
+	g.await(t, "one has gone", "e1 e2 e3")
+	for i := range 17 {
+		addTaps(fmt.Sprint("f", i))
+	}
+	sync("twenty", "has 20 interfaces", "without f0, f1, f2, f3, f4, f5, f6, f7, ...:")
+	g.await(t, "twenty", "e1 e2 e3")
+	if _, err := Open(path); !strings.Contains(fmt.Sprint(err), "another microVM's") {
+		t.Errorf("a second one: %v", err)
+	}
+	// A guest that refuses is told everything again.
+	g.err = errdefs.ErrInternal
+	remove("e2")
+	if err := n.Sync(t.Context(), &g); !errors.Is(err, errdefs.ErrInternal) {
+		t.Errorf("a guest that refuses: %v", err)
+	}
+	g.err = nil
+	told := len(g.told)
+	sync("it obeys", "has 19 interfaces")
+	if len(g.told) != told+1 {
+		t.Error("a guest that refused is not told again")
+	}
+	g.await(t, "it obeys", "e1 e3 f0")
 }

@@ -66,18 +66,16 @@ func check(link netlink.Link) error {
 }
 
 // describe is the state for the guest. devices are the interfaces' virtio-net
-// devices, by the interfaces' indexes; an interface without one is left out.
-func (s state) describe(devices map[int]vm.Interface) (*api.SetNetworkRequest, error) {
+// devices, by the interfaces' indexes; an interface without one is left out, and so is
+// one that no guest can have.
+func (s state) describe(devices map[int]vm.Interface) *api.SetNetworkRequest {
 	request := new(api.SetNetworkRequest)
 	names := make(map[int]string)
 	for _, link := range s.interfaces() {
 		a := link.Attrs()
 		device, ok := devices[a.Index]
-		if !ok {
+		if !ok || check(link) != nil {
 			continue
-		}
-		if err := check(link); err != nil {
-			return nil, err
 		}
 		names[a.Index] = a.Name
 		i := &api.Interface{
@@ -105,7 +103,7 @@ func (s state) describe(devices map[int]vm.Interface) (*api.SetNetworkRequest, e
 			})
 		}
 	}
-	return request, nil
+	return request
 }
 
 // automatic addresses are made by every kernel for itself from the hardware address.
