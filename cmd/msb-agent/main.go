@@ -1,4 +1,5 @@
-// msb-agent is PID 1 of the guest, and the process that holds namespaces of its containers.
+// msb-agent is PID 1 of the guest, the process that holds namespaces of its containers, and
+// the one that packs and unpacks archives of their files.
 package main
 
 import (
@@ -9,11 +10,15 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/agent"
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
 	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
+	"github.com/msb-runtime/containerd-shim-msb/guest/transfer"
 )
 
 func main() {
 	if len(os.Args) == 4 && os.Args[1] == pod.HoldCommand {
 		pod.Hold(os.Args[2], os.Args[3])
+	}
+	if len(os.Args) == 3 && os.Args[1] == transfer.HelperCommand {
+		transfer.Help(os.Args[2])
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "msb-agent is the first process of a microVM; it is not run by hand")

@@ -1,7 +1,7 @@
 // Package agent is the program that runs as PID 1 of the guest. It serves, over
 // ttrpc on the host's control stream, containerd's own task service for runc
-// and beside it the service that prepares bundles; every other stream from the
-// host is one of a process's standard streams.
+// and beside it the service that prepares bundles; another stream from the host
+// is one of a process's standard streams, a connection, or an archive.
 package agent
 
 import (
@@ -29,6 +29,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
 	"github.com/msb-runtime/containerd-shim-msb/guest/socket"
 	"github.com/msb-runtime/containerd-shim-msb/guest/stdio"
+	"github.com/msb-runtime/containerd-shim-msb/guest/transfer"
 	"github.com/msb-runtime/containerd-shim-msb/guest/transport"
 )
 
@@ -66,6 +67,7 @@ func Run(ctx context.Context, changes ...Change) error {
 type server struct {
 	rpc     *ttrpc.Server
 	streams *stdio.Streams
+	roots   *transfer.Roots
 	change  change
 }
 
@@ -81,9 +83,9 @@ func newServer(ctx context.Context, guest *service, c change) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{rpc: rpc, streams: stdio.New(), change: c}
-	taskapi.RegisterTTRPCTaskService(rpc, tasks)
-	guest.events, guest.streams, guest.life, guest.change = events, s.streams, ctx, c
+	s := &server{rpc: rpc, streams: stdio.New(), roots: transfer.New(), change: c}
+	taskapi.RegisterTTRPCTaskService(rpc, keeper{tasks, s.roots})
+	guest.events, guest.streams, guest.roots, guest.life, guest.change = events, s.streams, s.roots, ctx, c
 	api.RegisterGuestService(rpc, guest)
 	return s, nil
 }
@@ -123,10 +125,30 @@ func (s *server) accept(ctx context.Context, conn net.Conn, control *handover) {
 		s.streams.Join(ctx, conn, purpose.Stdio)
 	case *api.StreamHeader_Port:
 		network.ServePort(conn, purpose.Port.Port)
+	case *api.StreamHeader_Transfer:
+		s.roots.Serve(ctx, conn, purpose.Transfer)
 	default:
 		_ = api.ReplyStream(conn, fmt.Errorf("a stream for %T: %w", purpose, errdefs.ErrNotImplemented))
 		conn.Close()
 	}
+}
+
+// keeper is the task service, which keeps the file systems of the containers that it creates.
+type keeper struct {
+	taskapi.TTRPCTaskService
+	roots *transfer.Roots
+}
+
+// Create implements the Task API.
+func (k keeper) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	response, err := k.TTRPCTaskService.Create(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.roots.Keep(r.ID, response.Pid); err != nil {
+		log.G(ctx).WithError(err).Error("keeping the file system of a container")
+	}
+	return response, nil
 }
 
 // handover is a net.Listener for connections that were accepted elsewhere.
@@ -163,6 +185,7 @@ func (h *handover) Close() error {
 type service struct {
 	events  queue
 	streams *stdio.Streams
+	roots   *transfer.Roots
 	sockets *socket.Sockets
 	network *network.Network
 	pod     pod.Pod
@@ -209,6 +232,7 @@ func (s *service) ReleaseFiles(_ context.Context, request *api.ReleaseFilesReque
 
 func (s *service) RemoveBundle(_ context.Context, request *api.RemoveBundleRequest) (*api.RemoveBundleResponse, error) {
 	s.sockets.Close(request.Container)
+	s.roots.Drop(request.Container)
 	if err := bundle.Remove(request.Container, request.Shares); err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}

@@ -75,6 +75,54 @@ func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
 	return file_guest_api_guest_proto_rawDescGZIP(), []int{28, 0}
 }
 
+type TransferStream_Direction int32
+
+const (
+	// Out of the container.
+	TransferStream_EXPORT TransferStream_Direction = 0
+	// Into the container.
+	TransferStream_IMPORT TransferStream_Direction = 1
+)
+
+// Enum value maps for TransferStream_Direction.
+var (
+	TransferStream_Direction_name = map[int32]string{
+		0: "EXPORT",
+		1: "IMPORT",
+	}
+	TransferStream_Direction_value = map[string]int32{
+		"EXPORT": 0,
+		"IMPORT": 1,
+	}
+)
+
+func (x TransferStream_Direction) Enum() *TransferStream_Direction {
+	p := new(TransferStream_Direction)
+	*p = x
+	return p
+}
+
+func (x TransferStream_Direction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TransferStream_Direction) Descriptor() protoreflect.EnumDescriptor {
+	return file_guest_api_guest_proto_enumTypes[1].Descriptor()
+}
+
+func (TransferStream_Direction) Type() protoreflect.EnumType {
+	return &file_guest_api_guest_proto_enumTypes[1]
+}
+
+func (x TransferStream_Direction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TransferStream_Direction.Descriptor instead.
+func (TransferStream_Direction) EnumDescriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31, 0}
+}
+
 type StartRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Now   *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=now,proto3" json:"now,omitempty"`
@@ -1583,6 +1631,7 @@ type StreamHeader struct {
 	//	*StreamHeader_Stdio
 	//	*StreamHeader_Socket
 	//	*StreamHeader_Port
+	//	*StreamHeader_Transfer
 	Purpose       isStreamHeader_Purpose `protobuf_oneof:"purpose"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1661,6 +1710,15 @@ func (x *StreamHeader) GetPort() *PortStream {
 	return nil
 }
 
+func (x *StreamHeader) GetTransfer() *TransferStream {
+	if x != nil {
+		if x, ok := x.Purpose.(*StreamHeader_Transfer); ok {
+			return x.Transfer
+		}
+	}
+	return nil
+}
+
 type isStreamHeader_Purpose interface {
 	isStreamHeader_Purpose()
 }
@@ -1685,6 +1743,11 @@ type StreamHeader_Port struct {
 	Port *PortStream `protobuf:"bytes,4,opt,name=port,proto3,oneof"`
 }
 
+type StreamHeader_Transfer struct {
+	// An archive out of a container's file system, or into it.
+	Transfer *TransferStream `protobuf:"bytes,5,opt,name=transfer,proto3,oneof"`
+}
+
 func (*StreamHeader_Control) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
@@ -1692,6 +1755,8 @@ func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
 func (*StreamHeader_Socket) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Port) isStreamHeader_Purpose() {}
+
+func (*StreamHeader_Transfer) isStreamHeader_Purpose() {}
 
 type ControlStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1871,6 +1936,196 @@ func (x *PortStream) GetPort() uint32 {
 	return 0
 }
 
+// TransferStream is for an archive (tar). Out of a container, the agent sends it in frames,
+// and the host nothing. Into one, the host sends it as it is and ends its direction; a host
+// that gives up resets the stream. A last frame has the result.
+type TransferStream struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	// In the container, from its root.
+	Path      string                   `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Direction TransferStream_Direction `protobuf:"varint,3,opt,name=direction,proto3,enum=msb.guest.v1.TransferStream_Direction" json:"direction,omitempty"`
+	// Of a directory only its own entry; an export's.
+	NoWalk bool `protobuf:"varint,4,opt,name=no_walk,json=noWalk,proto3" json:"no_walk,omitempty"`
+	// Files get the owners that the archive says, not root; an import's.
+	PreserveOwnership bool `protobuf:"varint,5,opt,name=preserve_ownership,json=preserveOwnership,proto3" json:"preserve_ownership,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *TransferStream) Reset() {
+	*x = TransferStream{}
+	mi := &file_guest_api_guest_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferStream) ProtoMessage() {}
+
+func (x *TransferStream) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferStream.ProtoReflect.Descriptor instead.
+func (*TransferStream) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *TransferStream) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *TransferStream) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *TransferStream) GetDirection() TransferStream_Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return TransferStream_EXPORT
+}
+
+func (x *TransferStream) GetNoWalk() bool {
+	if x != nil {
+		return x.NoWalk
+	}
+	return false
+}
+
+func (x *TransferStream) GetPreserveOwnership() bool {
+	if x != nil {
+		return x.PreserveOwnership
+	}
+	return false
+}
+
+// TransferFrame is preceded by its length as a varint.
+type TransferFrame struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the archive.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Set in the last frame.
+	Result        *TransferResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferFrame) Reset() {
+	*x = TransferFrame{}
+	mi := &file_guest_api_guest_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferFrame) ProtoMessage() {}
+
+func (x *TransferFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferFrame.ProtoReflect.Descriptor instead.
+func (*TransferFrame) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *TransferFrame) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *TransferFrame) GetResult() *TransferResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+type TransferResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// gRPC's; 0 is success.
+	Code          uint32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferResult) Reset() {
+	*x = TransferResult{}
+	mi := &file_guest_api_guest_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferResult) ProtoMessage() {}
+
+func (x *TransferResult) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
+func (*TransferResult) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *TransferResult) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *TransferResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type StreamReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the stream is ready.
@@ -1881,7 +2136,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2148,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2161,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StreamReply) GetError() string {
@@ -2021,12 +2276,13 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
-	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xeb\x01\n" +
+	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xa7\x02\n" +
 	"\fStreamHeader\x127\n" +
 	"\acontrol\x18\x01 \x01(\v2\x1b.msb.guest.v1.ControlStreamH\x00R\acontrol\x121\n" +
 	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdio\x124\n" +
 	"\x06socket\x18\x03 \x01(\v2\x1a.msb.guest.v1.SocketStreamH\x00R\x06socket\x12.\n" +
-	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04portB\t\n" +
+	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04port\x12:\n" +
+	"\btransfer\x18\x05 \x01(\v2\x1c.msb.guest.v1.TransferStreamH\x00R\btransferB\t\n" +
 	"\apurpose\"\x0f\n" +
 	"\rControlStream\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
@@ -2040,7 +2296,24 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\" \n" +
 	"\n" +
 	"PortStream\x12\x12\n" +
-	"\x04port\x18\x01 \x01(\rR\x04port\"#\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\"\xf5\x01\n" +
+	"\x0eTransferStream\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12D\n" +
+	"\tdirection\x18\x03 \x01(\x0e2&.msb.guest.v1.TransferStream.DirectionR\tdirection\x12\x17\n" +
+	"\ano_walk\x18\x04 \x01(\bR\x06noWalk\x12-\n" +
+	"\x12preserve_ownership\x18\x05 \x01(\bR\x11preserveOwnership\"#\n" +
+	"\tDirection\x12\n" +
+	"\n" +
+	"\x06EXPORT\x10\x00\x12\n" +
+	"\n" +
+	"\x06IMPORT\x10\x01\"Y\n" +
+	"\rTransferFrame\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x124\n" +
+	"\x06result\x18\x02 \x01(\v2\x1c.msb.guest.v1.TransferResultR\x06result\":\n" +
+	"\x0eTransferResult\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"#\n" +
 	"\vStreamReply\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error2\xfc\x04\n" +
 	"\x05Guest\x12@\n" +
@@ -2067,88 +2340,95 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 	return file_guest_api_guest_proto_rawDescData
 }
 
-var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
-	(*StartRequest)(nil),          // 1: msb.guest.v1.StartRequest
-	(*UserNamespace)(nil),         // 2: msb.guest.v1.UserNamespace
-	(*IDMapping)(nil),             // 3: msb.guest.v1.IDMapping
-	(*StartResponse)(nil),         // 4: msb.guest.v1.StartResponse
-	(*CreateBundleRequest)(nil),   // 5: msb.guest.v1.CreateBundleRequest
-	(*FileMount)(nil),             // 6: msb.guest.v1.FileMount
-	(*SocketMount)(nil),           // 7: msb.guest.v1.SocketMount
-	(*CreateBundleResponse)(nil),  // 8: msb.guest.v1.CreateBundleResponse
-	(*ReleaseFilesRequest)(nil),   // 9: msb.guest.v1.ReleaseFilesRequest
-	(*ReleaseFilesResponse)(nil),  // 10: msb.guest.v1.ReleaseFilesResponse
-	(*RemoveBundleRequest)(nil),   // 11: msb.guest.v1.RemoveBundleRequest
-	(*RemoveBundleResponse)(nil),  // 12: msb.guest.v1.RemoveBundleResponse
-	(*CloseStdioRequest)(nil),     // 13: msb.guest.v1.CloseStdioRequest
-	(*CloseStdioResponse)(nil),    // 14: msb.guest.v1.CloseStdioResponse
-	(*SetNetworkRequest)(nil),     // 15: msb.guest.v1.SetNetworkRequest
-	(*Interface)(nil),             // 16: msb.guest.v1.Interface
-	(*Address)(nil),               // 17: msb.guest.v1.Address
-	(*Route)(nil),                 // 18: msb.guest.v1.Route
-	(*Neighbour)(nil),             // 19: msb.guest.v1.Neighbour
-	(*SetNetworkResponse)(nil),    // 20: msb.guest.v1.SetNetworkResponse
-	(*CreatePodRequest)(nil),      // 21: msb.guest.v1.CreatePodRequest
-	(*PodFile)(nil),               // 22: msb.guest.v1.PodFile
-	(*PodNamespaces)(nil),         // 23: msb.guest.v1.PodNamespaces
-	(*CreatePodResponse)(nil),     // 24: msb.guest.v1.CreatePodResponse
-	(*EventsRequest)(nil),         // 25: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 26: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 27: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 28: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 29: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 30: msb.guest.v1.SocketStream
-	(*PortStream)(nil),            // 31: msb.guest.v1.PortStream
-	(*StreamReply)(nil),           // 32: msb.guest.v1.StreamReply
-	nil,                           // 33: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 35: google.protobuf.Any
+	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
+	(*StartRequest)(nil),          // 2: msb.guest.v1.StartRequest
+	(*UserNamespace)(nil),         // 3: msb.guest.v1.UserNamespace
+	(*IDMapping)(nil),             // 4: msb.guest.v1.IDMapping
+	(*StartResponse)(nil),         // 5: msb.guest.v1.StartResponse
+	(*CreateBundleRequest)(nil),   // 6: msb.guest.v1.CreateBundleRequest
+	(*FileMount)(nil),             // 7: msb.guest.v1.FileMount
+	(*SocketMount)(nil),           // 8: msb.guest.v1.SocketMount
+	(*CreateBundleResponse)(nil),  // 9: msb.guest.v1.CreateBundleResponse
+	(*ReleaseFilesRequest)(nil),   // 10: msb.guest.v1.ReleaseFilesRequest
+	(*ReleaseFilesResponse)(nil),  // 11: msb.guest.v1.ReleaseFilesResponse
+	(*RemoveBundleRequest)(nil),   // 12: msb.guest.v1.RemoveBundleRequest
+	(*RemoveBundleResponse)(nil),  // 13: msb.guest.v1.RemoveBundleResponse
+	(*CloseStdioRequest)(nil),     // 14: msb.guest.v1.CloseStdioRequest
+	(*CloseStdioResponse)(nil),    // 15: msb.guest.v1.CloseStdioResponse
+	(*SetNetworkRequest)(nil),     // 16: msb.guest.v1.SetNetworkRequest
+	(*Interface)(nil),             // 17: msb.guest.v1.Interface
+	(*Address)(nil),               // 18: msb.guest.v1.Address
+	(*Route)(nil),                 // 19: msb.guest.v1.Route
+	(*Neighbour)(nil),             // 20: msb.guest.v1.Neighbour
+	(*SetNetworkResponse)(nil),    // 21: msb.guest.v1.SetNetworkResponse
+	(*CreatePodRequest)(nil),      // 22: msb.guest.v1.CreatePodRequest
+	(*PodFile)(nil),               // 23: msb.guest.v1.PodFile
+	(*PodNamespaces)(nil),         // 24: msb.guest.v1.PodNamespaces
+	(*CreatePodResponse)(nil),     // 25: msb.guest.v1.CreatePodResponse
+	(*EventsRequest)(nil),         // 26: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 27: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 28: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 29: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 30: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 31: msb.guest.v1.SocketStream
+	(*PortStream)(nil),            // 32: msb.guest.v1.PortStream
+	(*TransferStream)(nil),        // 33: msb.guest.v1.TransferStream
+	(*TransferFrame)(nil),         // 34: msb.guest.v1.TransferFrame
+	(*TransferResult)(nil),        // 35: msb.guest.v1.TransferResult
+	(*StreamReply)(nil),           // 36: msb.guest.v1.StreamReply
+	nil,                           // 37: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 39: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	34, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
-	2,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
-	3,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
-	3,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
-	6,  // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
-	7,  // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
-	16, // 6: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
-	18, // 7: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
-	19, // 8: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
-	17, // 9: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	22, // 10: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
-	23, // 11: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	33, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	34, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	35, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	28, // 15: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	29, // 16: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	30, // 17: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	31, // 18: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	0,  // 19: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 20: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	5,  // 21: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	9,  // 22: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	11, // 23: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	13, // 24: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	15, // 25: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	21, // 26: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	25, // 27: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	4,  // 28: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	8,  // 29: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	10, // 30: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	12, // 31: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	14, // 32: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	20, // 33: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	24, // 34: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	26, // 35: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	28, // [28:36] is the sub-list for method output_type
-	20, // [20:28] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	38, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
+	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
+	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
+	7,  // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
+	8,  // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
+	17, // 6: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	19, // 7: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	20, // 8: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	18, // 9: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	23, // 10: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	24, // 11: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	37, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	38, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	39, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	29, // 15: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	30, // 16: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	31, // 17: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	32, // 18: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	33, // 19: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	0,  // 20: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 21: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	35, // 22: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 23: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 24: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	10, // 25: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	12, // 26: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	14, // 27: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	16, // 28: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	22, // 29: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	26, // 30: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 31: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	9,  // 32: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	11, // 33: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	13, // 34: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	15, // 35: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	21, // 36: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	25, // 37: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	27, // 38: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	31, // [31:39] is the sub-list for method output_type
+	23, // [23:31] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -2161,14 +2441,15 @@ func file_guest_api_guest_proto_init() {
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
 		(*StreamHeader_Port)(nil),
+		(*StreamHeader_Transfer)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   33,
+			NumEnums:      2,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

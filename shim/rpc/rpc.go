@@ -1,5 +1,5 @@
-// Package rpc is the edge of the shim: containerd's Task API in its two versions and its
-// Sandbox API as tables of methods, and errors translated to codes, here and nowhere else.
+// Package rpc is the edge of the shim: containerd's Task API in its two versions, its Sandbox
+// API, and its Transfer and Streaming services as tables of methods, and errors translated to codes, here and nowhere else.
 package rpc
 
 import (
@@ -13,12 +13,14 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
+	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
 )
 
-// Services are the services of a shim: the Task API and the Sandbox API.
+// Services are the services of a shim: the Task API, the Sandbox API, and transfers.
 type Services struct {
 	tasks     *task.Service
 	sandboxes *podapi.Service
+	transfers *transfer.Service
 	calls     *calls
 }
 
@@ -27,7 +29,11 @@ type Services struct {
 // one table serves both.
 var taskServices = []string{"containerd.task.v3.Task", "containerd.task.v2.Task"}
 
-const sandboxService = "containerd.runtime.sandbox.v1.Sandbox"
+const (
+	sandboxService   = "containerd.runtime.sandbox.v1.Sandbox"
+	transferService  = "containerd.services.transfer.v1.Transfer"
+	streamingService = "containerd.services.streaming.v1.Streaming"
+)
 
 // RegisterTTRPC implements pkg/shim's TTRPCService.
 func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
@@ -35,6 +41,12 @@ func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.taskMethods()})
 	}
 	server.RegisterService(sandboxService, &ttrpc.ServiceDesc{Methods: s.sandboxMethods()})
+	server.RegisterService(transferService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"Transfer": method(s.calls, s.transfers.Transfer),
+	}})
+	server.RegisterService(streamingService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
+		"Stream": {Handler: stream(s.transfers.Stream), StreamingClient: true, StreamingServer: true},
+	}})
 	return nil
 }
 
@@ -89,6 +101,17 @@ func method[Request, Response any](calls *calls, call func(context.Context, *Req
 			return nil, toGRPC(err)
 		}
 		return response, nil
+	}
+}
+
+// stream makes the entry of a call that is a stream. A shim that ends does not wait for it:
+// its transfer is a call of its own.
+func stream(call func(context.Context, ttrpc.StreamServer) error) ttrpc.StreamHandler {
+	return func(ctx context.Context, server ttrpc.StreamServer) (any, error) {
+		if err := call(ctx, server); err != nil {
+			return nil, toGRPC(err)
+		}
+		return nil, nil
 	}
 }
 

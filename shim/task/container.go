@@ -29,6 +29,8 @@ type container struct {
 	of       spec.Pod    // that it is part of
 	attached attachments // what its VM has of the host for it; its creator's and its deleter's
 
+	life    context.Context // ends with its deletion
+	end     context.CancelCauseFunc
 	cancel  context.CancelFunc // ends its creation
 	settled chan struct{}      // closed when its creation is over, however
 	removal chan struct{}      // has room for one: who ends or deletes it
@@ -51,7 +53,9 @@ var _ pod.Member = (*container)(nil)
 
 func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.CancelFunc) *container {
 	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
+	life, end := context.WithCancelCause(context.Background())
 	return &container{
+		life: life, end: end,
 		service: s, id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
 		cancel: cancel, settled: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewGate(),
 		processes: map[string]*process{"": newProcess("", config)},
@@ -111,8 +115,9 @@ func (c *container) add(p *process) error {
 	return nil
 }
 
-// remove lets no execs come any more.
+// remove ends the container's transfers, and lets no execs come any more.
 func (c *container) remove() {
+	c.end(c.errDeleted())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.removed = true

@@ -35,7 +35,8 @@ type Agent struct {
 	after      map[string][]*Gate        // guarded by mu
 	calls      []*Call                   // guarded by mu
 	ports      map[uint32]func(net.Conn) // guarded by mu
-	control    []*wire                   // under the control streams; guarded by mu
+	transfers  transfers
+	control    []*wire // under the control streams; guarded by mu
 }
 
 // eventQueue is how many events wait for the host, as many as with guest/agent.
@@ -111,6 +112,8 @@ func (a *Agent) accept(conn net.Conn, control *handover) {
 			serve, err = a.stdio.add(purpose.Stdio, conn)
 		case *api.StreamHeader_Port:
 			serve, err = a.port(purpose.Port.Port)
+		case *api.StreamHeader_Transfer:
+			serve = func(conn net.Conn) { a.transfers.serve(conn, purpose.Transfer) }
 		default:
 			err = fmt.Errorf("a stream for %T: %w", purpose, errdefs.ErrNotImplemented)
 		}
@@ -136,6 +139,8 @@ func streamName(header *api.StreamHeader) string {
 		return "Stream.Stdio"
 	case *api.StreamHeader_Port:
 		return "Stream.Port"
+	case *api.StreamHeader_Transfer:
+		return "Stream.Transfer"
 	default:
 		return "Stream.Control"
 	}
