@@ -91,7 +91,7 @@ rm -rf made`
 // prelude is before each script. made is a directory for it.
 const prelude = `mkdir -p made
 run() { docker run --runtime "$RUNTIME" "$@"; }
-until_true() { until "$@" >/dev/null 2>&1; do sleep 0.2; done; }
+until_true() { for try in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.2; done; echo "never: $*"; }
 image=` + harness.Image + "\n"
 
 // tried runs the trials of a group with a runtime.
