@@ -24,6 +24,7 @@ PLACEHOLDER := $(KIT)/msb-placeholder
 PROBE   := $(TOOLS)/probe
 HOSTILE := $(TOOLS)/hostile/guest.erofs
 NERDCTL := $(TOOLS)/nerdctl
+DOCKER := $(OUTPUT)/cache/docker
 CRITEST := $(TOOLS)/critest
 CRIMAGES := $(OUTPUT)/images/critest
 SUITEIMAGES := $(OUTPUT)/images/containerd
@@ -52,7 +53,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes bench bench-krun lint proto \
+.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -74,8 +75,8 @@ shell: root build tools ## a shell with a private containerd to try things in (r
 
 # The emulated host of the krun driver has one processor and shares nothing, so what runs
 # there runs beside the others. What they would all build or install is there before.
-LANES ?= lint test-unit test-e2e test-1.7 test-race
-test: root build tools hostile clients deps-krun containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
+LANES ?= lint test-unit test-e2e test-1.7 test-docker test-race
+test: root build tools hostile clients docker deps-krun containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc shellcheck mke2fs dpkg-deb
 	@hack/lanes $(LANES) -- test-krun test-qemu-kvm -- test-contract
 
@@ -102,7 +103,7 @@ test-long: export MSB_LONG = 1
 test-long: export MSB_SOAK ?= 30m
 test-long: export MSB_TIMEOUT = 12h
 test-long: ## the same at length: every hostile guest, a soak of MSB_SOAK (30m), many of what is few elsewhere; hours (root)
-	@$(MAKE) test LANES='test-unit test-e2e test-race'
+	@$(MAKE) test LANES='test-unit test-e2e test-docker test-race'
 
 test-hostile: root build tools hostile ## every hostile guest in a VM of its own, and what it cost the host (root)
 	@MSB_LONG=1 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^TestHostileAgent$$' ./test/e2e
@@ -152,6 +153,19 @@ test-race: root build tools hostile clients ## pods, end to end, with a shim tha
 	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '$(RACED)' ./test/e2e || status=1; \
 	MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^TestOverhead$$' ./test/pod || status=1; \
 	if cat $(RESULTS)/race/shim* 2>/dev/null; then echo "==> the shim has data races: see above" >&2; status=1; fi; exit $$status
+
+test-docker: root build tools docker ## Docker Engine on a containerd: its command and compose, beside runc (root)
+	@echo "==> Docker Engine"
+	@mkdir -p $(RESULTS)
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/docker | tee -i $(RESULTS)/docker.log
+
+docker-table: root build tools docker ## write the table of Docker's options, runc's results beside ours, into docs/docker-table.md (root)
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^TestTable$$' ./test/docker -update
+
+# Docker Engine, for the tests.
+docker:
+	@$(DEPS) iptables
+	@hack/docker $(DOCKER)
 
 test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one node: its pods, and deploy/ on it (root)
 	@$(STEP) "building the tests of Kubernetes" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/kubernetes

@@ -8,12 +8,13 @@
 //	image tree DIRECTORY NAME PROGRAM OUTPUT.tar
 //	                                         the files below a directory, which run PROGRAM
 //
-// An archive of an OCI image layout is for "ctr image import", a layout in a directory
+// An archive of an OCI image layout is for "ctr image import" and "docker load", a layout in a directory
 // for the registry of the conformance tests.
 package main
 
 import (
 	"archive/tar"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -132,7 +133,38 @@ func archiveOf(output string, images map[string]v1.Image) error {
 			return err
 		}
 	}
+	if err := describe(dir, images); err != nil {
+		return err
+	}
 	return archive(dir, output)
+}
+
+// describe writes what "docker load" reads besides: before containerd's image store it
+// takes no OCI image layout, but the blobs of one by this list.
+func describe(dir string, images map[string]v1.Image) error {
+	type entry struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	blob := func(digest v1.Hash) string { return filepath.Join("blobs", digest.Algorithm, digest.Hex) }
+	var entries []entry
+	for _, name := range slices.Sorted(maps.Keys(images)) {
+		manifest, err := images[name].Manifest()
+		if err != nil {
+			return err
+		}
+		image := entry{Config: blob(manifest.Config.Digest), RepoTags: []string{name}}
+		for _, layer := range manifest.Layers {
+			image.Layers = append(image.Layers, blob(layer.Digest))
+		}
+		entries = append(entries, image)
+	}
+	list, err := json.Marshal(entries)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "manifest.json"), list, 0o644)
 }
 
 // put adds an image with an annotation that names it.

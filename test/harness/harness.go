@@ -190,26 +190,38 @@ state = %q
 	})
 }
 
-// startContainerd starts it from a thread that stays until it has ended: Pdeathsig is
-// about that thread, not about the process. enter moves the thread before.
 func (h *Host) startContainerd(enter func() error) error {
-	started, ended := make(chan error), make(chan struct{})
-	thread.Go(func() {
-		err := enter()
-		if err == nil {
-			err = h.containerd.Start()
-		}
-		started <- err
-		if err == nil {
-			_ = h.containerd.Wait()
-			close(ended)
-		}
-	})
-	err := <-started
+	ended, err := startFrom(enter, h.containerd)
 	if err == nil {
 		h.ended = ended
 	}
 	return err
+}
+
+// startFrom starts a command from a thread that stays until it has ended, which ended tells:
+// Pdeathsig is about that thread, not about the process. enter moves the thread before.
+func startFrom(enter func() error, cmd *exec.Cmd) (ended chan struct{}, err error) {
+	started, ended := make(chan error), make(chan struct{})
+	thread.Go(func() {
+		err := enter()
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(ended)
+		}
+	})
+	return ended, <-started
+}
+
+// StartBeside starts a daemon in the namespaces of containerd, whose client it is. It ends by
+// force when this process does. With a file of h.Dir among its arguments it is also known as
+// one of the tests' when they were killed. ended is closed when it has ended.
+func (h *Host) StartBeside(cmd *exec.Cmd) (ended <-chan struct{}, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return startFrom(func() error { return enter(h.Pid(), h.namespaces) }, cmd)
 }
 
 // connect waits until containerd serves.

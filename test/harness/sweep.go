@@ -84,12 +84,13 @@ type Owner struct {
 // Has tells whether a process is one of the containerd's shims, or runs under one.
 func (o Owner) Has(pid int) bool { return containerdOf(pid) == filepath.Join(o.Dir, socketName) }
 
-// processes are the containerd, its shims, and what runs under them.
+// processes are the containerd, its shims, what runs under them, and its clients: they have a
+// file of the directory among their arguments.
 func (o Owner) processes() (own []int) {
-	containerd := "\x00--config\x00" + filepath.Join(o.Dir, configName) + "\x00"
+	file := "\x00" + o.Dir + "/"
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, name := range lines {
-		if line, _ := os.ReadFile(name); strings.Contains(string(line), containerd) {
+		if line, _ := os.ReadFile(name); strings.Contains(string(line), file) {
 			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
 				own = append(own, pid)
 			}
