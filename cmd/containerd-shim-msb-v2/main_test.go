@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -181,6 +182,28 @@ func TestStartLegacy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A sandbox's shim tells containerd 2.0 to 2.2 the version of its Task API: they send it
+// members only then.
+func TestStartLegacySandbox(t *testing.T) {
+	needRoot(t)
+	c := newContainerd(t)
+	c.bundle = filepath.Join(c.bundle, "io.containerd.sandbox.controller.v1.shim", namespace, id)
+	c.directory = c.bundle
+	if err := errors.Join(os.MkdirAll(c.bundle, 0o700), unix.Mkfifo(filepath.Join(c.bundle, "log"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var answer struct {
+		Version           int
+		Protocol, Address string
+	}
+	if output := c.start(nil); json.Unmarshal(output, &answer) != nil || answer.Version != 3 || answer.Protocol != "ttrpc" {
+		t.Fatalf("the answer is %s", output)
+	}
+	client := dial(t, answer.Address)
+	defer end(t, client, answer.Address)
+	connect(t, client, "containerd.task.v3.Task")
 }
 
 // Since 2.3 there are parameters on stdin, and the answer is a message.

@@ -2,10 +2,12 @@ package manager
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -18,6 +20,9 @@ import (
 // arguments and environment, and on stdin nothing or the runtime's options. All of these
 // take a bare address for an answer and then speak version 2 of the Task API. Only stdin
 // tells the two forms apart.
+//
+// A sandbox of the Sandbox API needs more since 2.0: a container is sent to its shim only if
+// that has told version 3, and gets a shim of its own otherwise. 1.7 takes no such answer.
 
 // maxParams is pkg/shim's limit for what it reads from stdin, in bytes.
 const maxParams = 10 << 20
@@ -45,8 +50,32 @@ func StartLegacy(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	_, err = os.Stdout.WriteString(result.GetAddress())
+	bundle, err := os.Getwd()
+	if err != nil {
+		return false, err
+	}
+	answer, err := answerTo(bundle, result)
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stdout.WriteString(answer)
 	return true, err
+}
+
+// sandboxes is the directory of the bundles of sandboxes since containerd 2.0, with one for
+// each namespace in it: the id of the plugin that runs them.
+const sandboxes = "io.containerd.sandbox.controller.v1.shim"
+
+// answerTo is the answer to the start of a shim for a bundle: its address, or, for a sandbox,
+// all of the result as JSON (containerd 2.2, pkg/shim, BootstrapParams).
+func answerTo(bundle string, result *bootapi.BootstrapResult) (string, error) {
+	if filepath.Base(filepath.Dir(filepath.Dir(bundle))) != sandboxes {
+		return result.GetAddress(), nil
+	}
+	answer, err := json.Marshal(map[string]any{
+		"version": result.GetVersion(), "protocol": result.GetProtocol(), "address": result.GetAddress(),
+	})
+	return string(answer), err
 }
 
 // A startCall is what the arguments of "start" say, in both forms.

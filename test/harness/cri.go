@@ -23,6 +23,10 @@ const (
 	PauseHandler = "msb"
 	// SandboxHandler is the runtime under test with the Sandbox API.
 	SandboxHandler = "msb-sandbox"
+	// PauseVMHandler and SandboxVMHandler are the same, where namespaces of the VM stand for the
+	// host's. Their configuration is VMForHost.
+	PauseVMHandler   = "msb-vm"
+	SandboxVMHandler = "msb-sandbox-vm"
 	// RuncHandler is runc, to compare with.
 	RuncHandler = "runc"
 )
@@ -84,6 +88,15 @@ const criPlugins = `disabled_plugins = ["io.containerd.nri.v1.nri"]
   sandboxer = "shim"
   disable_pause_image_pull = true
   privileged_without_host_devices = true
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.msb-vm]
+  runtime_type = %[5]q
+  sandboxer = "podsandbox"
+  options = { ConfigPath = %[6]q }
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.msb-sandbox-vm]
+  runtime_type = %[5]q
+  sandboxer = "shim"
+  disable_pause_image_pull = true
+  options = { ConfigPath = %[6]q }
 `
 
 // The same for containerd 1.7, which knows no Sandbox API.
@@ -104,7 +117,23 @@ const criPlugin17 = `disabled_plugins = ["io.containerd.nri.v1.nri"]
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.msb]
   runtime_type = %[5]q
   privileged_without_host_devices = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.msb-vm]
+  runtime_type = %[5]q
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.msb-vm.options]
+    ConfigPath = %[6]q
 `
+
+// VMForHost is a configuration of the runtime in which namespaces of the VM stand for the
+// host's.
+func (h *Host) VMForHost() string { return filepath.Join(h.Dir, "msb-vm.toml") }
+
+// VMHandlers are those of the runtime under test with that.
+func (h *Host) VMHandlers() []string {
+	if h.release == release17 {
+		return []string{PauseVMHandler}
+	}
+	return []string{PauseVMHandler, SandboxVMHandler}
+}
 
 // Handlers are those of the runtime under test, in a containerd with CRI.
 func (h *Host) Handlers() []string {
@@ -158,7 +187,14 @@ func CRI(h *Host) error {
 	if h.release == release17 {
 		plugins = criPlugin17
 	}
-	h.plugins = fmt.Sprintf(plugins, SandboxImage, h.registries(), filepath.Join(h.Output, "cni"), networks, Runtime)
+	h.plugins = fmt.Sprintf(plugins, SandboxImage, h.registries(), filepath.Join(h.Output, "cni"), networks, Runtime, h.VMForHost())
+	config, err := os.ReadFile(h.Config)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(h.VMForHost(), append(config, "[compat]\nhost_namespaces = \"vm\"\n"...), 0o600); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(networks, 0o700); err != nil {
 		return err
 	}

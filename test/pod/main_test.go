@@ -50,9 +50,14 @@ func nothingLeft(t *testing.T) {
 // perHandler runs a test with each of the handlers; under the krun driver with one, for they
 // differ in what containerd asks of the shim, and not in the VM.
 func perHandler(t *testing.T, test func(t *testing.T, handler string)) {
-	tried := handlers
+	t.Helper()
+	perHandlerOf(t, handlers, test)
+}
+
+func perHandlerOf(t *testing.T, tried []string, test func(t *testing.T, handler string)) {
+	t.Helper()
 	if host.Driver == "krun" {
-		tried = handlers[:1]
+		tried = tried[:1]
 	}
 	for _, handler := range tried {
 		t.Run(handler, func(t *testing.T) {
