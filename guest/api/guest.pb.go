@@ -822,10 +822,13 @@ type SetNetworkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Containers use the guest's first network namespace instead of one of their
 	// own: they have the host's network.
-	Host          bool         `protobuf:"varint,1,opt,name=host,proto3" json:"host,omitempty"`
-	Interfaces    []*Interface `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
-	Routes        []*Route     `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
-	Neighbours    []*Neighbour `protobuf:"bytes,4,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	Host       bool         `protobuf:"varint,1,opt,name=host,proto3" json:"host,omitempty"`
+	Interfaces []*Interface `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Routes     []*Route     `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
+	Neighbours []*Neighbour `protobuf:"bytes,4,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	// Loopback addresses at whose port 53 the host's namespace has a resolver, 8 at most:
+	// what is sent there goes over a ResolverStream.
+	Resolvers     []string `protobuf:"bytes,5,rep,name=resolvers,proto3" json:"resolvers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -884,6 +887,13 @@ func (x *SetNetworkRequest) GetRoutes() []*Route {
 func (x *SetNetworkRequest) GetNeighbours() []*Neighbour {
 	if x != nil {
 		return x.Neighbours
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetResolvers() []string {
+	if x != nil {
+		return x.Resolvers
 	}
 	return nil
 }
@@ -1583,6 +1593,7 @@ type StreamHeader struct {
 	//	*StreamHeader_Stdio
 	//	*StreamHeader_Socket
 	//	*StreamHeader_Port
+	//	*StreamHeader_Resolver
 	Purpose       isStreamHeader_Purpose `protobuf_oneof:"purpose"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1661,6 +1672,15 @@ func (x *StreamHeader) GetPort() *PortStream {
 	return nil
 }
 
+func (x *StreamHeader) GetResolver() *ResolverStream {
+	if x != nil {
+		if x, ok := x.Purpose.(*StreamHeader_Resolver); ok {
+			return x.Resolver
+		}
+	}
+	return nil
+}
+
 type isStreamHeader_Purpose interface {
 	isStreamHeader_Purpose()
 }
@@ -1685,6 +1705,11 @@ type StreamHeader_Port struct {
 	Port *PortStream `protobuf:"bytes,4,opt,name=port,proto3,oneof"`
 }
 
+type StreamHeader_Resolver struct {
+	// A query to a resolver in the host's namespace: opened by the agent.
+	Resolver *ResolverStream `protobuf:"bytes,5,opt,name=resolver,proto3,oneof"`
+}
+
 func (*StreamHeader_Control) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
@@ -1692,6 +1717,8 @@ func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
 func (*StreamHeader_Socket) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Port) isStreamHeader_Purpose() {}
+
+func (*StreamHeader_Resolver) isStreamHeader_Purpose() {}
 
 type ControlStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1871,6 +1898,62 @@ func (x *PortStream) GetPort() uint32 {
 	return 0
 }
 
+type ResolverStream struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of SetNetworkRequest.resolvers.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// One query and its answer by UDP, each with its length before it in two bytes, big-endian
+	// (as RFC 1035, 4.2.2); an answer of no bytes says that nobody is there. Otherwise a TCP
+	// connection.
+	Datagram      bool `protobuf:"varint,2,opt,name=datagram,proto3" json:"datagram,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolverStream) Reset() {
+	*x = ResolverStream{}
+	mi := &file_guest_api_guest_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolverStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolverStream) ProtoMessage() {}
+
+func (x *ResolverStream) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
+func (*ResolverStream) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ResolverStream) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ResolverStream) GetDatagram() bool {
+	if x != nil {
+		return x.Datagram
+	}
+	return false
+}
+
 type StreamReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the stream is ready.
@@ -1881,7 +1964,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +1976,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +1989,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StreamReply) GetError() string {
@@ -1961,7 +2044,7 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x0eagent_resident\x18\x01 \x01(\x03R\ragentResident\"%\n" +
 	"\x11CloseStdioRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\"\x14\n" +
-	"\x12CloseStdioResponse\"\xc6\x01\n" +
+	"\x12CloseStdioResponse\"\xe4\x01\n" +
 	"\x11SetNetworkRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\bR\x04host\x127\n" +
 	"\n" +
@@ -1970,7 +2053,8 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x06routes\x18\x03 \x03(\v2\x13.msb.guest.v1.RouteR\x06routes\x127\n" +
 	"\n" +
 	"neighbours\x18\x04 \x03(\v2\x17.msb.guest.v1.NeighbourR\n" +
-	"neighbours\"\xb9\x01\n" +
+	"neighbours\x12\x1c\n" +
+	"\tresolvers\x18\x05 \x03(\tR\tresolvers\"\xb9\x01\n" +
 	"\tInterface\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
@@ -2021,12 +2105,13 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
-	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xeb\x01\n" +
+	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xa7\x02\n" +
 	"\fStreamHeader\x127\n" +
 	"\acontrol\x18\x01 \x01(\v2\x1b.msb.guest.v1.ControlStreamH\x00R\acontrol\x121\n" +
 	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdio\x124\n" +
 	"\x06socket\x18\x03 \x01(\v2\x1a.msb.guest.v1.SocketStreamH\x00R\x06socket\x12.\n" +
-	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04portB\t\n" +
+	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04port\x12:\n" +
+	"\bresolver\x18\x05 \x01(\v2\x1c.msb.guest.v1.ResolverStreamH\x00R\bresolverB\t\n" +
 	"\apurpose\"\x0f\n" +
 	"\rControlStream\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
@@ -2040,7 +2125,10 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\" \n" +
 	"\n" +
 	"PortStream\x12\x12\n" +
-	"\x04port\x18\x01 \x01(\rR\x04port\"#\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\"F\n" +
+	"\x0eResolverStream\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bdatagram\x18\x02 \x01(\bR\bdatagram\"#\n" +
 	"\vStreamReply\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error2\xfc\x04\n" +
 	"\x05Guest\x12@\n" +
@@ -2068,7 +2156,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(*StartRequest)(nil),          // 1: msb.guest.v1.StartRequest
@@ -2102,13 +2190,14 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*StdioStream)(nil),           // 29: msb.guest.v1.StdioStream
 	(*SocketStream)(nil),          // 30: msb.guest.v1.SocketStream
 	(*PortStream)(nil),            // 31: msb.guest.v1.PortStream
-	(*StreamReply)(nil),           // 32: msb.guest.v1.StreamReply
-	nil,                           // 33: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 35: google.protobuf.Any
+	(*ResolverStream)(nil),        // 32: msb.guest.v1.ResolverStream
+	(*StreamReply)(nil),           // 33: msb.guest.v1.StreamReply
+	nil,                           // 34: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 36: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	34, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	35, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	2,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	3,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	3,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
@@ -2120,35 +2209,36 @@ var file_guest_api_guest_proto_depIdxs = []int32{
 	17, // 9: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
 	22, // 10: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
 	23, // 11: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	33, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	34, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	35, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	34, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	35, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	36, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
 	28, // 15: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
 	29, // 16: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
 	30, // 17: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
 	31, // 18: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	0,  // 19: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 20: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	5,  // 21: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	9,  // 22: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	11, // 23: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	13, // 24: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	15, // 25: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	21, // 26: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	25, // 27: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	4,  // 28: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	8,  // 29: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	10, // 30: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	12, // 31: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	14, // 32: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	20, // 33: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	24, // 34: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	26, // 35: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	28, // [28:36] is the sub-list for method output_type
-	20, // [20:28] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	32, // 19: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	0,  // 20: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 21: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	5,  // 22: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	9,  // 23: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	11, // 24: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	13, // 25: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	15, // 26: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	21, // 27: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	25, // 28: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	4,  // 29: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	8,  // 30: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	10, // 31: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	12, // 32: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	14, // 33: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	20, // 34: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	24, // 35: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	26, // 36: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	29, // [29:37] is the sub-list for method output_type
+	21, // [21:29] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -2161,6 +2251,7 @@ func file_guest_api_guest_proto_init() {
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
 		(*StreamHeader_Port)(nil),
+		(*StreamHeader_Resolver)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2168,7 +2259,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

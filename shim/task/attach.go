@@ -78,12 +78,22 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 	return nil
 }
 
+// maxResolvConf is how many bytes of a resolv.conf are read.
+const maxResolvConf = 64 << 10
+
 func attachBind(p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
 	source, err := share.OpenSource(bind.Source)
 	if err != nil {
 		return attachment{}, err
 	}
 	defer source.Close()
+	if filepath.Clean(bind.Destination) == spec.ResolvConf {
+		content, err := source.Content(maxResolvConf)
+		if err != nil {
+			return attachment{}, err
+		}
+		p.Sockets.Resolvers.Add(content)
+	}
 	switch {
 	case source.IsDir() && bind.Files.Asked != "":
 		return attachment{}, fmt.Errorf("option %s is for files and %s is a directory: leave it out: %w", bind.Files.Asked, bind.Source, errdefs.ErrInvalidArgument)
