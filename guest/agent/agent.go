@@ -27,6 +27,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
 	"github.com/msb-runtime/containerd-shim-msb/guest/network"
 	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
+	"github.com/msb-runtime/containerd-shim-msb/guest/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/guest/socket"
 	"github.com/msb-runtime/containerd-shim-msb/guest/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/guest/transfer"
@@ -52,11 +53,12 @@ func Run(ctx context.Context, changes ...Change) error {
 	if err := bundle.MountPool(); err != nil {
 		return err
 	}
-	network, err := network.New()
+	sockets := socket.New(listener)
+	network, err := network.New(resolver.New(sockets.Open))
 	if err != nil {
 		return err
 	}
-	server, err := newServer(ctx, &service{sockets: socket.New(listener), network: network}, c)
+	server, err := newServer(ctx, &service{sockets: sockets, network: network}, c)
 	if err != nil {
 		return err
 	}

@@ -870,10 +870,13 @@ type SetNetworkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Containers use the guest's first network namespace instead of one of their
 	// own: they have the host's network.
-	Host          bool         `protobuf:"varint,1,opt,name=host,proto3" json:"host,omitempty"`
-	Interfaces    []*Interface `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
-	Routes        []*Route     `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
-	Neighbours    []*Neighbour `protobuf:"bytes,4,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	Host       bool         `protobuf:"varint,1,opt,name=host,proto3" json:"host,omitempty"`
+	Interfaces []*Interface `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Routes     []*Route     `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
+	Neighbours []*Neighbour `protobuf:"bytes,4,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	// Loopback addresses at whose port 53 the host's namespace has a resolver, 8 at most:
+	// what is sent there goes over a ResolverStream.
+	Resolvers     []string `protobuf:"bytes,5,rep,name=resolvers,proto3" json:"resolvers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -932,6 +935,13 @@ func (x *SetNetworkRequest) GetRoutes() []*Route {
 func (x *SetNetworkRequest) GetNeighbours() []*Neighbour {
 	if x != nil {
 		return x.Neighbours
+	}
+	return nil
+}
+
+func (x *SetNetworkRequest) GetResolvers() []string {
+	if x != nil {
+		return x.Resolvers
 	}
 	return nil
 }
@@ -1632,6 +1642,7 @@ type StreamHeader struct {
 	//	*StreamHeader_Socket
 	//	*StreamHeader_Port
 	//	*StreamHeader_Transfer
+	//	*StreamHeader_Resolver
 	Purpose       isStreamHeader_Purpose `protobuf_oneof:"purpose"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1719,6 +1730,15 @@ func (x *StreamHeader) GetTransfer() *TransferStream {
 	return nil
 }
 
+func (x *StreamHeader) GetResolver() *ResolverStream {
+	if x != nil {
+		if x, ok := x.Purpose.(*StreamHeader_Resolver); ok {
+			return x.Resolver
+		}
+	}
+	return nil
+}
+
 type isStreamHeader_Purpose interface {
 	isStreamHeader_Purpose()
 }
@@ -1748,6 +1768,11 @@ type StreamHeader_Transfer struct {
 	Transfer *TransferStream `protobuf:"bytes,5,opt,name=transfer,proto3,oneof"`
 }
 
+type StreamHeader_Resolver struct {
+	// A query to a resolver in the host's namespace: opened by the agent.
+	Resolver *ResolverStream `protobuf:"bytes,6,opt,name=resolver,proto3,oneof"`
+}
+
 func (*StreamHeader_Control) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
@@ -1757,6 +1782,8 @@ func (*StreamHeader_Socket) isStreamHeader_Purpose() {}
 func (*StreamHeader_Port) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Transfer) isStreamHeader_Purpose() {}
+
+func (*StreamHeader_Resolver) isStreamHeader_Purpose() {}
 
 type ControlStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2126,6 +2153,62 @@ func (x *TransferResult) GetError() string {
 	return ""
 }
 
+type ResolverStream struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of SetNetworkRequest.resolvers.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// One query and its answer by UDP, each with its length before it in two bytes, big-endian
+	// (as RFC 1035, 4.2.2); an answer of no bytes says that nobody is there. Otherwise a TCP
+	// connection.
+	Datagram      bool `protobuf:"varint,2,opt,name=datagram,proto3" json:"datagram,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolverStream) Reset() {
+	*x = ResolverStream{}
+	mi := &file_guest_api_guest_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolverStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolverStream) ProtoMessage() {}
+
+func (x *ResolverStream) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
+func (*ResolverStream) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ResolverStream) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ResolverStream) GetDatagram() bool {
+	if x != nil {
+		return x.Datagram
+	}
+	return false
+}
+
 type StreamReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the stream is ready.
@@ -2136,7 +2219,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2231,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2244,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StreamReply) GetError() string {
@@ -2216,7 +2299,7 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x0eagent_resident\x18\x01 \x01(\x03R\ragentResident\"%\n" +
 	"\x11CloseStdioRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\"\x14\n" +
-	"\x12CloseStdioResponse\"\xc6\x01\n" +
+	"\x12CloseStdioResponse\"\xe4\x01\n" +
 	"\x11SetNetworkRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\bR\x04host\x127\n" +
 	"\n" +
@@ -2225,7 +2308,8 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x06routes\x18\x03 \x03(\v2\x13.msb.guest.v1.RouteR\x06routes\x127\n" +
 	"\n" +
 	"neighbours\x18\x04 \x03(\v2\x17.msb.guest.v1.NeighbourR\n" +
-	"neighbours\"\xb9\x01\n" +
+	"neighbours\x12\x1c\n" +
+	"\tresolvers\x18\x05 \x03(\tR\tresolvers\"\xb9\x01\n" +
 	"\tInterface\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
@@ -2276,13 +2360,14 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
-	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xa7\x02\n" +
+	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xe3\x02\n" +
 	"\fStreamHeader\x127\n" +
 	"\acontrol\x18\x01 \x01(\v2\x1b.msb.guest.v1.ControlStreamH\x00R\acontrol\x121\n" +
 	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdio\x124\n" +
 	"\x06socket\x18\x03 \x01(\v2\x1a.msb.guest.v1.SocketStreamH\x00R\x06socket\x12.\n" +
 	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04port\x12:\n" +
-	"\btransfer\x18\x05 \x01(\v2\x1c.msb.guest.v1.TransferStreamH\x00R\btransferB\t\n" +
+	"\btransfer\x18\x05 \x01(\v2\x1c.msb.guest.v1.TransferStreamH\x00R\btransfer\x12:\n" +
+	"\bresolver\x18\x06 \x01(\v2\x1c.msb.guest.v1.ResolverStreamH\x00R\bresolverB\t\n" +
 	"\apurpose\"\x0f\n" +
 	"\rControlStream\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
@@ -2313,7 +2398,10 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x06result\x18\x02 \x01(\v2\x1c.msb.guest.v1.TransferResultR\x06result\":\n" +
 	"\x0eTransferResult\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"#\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"F\n" +
+	"\x0eResolverStream\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bdatagram\x18\x02 \x01(\bR\bdatagram\"#\n" +
 	"\vStreamReply\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error2\xfc\x04\n" +
 	"\x05Guest\x12@\n" +
@@ -2341,7 +2429,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -2379,13 +2467,14 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*TransferStream)(nil),        // 33: msb.guest.v1.TransferStream
 	(*TransferFrame)(nil),         // 34: msb.guest.v1.TransferFrame
 	(*TransferResult)(nil),        // 35: msb.guest.v1.TransferResult
-	(*StreamReply)(nil),           // 36: msb.guest.v1.StreamReply
-	nil,                           // 37: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 39: google.protobuf.Any
+	(*ResolverStream)(nil),        // 36: msb.guest.v1.ResolverStream
+	(*StreamReply)(nil),           // 37: msb.guest.v1.StreamReply
+	nil,                           // 38: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 40: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	38, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	39, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
@@ -2397,38 +2486,39 @@ var file_guest_api_guest_proto_depIdxs = []int32{
 	18, // 9: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
 	23, // 10: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
 	24, // 11: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	37, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	38, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	39, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	38, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	39, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	40, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
 	29, // 15: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
 	30, // 16: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
 	31, // 17: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
 	32, // 18: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
 	33, // 19: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	0,  // 20: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 21: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	35, // 22: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 23: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 24: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	10, // 25: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	12, // 26: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	14, // 27: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	16, // 28: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	22, // 29: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	26, // 30: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 31: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	9,  // 32: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	11, // 33: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	13, // 34: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	15, // 35: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	21, // 36: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	25, // 37: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	27, // 38: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	31, // [31:39] is the sub-list for method output_type
-	23, // [23:31] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	36, // 20: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	0,  // 21: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	1,  // 22: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	35, // 23: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 24: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 25: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	10, // 26: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	12, // 27: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	14, // 28: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	16, // 29: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	22, // 30: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	26, // 31: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 32: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	9,  // 33: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	11, // 34: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	13, // 35: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	15, // 36: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	21, // 37: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	25, // 38: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	27, // 39: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	32, // [32:40] is the sub-list for method output_type
+	24, // [24:32] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -2442,6 +2532,7 @@ func file_guest_api_guest_proto_init() {
 		(*StreamHeader_Socket)(nil),
 		(*StreamHeader_Port)(nil),
 		(*StreamHeader_Transfer)(nil),
+		(*StreamHeader_Resolver)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2449,7 +2540,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -16,16 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/guest/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // A Network is changed by one call at a time.
 type Network struct {
-	mu sync.Mutex
+	mu        sync.Mutex
+	resolvers *resolver.Resolvers
 }
 
 // New makes the namespace, with loopback in it.
-func New() (*Network, error) {
+func New(resolvers *resolver.Resolvers) (*Network, error) {
 	path := api.NetworkPath()
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, err
@@ -35,7 +37,7 @@ func New() (*Network, error) {
 		return nil, err
 	}
 	place.Close()
-	return &Network{}, thread.Run(func() error {
+	return &Network{resolvers: resolvers}, thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("making a network namespace: %w", err)
 		}
@@ -102,7 +104,7 @@ func (n *Network) Set(request *api.SetNetworkRequest) (err error) {
 	}
 	defer inside.Close()
 	c := change{first: first, inside: inside, namespace: int(namespace), host: request.Host}
-	return c.make(request)
+	return errors.Join(c.make(request), n.resolvers.Set(path, request.Resolvers))
 }
 
 // change is one call of Set.

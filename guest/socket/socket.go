@@ -97,7 +97,7 @@ func (s *Sockets) serve(ctx context.Context, listener net.Listener, tag string) 
 }
 
 func (s *Sockets) forward(conn *net.UnixConn, tag string) error {
-	stream, err := s.open(tag)
+	stream, err := s.Open(&api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}})
 	if err != nil {
 		return err
 	}
@@ -106,15 +106,15 @@ func (s *Sockets) forward(conn *net.UnixConn, tag string) error {
 	return nil
 }
 
-// open opens a stream to a socket of the host.
-func (s *Sockets) open(tag string) (_ *mux.Stream, err error) {
+// Open opens a stream to the host for a purpose, of which there are api.MaxOpening at a
+// time without an answer.
+func (s *Sockets) Open(header *api.StreamHeader) (_ net.Conn, err error) {
 	s.opening <- struct{}{}
 	defer func() { <-s.opening }()
 	stream, err := s.host.Open()
 	if err != nil {
 		return nil, err
 	}
-	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
 	if err := api.OpenStream(stream, header); err != nil {
 		stream.Close()
 		return nil, err

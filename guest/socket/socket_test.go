@@ -21,7 +21,7 @@ func TestOpeningIsBounded(t *testing.T) {
 	opened := make(chan error)
 	for range connections {
 		go func() {
-			stream, err := sockets.open("so_tag")
+			stream, err := sockets.Open(&api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: "so_tag"}}})
 			if err == nil {
 				defer stream.Close()
 			}

@@ -84,6 +84,13 @@ func Open(path string) (_ *Network, err error) {
 			return nil, fmt.Errorf("the network namespace %s is another microVM's: two cannot share one: %w", path, errdefs.ErrFailedPrecondition)
 		}
 	}
+	if path != "" {
+		if err := refuseOthers(n.namespace, path); err != nil {
+			n.handle.Close()
+			n.handle = nil
+			return nil, err
+		}
+	}
 	interfaces := current.interfaces()
 	if without := interfaces[min(len(interfaces), vm.MaxInterfaces):]; len(without) > 0 {
 		return nil, tooMany(len(interfaces), vm.MaxInterfaces, without)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -15,6 +16,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
 // resolvConf is the node's (resolv.conf(5)).
@@ -69,6 +71,11 @@ func (s *Service) start(ctx context.Context, sb *podSandbox) error {
 		return err
 	}
 	_, err = s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
+		for _, file := range request.Files {
+			if file.Name == filepath.Base(spec.ResolvConf) {
+				place.Sockets.Resolvers.Add(file.Content)
+			}
+		}
 		var placeholder sandbox.Process
 		running, err := place.Boot(ctx, func(placeholders sandbox.Placeholders) (err error) {
 			placeholder, err = placeholders.ForPod()

@@ -3,11 +3,15 @@ package sandbox
 import (
 	"context"
 	"net"
+	"slices"
+	"sync"
 
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
+	"github.com/msb-runtime/containerd-shim-msb/shim/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
 )
@@ -50,13 +54,61 @@ func (p *Prepared) openNetwork() (hostNetwork, error) {
 	return hostNetwork{joined.VM(), joined}, nil
 }
 
+// A told guest has what it was told, and beside its network the resolvers of the host's.
+type told struct {
+	guest     network.Guest
+	resolvers *resolver.Set
+
+	mu        sync.Mutex
+	network   *api.SetNetworkRequest // without resolvers
+	addresses []string               // of the resolvers
+}
+
+// SetNetwork implements network.Guest.
+func (t *told) SetNetwork(ctx context.Context, request *api.SetNetworkRequest) (*api.SetNetworkResponse, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.set(ctx, request, t.resolvers.Addresses())
+}
+
+// Sync tells it of resolvers that have come since.
+func (t *told) Sync(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	addresses := t.resolvers.Addresses()
+	if slices.Equal(addresses, t.addresses) {
+		return nil
+	}
+	_, err := t.set(ctx, t.network, addresses)
+	return err
+}
+
+// set tells the guest. The caller holds t.mu.
+func (t *told) set(ctx context.Context, request *api.SetNetworkRequest, addresses []string) (*api.SetNetworkResponse, error) {
+	t.network = request
+	whole := proto.CloneOf(request)
+	whole.Resolvers = addresses
+	response, err := t.guest.SetNetwork(ctx, whole)
+	if err == nil {
+		t.addresses = addresses
+	}
+	return response, err
+}
+
 // connectNetwork makes the guest's end, and keeps it like the host's.
 func (s *Sandbox) connectNetwork(ctx context.Context, driver vm.Driver) error {
+	s.told = &told{guest: s.Guest, resolvers: &s.Sockets.Resolvers, network: new(api.SetNetworkRequest)}
 	if s.network.joined == nil {
-		_, err := s.Guest.SetNetwork(ctx, hostsNetwork(driver))
+		if driver.Name() == qemu.Name { // under libkrun the guest's sockets are the host's
+			s.Sockets.Resolvers.Join(nil)
+		}
+		_, err := s.told.SetNetwork(ctx, hostsNetwork(driver))
 		return err
 	}
-	if err := s.network.joined.Follow(context.WithoutCancel(ctx), s.Guest); err != nil {
+	if s.network.vm.Namespace != nil {
+		s.Sockets.Resolvers.Join(s.network.vm.Namespace)
+	}
+	if err := s.network.joined.Follow(context.WithoutCancel(ctx), s.told); err != nil {
 		return err
 	}
 	if s.config.Pod && s.network.vm.Namespace != nil {
@@ -80,10 +132,12 @@ func (s *Sandbox) openLoopback(ctx context.Context) {
 
 // SyncNetwork takes over into the guest what the network namespace has now.
 func (s *Sandbox) SyncNetwork(ctx context.Context) error {
-	if s.network.joined == nil {
-		return nil
+	if s.network.joined != nil {
+		if err := s.network.joined.Sync(ctx, s.told); err != nil {
+			return err
+		}
 	}
-	return s.network.joined.Sync(ctx, s.Guest)
+	return s.told.Sync(ctx)
 }
 
 // hostsNetwork is what a guest that has the host's network is to do for it. Under

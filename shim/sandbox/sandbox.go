@@ -36,6 +36,7 @@ type Sandbox struct {
 
 	machine vm.Machine
 	network hostNetwork
+	told    *told // of the network
 
 	mu     sync.Mutex
 	reason error // why the shim ended the VM; guarded by mu

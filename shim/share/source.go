@@ -3,6 +3,7 @@ package share
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -50,6 +51,19 @@ func (s *Source) Path() string { return s.path }
 
 // File is the source's descriptor, opened with O_PATH. It is the source's.
 func (s *Source) File() *os.File { return s.file }
+
+// Content is what a regular file has, up to a number of bytes; of anything else nothing.
+func (s *Source) Content(most int64) ([]byte, error) {
+	if s.kind != 0 {
+		return nil, nil
+	}
+	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()))
+	if err != nil {
+		return nil, sourceError(s.path, err)
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, most))
+}
 
 // IsDir tells a directory.
 func (s *Source) IsDir() bool { return s.kind == os.ModeDir }

@@ -233,7 +233,7 @@ func TestLimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table.open = MaxConnections
+	table.opened = MaxConnections
 	want := fmt.Sprintf("%d connections are open", MaxConnections)
 	if _, err := open(t, guest(t, &table), s.Tag); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("one more: %v", err)

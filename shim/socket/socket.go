@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 )
 
@@ -52,10 +54,13 @@ type Socket struct {
 
 // Table holds the sockets of one VM. Its zero value is empty.
 type Table struct {
+	// Resolvers are reached by streams of the guest too.
+	Resolvers resolver.Set
+
 	mu      sync.Mutex
 	sockets map[string]*Socket           // by tag
 	conns   map[string]map[net.Conn]bool // by tag; the host's ends
-	open    int                          // connections
+	opened  int                          // connections
 }
 
 // Add lets the guest connect to a source, which is a socket, with follow to
@@ -156,38 +161,73 @@ func (t *Table) ServeAll(ctx context.Context, accept func(context.Context) (net.
 	}
 }
 
+// carrier carries between a stream and what it was opened for, and is closed after that.
+type carrier interface {
+	io.Closer
+	Carry(stream net.Conn)
+}
+
 // serve serves one stream that the guest has opened, and owns it. It returns when both
 // directions have ended, and calls answered as soon as the guest has its answer.
 func (t *Table) serve(ctx context.Context, stream net.Conn, answered func()) {
 	defer stream.Close()
-	tag, conn, err := t.answer(stream)
+	carrier, err := t.answer(stream)
 	answered()
-	if conn != nil {
-		defer t.disconnect(tag, conn)
+	if carrier != nil {
+		defer carrier.Close()
 	}
 	if err != nil {
-		log.G(ctx).WithError(err).Debug("forwarding a socket")
+		log.G(ctx).WithError(err).Debug("a stream of the guest's")
 		return
 	}
-	api.Join(conn, stream)
+	carrier.Carry(stream)
 }
 
-// answer reads the stream's header and connects to the socket that it names. After
-// an error the caller still has to disconnect a connection.
-func (t *Table) answer(stream net.Conn) (tag string, conn *net.UnixConn, err error) {
+// answer reads the stream's header and connects to what it names. After an error the
+// caller still has to close a carrier.
+func (t *Table) answer(stream net.Conn) (carrier carrier, err error) {
 	if err := stream.SetDeadline(time.Now().Add(HeaderTimeout)); err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	header, err := api.AcceptStream(stream)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	tag = header.GetSocket().GetTag()
-	conn, err = t.connect(tag)
-	return tag, conn, errors.Join(err,
+	carrier, err = t.open(header)
+	return carrier, errors.Join(err,
 		stream.SetDeadline(time.Now().Add(replyTimeout)),
 		api.ReplyStream(stream, err),
 		stream.SetDeadline(time.Time{}))
+}
+
+func (t *Table) open(header *api.StreamHeader) (carrier, error) {
+	if named := header.GetResolver(); named != nil {
+		connection, err := t.Resolvers.Connect(named)
+		if err != nil {
+			return nil, err
+		}
+		return connection, nil
+	}
+	tag := header.GetSocket().GetTag()
+	conn, err := t.connect(tag)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{t, tag, conn}, nil
+}
+
+// connection is one to a socket.
+type connection struct {
+	table *Table
+	tag   string
+	conn  *net.UnixConn
+}
+
+func (c *connection) Carry(stream net.Conn) { api.Join(c.conn, stream) }
+
+func (c *connection) Close() error {
+	c.table.disconnect(c.tag, c.conn)
+	return nil
 }
 
 // connect opens a connection to the host's socket of a tag.
@@ -198,15 +238,15 @@ func (t *Table) connect(tag string) (*net.UnixConn, error) {
 	switch {
 	case socket == nil:
 		return nil, fmt.Errorf("there is no such socket: %w", errdefs.ErrNotFound)
-	case t.open >= MaxConnections:
-		return nil, fmt.Errorf("%d connections are open: %w", t.open, errdefs.ErrResourceExhausted)
+	case t.opened >= MaxConnections:
+		return nil, fmt.Errorf("%d connections are open: %w", t.opened, errdefs.ErrResourceExhausted)
 	}
 	conn, err := socket.dial()
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", socket.path, err)
 	}
 	t.conns[tag][conn] = true
-	t.open++
+	t.opened++
 	return conn, nil
 }
 
@@ -214,7 +254,7 @@ func (t *Table) disconnect(tag string, conn net.Conn) {
 	conn.Close()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.open--
+	t.opened--
 	delete(t.conns[tag], conn)
 }
 

@@ -133,7 +133,7 @@ func TestForward(t *testing.T) {
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		table.mu.Lock()
-		left := table.open
+		left := table.opened
 		table.mu.Unlock()
 		if left == 0 {
 			break

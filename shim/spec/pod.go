@@ -106,8 +106,11 @@ func isSandboxMemory(pod Pod, bind Bind) bool {
 // that of the guest's; empty if the configuration names none.
 func (p *Plan) SandboxMemory() string { return p.sandboxMemory }
 
+// ResolvConf is where a container's resolver has its configuration (resolv.conf(5)).
+const ResolvConf = "/etc/resolv.conf"
+
 // Files of a pod, by the place where its containers find them.
-var podFiles = map[string]string{"/etc/hostname": "hostname", "/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf"}
+var podFiles = map[string]string{"/etc/hostname": "hostname", "/etc/hosts": "hosts", ResolvConf: "resolv.conf"}
 
 // PodFileNames are the names of the files that a pod's sandbox makes, if the client
 // does not.

@@ -97,12 +97,22 @@ func tellWithheld(ctx context.Context, destination string, shared share.Share) {
 	log.G(ctx).Warnf("mount %s: file systems of the host's kernel are not shared with a microVM and are left out: %s%s", destination, strings.Join(paths, ", "), more)
 }
 
+// maxResolvConf is how many bytes of a resolv.conf are read.
+const maxResolvConf = 64 << 10
+
 func attachBind(p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
 	source, err := p.OpenSource(bind.Source)
 	if err != nil {
 		return attachment{}, err
 	}
 	defer source.Close()
+	if filepath.Clean(bind.Destination) == spec.ResolvConf {
+		content, err := source.Content(maxResolvConf)
+		if err != nil {
+			return attachment{}, err
+		}
+		p.Sockets.Resolvers.Add(content)
+	}
 	switch {
 	case source.IsDir() && bind.Files.Asked != "":
 		return attachment{}, fmt.Errorf("option %s is for files and %s is a directory: leave it out: %w", bind.Files.Asked, bind.Source, errdefs.ErrInvalidArgument)
