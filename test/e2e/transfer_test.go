@@ -319,14 +319,14 @@ func sum(data []byte) []byte {
 
 func transferMany(t *testing.T, c *copier) {
 	var entries []tar.Header
-	for i := range 2000 {
-		entries = append(entries, tar.Header{Name: fmt.Sprintf("%d/%d", i%50, i), Size: int64(i), Mode: 0o644})
+	for i := range 400 {
+		entries = append(entries, tar.Header{Name: fmt.Sprintf("%d/%d", i%20, i), Size: int64(5 * i), Mode: 0o644})
 	}
 	if err := c.in("/scratch/many", entries...); err != nil {
 		t.Fatal(err)
 	}
 	got, err := c.out(c.at("/scratch/many/."))
-	if err != nil || len(got) != 2051 {
+	if err != nil || len(got) != 421 {
 		t.Errorf("%d entries came out, %v", len(got), err)
 	}
 	for _, entry := range entries {
