@@ -194,6 +194,8 @@ func transferSemantics(t *testing.T, c *copier) {
 	if got := c.must("stat -c '%a %u:%g %Y' /d/new/x /e/deep/new/x; cat /d/a"); got != want {
 		t.Errorf("the container has %q, want %q", got, want)
 	}
+	stuck, client := io.Pipe() // of a client that sends nothing, and does not end
+	defer client.Close()
 	for name, try := range map[string]struct {
 		err error
 		is  func(error) bool
@@ -202,6 +204,7 @@ func transferSemantics(t *testing.T, c *copier) {
 		"a directory in place of a file": {c.in("/d", tar.Header{Name: "a", Typeflag: tar.TypeDir}), errdefs.IsFailedPrecondition},
 		"two files in place of one":      {c.in("/d/a", tar.Header{Name: "x"}, tar.Header{Name: "y"}), errdefs.IsInvalidArgument},
 		"below a file":                   {c.in("/d/a/b", tar.Header{Name: "x"}), errdefs.IsInvalidArgument},
+		"below a file, with no archive":  {copy.In(c.ctx, c.shim, c.at("/d/a/b"), stuck), errdefs.IsInvalidArgument},
 		"no archive":                     {copy.In(c.ctx, c.shim, c.at("/d"), strings.NewReader(strings.Repeat("x", 2048))), errdefs.IsInvalidArgument},
 		"an archive that is cut short":   {copy.In(c.ctx, c.shim, c.at("/d"), bytes.NewReader(archive(t, tar.Header{Name: "cut", Size: 1 << 20})[:1<<19])), errdefs.IsInvalidArgument},
 		"the kernel's file system":       {second(c.out(c.at("/proc/version"))), errdefs.IsInvalidArgument},

@@ -4,8 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	types "github.com/containerd/containerd/api/types/transfer"
@@ -122,11 +124,7 @@ func TestUsers(t *testing.T) {
 // copies copies into the container and out of it: owners are those of its user namespace.
 func (c *container) copies() {
 	c.t.Helper()
-	bootstrap, err := filepath.Glob(filepath.Join(host.Dir, "state", "*", "*", c.id, "bootstrap.json"))
-	if err != nil || len(bootstrap) != 1 {
-		c.t.Fatalf("the address of the shim: %q, %v", bootstrap, err)
-	}
-	shim, err := copy.Dial(bootstrap[0])
+	shim, err := copy.Dial(c.bootstrap())
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -148,6 +146,26 @@ func (c *container) copies() {
 	if header, err := tar.NewReader(&archive).Next(); err != nil || header.Uid != 5 || header.Gid != 6 {
 		c.t.Errorf("%+v, %v", header, err)
 	}
+}
+
+// bootstrap is the file with the address of the container's shim, as it is seen from here:
+// its socket is in containerd's mount namespace.
+func (c *container) bootstrap() string {
+	c.t.Helper()
+	found, err := filepath.Glob(filepath.Join(host.Dir, "state", "*", "*", c.id, "bootstrap.json"))
+	if err != nil || len(found) != 1 {
+		c.t.Fatalf("the address of the shim: %q, %v", found, err)
+	}
+	data, err := os.ReadFile(found[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	seen := filepath.Join(c.t.TempDir(), "bootstrap.json")
+	text := strings.Replace(string(data), "unix://", fmt.Sprintf("unix:///proc/%d/root", host.Pid()), 1)
+	if err := os.WriteFile(seen, []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return seen
 }
 
 func wantOwner(t *testing.T, path string, uid, gid uint32) {
