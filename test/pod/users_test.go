@@ -129,7 +129,7 @@ func (c *container) copies() {
 		c.t.Fatal(err)
 	}
 	defer shim.Close()
-	place := &types.ContainerPath{ContainerID: c.id, Path: "/disk/copied", PreserveOwnership: true}
+	place := &types.ContainerPath{ContainerID: c.id, Path: "/dev/shm/copied", PreserveOwnership: true}
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
 	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "file", Mode: 0o600, Uid: 5, Gid: 6}), w.Close()); err != nil {
@@ -138,7 +138,7 @@ func (c *container) copies() {
 	if err := copy.In(c.t.Context(), shim, place, &archive); err != nil {
 		c.t.Error(err)
 	}
-	c.want("0:0 5:6", "echo $(stat -c %u:%g /disk/copied /disk/copied/file)")
+	c.want("0:0 5:6", "echo $(stat -c %u:%g /dev/shm/copied /dev/shm/copied/file)")
 	place.Path += "/file"
 	if err := copy.Out(c.t.Context(), shim, place, &archive); err != nil {
 		c.t.Error(err)
