@@ -115,7 +115,7 @@ func (p *Pod) configure(namespaces *api.PodNamespaces) error {
 				return fmt.Errorf("setting the pod's host name %q: %v: %w", name, err, errdefs.ErrInvalidArgument)
 			}
 		}
-		if err := p.becomeRoot(); err != nil {
+		if err := BecomeRoot(p.root()); err != nil {
 			return err
 		}
 		for name, value := range namespaces.Sysctls {
@@ -127,12 +127,11 @@ func (p *Pod) configure(namespaces *api.PodNamespaces) error {
 	})
 }
 
-// becomeRoot gives this thread the ids of the containers' root, whose the parameters of IPC
+// BecomeRoot gives this thread the ids of the containers' root, whose the parameters of IPC
 // namespaces are to the kernel, and leaves it its capabilities, by which those of network
 // namespaces are.
-func (p *Pod) becomeRoot() error {
+func BecomeRoot(uid, gid int) error {
 	const same = ^uintptr(0)
-	uid, gid := p.root()
 	// Go's own calls would change every thread.
 	for _, call := range [][4]uintptr{
 		{unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secbitNoSetuidFixup},

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
+	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
@@ -55,6 +56,12 @@ func help(text string) error {
 	}
 	if err := enter(namespaceFD); err != nil {
 		return fmt.Errorf("entering the container's mount namespace: %w", err)
+	}
+	// A mount with mapped owners takes no file of an id that it does not map (mount_setattr(2)).
+	if root := o.root(); root != (owner{}) {
+		if err := pod.BecomeRoot(root.uid, root.gid); err != nil {
+			return err
+		}
 	}
 	if o.Import {
 		return o.unpack(os.Stdin)

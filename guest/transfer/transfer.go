@@ -31,10 +31,13 @@ import (
 
 const (
 	// grace is what a helper has to take away what it has begun to write, before it is killed.
-	grace = 2 * time.Second
+	grace = 5 * time.Second
 	// maxText is the longest text of a helper's error, in bytes.
 	maxText = 4 << 10
 )
+
+// over is a deadline that ends what waits.
+var over = time.Unix(1, 0)
 
 // Roots are the file systems of the guest's containers. Its methods may be called
 // concurrently.
@@ -130,7 +133,10 @@ func (k *root) transfer(stream net.Conn, header *api.TransferStream) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(k.life, helper.stop)()
+	defer context.AfterFunc(k.life, func() {
+		_ = stream.SetDeadline(over) // the host may neither read nor write
+		helper.stop()
+	})()
 	if header.Direction == api.TransferStream_IMPORT {
 		err = helper.feed(stream)
 	} else {
@@ -222,6 +228,10 @@ func (h *helper) stop() {
 // feed gives a helper the archive from the host.
 func (h *helper) feed(stream net.Conn) error {
 	defer h.pipe.Close()
+	go func() {
+		<-h.ended // it may not have wanted the rest
+		_ = stream.SetReadDeadline(over)
+	}()
 	_, err := io.CopyBuffer(onlyWriter{h.pipe}, onlyReader{stream}, make([]byte, api.TransferChunk))
 	if err != nil {
 		h.stop()

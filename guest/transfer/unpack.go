@@ -212,6 +212,9 @@ func (u *unpacker) takeFile(name string, header *tar.Header, owner owner, conten
 	defer file.Close()
 	err = fill(file, header, owner, content)
 	if err == nil {
+		err = u.dir.Chtimes(beside, header.ModTime, header.ModTime)
+	}
+	if err == nil {
 		err = u.dir.Rename(beside, name)
 	}
 	if errors.Is(err, unix.EBUSY) { // it is a mount point (rename(2))
@@ -241,8 +244,7 @@ func fill(file *os.File, header *tar.Header, owner owner, content io.Reader) err
 			return &os.PathError{Op: "setxattr " + capability, Path: file.Name(), Err: err}
 		}
 	}
-	at := unix.NsecToTimeval(header.ModTime.UnixNano())
-	return os.NewSyscallError("futimes", unix.Futimes(int(file.Fd()), []unix.Timeval{at, at}))
+	return nil
 }
 
 // overwrite writes into the file that is there, which keeps its mode and owner.

@@ -212,13 +212,13 @@ func TestHeader(t *testing.T) {
 			{ContainerID: "c", Path: "a", NoWalk: true},
 			{ContainerID: "c", Path: "a", PreserveOwnership: true},
 		} {
-			if err := copy.Out(t.Context(), w.client, place, io.Discard); err != nil {
+			if err := copy.Out(w.t.Context(), w.client, place, io.Discard); err != nil {
 				t.Fatal(err)
 			}
 			if want := (&api.TransferStream{Container: "c", Path: place.Path, NoWalk: place.NoWalk}); !proto.Equal(got, want) {
 				t.Errorf("an export of %v asks for %v", place, got)
 			}
-			if err := copy.In(t.Context(), w.client, place, strings.NewReader("x")); err != nil {
+			if err := copy.In(w.t.Context(), w.client, place, strings.NewReader("x")); err != nil {
 				t.Fatal(err)
 			}
 			if want := (&api.TransferStream{Container: "c", Path: place.Path, Direction: api.TransferStream_IMPORT, PreserveOwnership: place.PreserveOwnership}); !proto.Equal(got, want) {
@@ -275,7 +275,7 @@ func TestRefused(t *testing.T) {
 // has none.
 func TestStates(t *testing.T) {
 	bubble(t, func(w *world) {
-		ctx := t.Context()
+		ctx := w.t.Context()
 		if _, err := w.Tasks.Pause(ctx, &taskapi.PauseRequest{ID: "c"}); err != nil {
 			t.Fatal(err)
 		}

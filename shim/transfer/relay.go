@@ -55,16 +55,17 @@ func (r *relay) toGuest(ctx context.Context) error {
 		_ = r.guest.SetReadDeadline(time.Now().Add(Idle))
 		return <-told
 	}
-	select {
-	case err := <-told:
-		if err == nil {
-			return errEarly
-		}
-		return err
-	default:
-		return fedErr
+	if feeding.Err() == nil && !errors.Is(fedErr, errClosed) {
+		return fedErr // the client's
 	}
+	if err := <-told; err != nil {
+		return err
+	}
+	return errEarly
 }
+
+// errClosed is that the guest takes no more of an archive. It may have said why.
+var errClosed = errors.New("the guest has closed the stream")
 
 // feed writes the client's archive to the guest.
 func (r *relay) feed(ctx context.Context) error {
@@ -78,8 +79,10 @@ func (r *relay) feed(ctx context.Context) error {
 			return err
 		}
 		_ = r.guest.SetWriteDeadline(time.Now().Add(Idle))
-		if _, err := r.guest.Write(data); err != nil {
+		if _, err := r.guest.Write(data); errors.Is(err, os.ErrDeadlineExceeded) {
 			return brokenOff(err)
+		} else if err != nil {
+			return errClosed
 		}
 		r.moved.Add(int64(len(data)))
 	}
@@ -112,7 +115,7 @@ func brokenOff(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("the guest did nothing for a transfer for %v: %w", Idle, context.DeadlineExceeded)
 	}
-	return fmt.Errorf("the guest broke the transfer off: %w: %w", err, errdefs.ErrUnavailable)
+	return fmt.Errorf("the guest broke the transfer off: %v: %w", err, errdefs.ErrUnavailable)
 }
 
 // result is the error that the guest tells: text and class are the guest's.

@@ -87,7 +87,7 @@ func newPlan(r *transferapi.TransferRequest) (*plan, error) {
 		}
 	}
 	if p.header == nil {
-		if err := errors.Join(sourceErr, destinationErr); err != nil && !errdefs.IsNotFound(err) {
+		if err := errors.Join(sourceErr, destinationErr); err != nil && !errors.Is(err, typeurl.ErrNotFound) {
 			return nil, fmt.Errorf("the source or the destination of the transfer cannot be read: %v: %w", err, errdefs.ErrInvalidArgument)
 		}
 		return nil, fmt.Errorf("a transfer from %.100q to %.100q: msb has those from a ContainerPath to a WriteStream, and from a ReadStream to a ContainerPath: %w",

@@ -53,6 +53,8 @@ func Out(ctx context.Context, shim *ttrpc.Client, path *types.ContainerPath, w i
 		copied <- err
 	}()
 	if err := transfer(ctx, shim, path, &types.WriteStream{Stream: id, MediaType: "application/x-tar"}); err != nil {
+		cancel()
+		<-copied
 		return err
 	}
 	return <-copied

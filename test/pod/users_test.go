@@ -1,12 +1,20 @@
 package pod
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	types "github.com/containerd/containerd/api/types/transfer"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/copy"
 )
 
 // mapped is what the kubelet gives a pod with hostUsers: false.
@@ -88,6 +96,8 @@ func TestUsers(t *testing.T) {
 		check(t, file, "of the host\nof the guest\n")
 		wantOwner(t, file, 0, 0)
 
+		b.copies()
+
 		// And what is not its root's to do, with all capabilities that it can have.
 		c := p.start("c", func(config *cri.ContainerConfig) {
 			config.Mounts = []*cri.Mount{volume(disk, "/disk")}
@@ -109,6 +119,53 @@ func TestUsers(t *testing.T) {
 			t.Errorf("%d containers, and the pod is given %v", p.roots(), left)
 		}
 	})
+}
+
+// copies copies into the container and out of it: owners are those of its user namespace.
+func (c *container) copies() {
+	c.t.Helper()
+	shim, err := copy.Dial(c.bootstrap())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer shim.Close()
+	place := &types.ContainerPath{ContainerID: c.id, Path: "/dev/shm/copied", PreserveOwnership: true}
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "file", Mode: 0o600, Uid: 5, Gid: 6}), w.Close()); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := copy.In(c.t.Context(), shim, place, &archive); err != nil {
+		c.t.Error(err)
+	}
+	c.want("0:0 5:6", "echo $(stat -c %u:%g /dev/shm/copied /dev/shm/copied/file)")
+	place.Path += "/file"
+	if err := copy.Out(c.t.Context(), shim, place, &archive); err != nil {
+		c.t.Error(err)
+	}
+	if header, err := tar.NewReader(&archive).Next(); err != nil || header.Uid != 5 || header.Gid != 6 {
+		c.t.Errorf("%+v, %v", header, err)
+	}
+}
+
+// bootstrap is the file with the address of the container's shim, as it is seen from here:
+// its socket is in containerd's mount namespace.
+func (c *container) bootstrap() string {
+	c.t.Helper()
+	found, err := filepath.Glob(filepath.Join(host.Dir, "state", "*", "*", c.id, "bootstrap.json"))
+	if err != nil || len(found) != 1 {
+		c.t.Fatalf("the address of the shim: %q, %v", found, err)
+	}
+	data, err := os.ReadFile(found[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	seen := filepath.Join(c.t.TempDir(), "bootstrap.json")
+	text := strings.Replace(string(data), "unix://", fmt.Sprintf("unix:///proc/%d/root", host.Pid()), 1)
+	if err := os.WriteFile(seen, []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return seen
 }
 
 func wantOwner(t *testing.T, path string, uid, gid uint32) {

@@ -14,11 +14,15 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/agent"
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
 	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
+	"github.com/msb-runtime/containerd-shim-msb/guest/transfer"
 )
 
 func main() {
 	if len(os.Args) == 4 && os.Args[1] == pod.HoldCommand {
 		pod.Hold(os.Args[2], os.Args[3])
+	}
+	if len(os.Args) == 3 && os.Args[1] == transfer.HelperCommand {
+		transfer.Help(os.Args[2])
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "this agent is the first process of a microVM; it is not run by hand")
