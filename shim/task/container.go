@@ -49,7 +49,7 @@ type container struct {
 var _ pod.Member = (*container)(nil)
 
 func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.CancelFunc) *container {
-	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
+	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.Hooks.Mounts}
 	return &container{
 		service: s, id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
 		cancel: cancel, settled: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewGate(),
