@@ -130,6 +130,8 @@ test-2.%: root build tools clients $(TOOLS)/2.%/containerd
 
 # containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
 containerd-1.7: $(TOOLS)/1.7/containerd
+containerd-2.%: $(TOOLS)/2.%/containerd
+	@:
 
 # What only the tests of nerdctl take.
 clients:

@@ -14,23 +14,65 @@ import (
 )
 
 // A Namespace is a mount namespace. The zero value is the one that the caller is in.
-type Namespace struct{ file *os.File }
+type Namespace struct {
+	file *os.File
+	idle chan *worker // has room for one
+}
 
 // Of is the namespace that a file of /proc/PID/ns names. The file stays the caller's, and
 // open as long as the namespace is used.
-func Of(file *os.File) Namespace { return Namespace{file} }
+func Of(file *os.File) Namespace { return Namespace{file, make(chan *worker, 1)} }
 
-// Do runs f in the namespace, on a thread that ends with it.
+// A worker is a thread in the namespace. To make one takes as long as all that is done there
+// for a mounted file, and there may be a thousand of those: so one is kept.
+type worker struct{ jobs chan func() }
+
+// Do runs f in the namespace, on another thread.
 func (n Namespace) Do(f func() error) error {
 	if n.file == nil {
 		return f()
 	}
-	return thread.Run(func() error {
-		if err := n.Enter(); err != nil {
-			return err
+	w, err := n.take()
+	if err != nil {
+		return err
+	}
+	result := make(chan error)
+	w.jobs <- func() {
+		err := f()
+		n.give(w)
+		result <- err
+	}
+	return <-result
+}
+
+// take is the worker that is idle, or a new one: f may wait for a file server that is gone.
+func (n Namespace) take() (*worker, error) {
+	select {
+	case w := <-n.idle:
+		return w, nil
+	default:
+	}
+	w, entered := &worker{make(chan func(), 1)}, make(chan error)
+	thread.Go(func() {
+		err := n.Enter()
+		entered <- err
+		if err != nil {
+			return
 		}
-		return f()
+		for job := range w.jobs {
+			job()
+		}
 	})
+	return w, <-entered
+}
+
+// give is for a worker that has done its job. One more than is kept ends.
+func (n Namespace) give(w *worker) {
+	select {
+	case n.idle <- w:
+	default:
+		close(w.jobs)
+	}
 }
 
 // Copy runs f in a copy of the namespace, on a thread that ends with it. What f mounts goes

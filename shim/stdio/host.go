@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // sinks are where a process's output goes on the host.
@@ -23,7 +25,7 @@ type sinks struct {
 }
 
 // openSinks opens what stdout names, and stderr unless a terminal joins it.
-func openSinks(ctx context.Context, id string, config Config) (sinks, error) {
+func openSinks(ctx context.Context, id string, config Config) (opened sinks, err error) {
 	uri, err := url.Parse(config.Stdout)
 	if err != nil {
 		return sinks{}, fmt.Errorf("stdout %q: %w (%w)", config.Stdout, err, errdefs.ErrInvalidArgument)
@@ -32,7 +34,11 @@ func openSinks(ctx context.Context, id string, config Config) (sinks, error) {
 	case "", "fifo":
 		return openFIFOs(config)
 	case "file":
-		return openFile(uri.Path, config.Terminal)
+		err = config.Mounts.Do(func() (err error) {
+			opened, err = openFile(uri.Path, config.Terminal)
+			return err
+		})
+		return opened, err
 	case "binary", "binary-v2":
 		return openProgram(ctx, id, uri, config.Terminal)
 	}
@@ -41,12 +47,12 @@ func openSinks(ctx context.Context, id string, config Config) (sinks, error) {
 
 func openFIFOs(config Config) (s sinks, err error) {
 	if config.Stdout != "" {
-		if s.stdout, err = s.fifo("stdout", config.Stdout); err != nil {
+		if s.stdout, err = s.fifo(config.Mounts, "stdout", config.Stdout); err != nil {
 			return s.undo(err)
 		}
 	}
 	if config.Stderr != "" && !config.Terminal {
-		if s.stderr, err = s.fifo("stderr", config.Stderr); err != nil {
+		if s.stderr, err = s.fifo(config.Mounts, "stderr", config.Stderr); err != nil {
 			return s.undo(err)
 		}
 	}
@@ -63,8 +69,8 @@ func (s sinks) undo(err error) (sinks, error) {
 // fifo opens a FIFO for writing. Open for reading too, so that neither this
 // open waits for the client nor a client that leaves breaks the process's
 // output: a detached client may come back.
-func (s *sinks) fifo(stream, path string) (io.Writer, error) {
-	file, err := openFIFO(path, unix.O_RDWR)
+func (s *sinks) fifo(mounts mountns.Namespace, stream, path string) (io.Writer, error) {
+	file, err := openFIFO(mounts, path, unix.O_RDWR)
 	if err != nil {
 		return nil, wrap(stream, path, err)
 	}
@@ -73,8 +79,8 @@ func (s *sinks) fifo(stream, path string) (io.Writer, error) {
 }
 
 // openFIFO opens path and checks, on the descriptor, that it is a FIFO.
-func openFIFO(path string, flags int) (*once, error) {
-	file, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+func openFIFO(mounts mountns.Namespace, path string, flags int) (*once, error) {
+	file, err := mounts.OpenFile(path, flags|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -11,13 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // input is a process's stdin on the host. It is waiting until start opens the
 // client's FIFO, then open, and closed for good by close.
 type input struct {
-	path string   // the client's FIFO
-	conn net.Conn // to the guest; owned by Streams
+	path   string // the client's FIFO
+	mounts mountns.Namespace
+	conn   net.Conn // to the guest; owned by Streams
 
 	copies sync.WaitGroup // added to under mu, while open
 
@@ -48,11 +50,11 @@ func (i *input) start() error {
 	case inputClosed:
 		return fmt.Errorf("opening stdin %s: the streams of the process were closed: %w", i.path, errdefs.ErrFailedPrecondition)
 	}
-	reader, err := openFIFO(i.path, unix.O_RDONLY)
+	reader, err := openFIFO(i.mounts, i.path, unix.O_RDONLY)
 	if err != nil {
 		return wrap("stdin", i.path, err)
 	}
-	keeper, err := openFIFO(i.path, unix.O_WRONLY)
+	keeper, err := openFIFO(i.mounts, i.path, unix.O_WRONLY)
 	if err != nil {
 		reader.Close()
 		return wrap("stdin", i.path, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 const (
@@ -39,6 +40,8 @@ const (
 type Config struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool
+	// Mounts is the mount namespace of FIFOs and files.
+	Mounts mountns.Namespace
 }
 
 // A Dialer opens streams to the agent.
@@ -84,7 +87,7 @@ func Open(ctx context.Context, dialer Dialer, id string, config Config) (_ *Stre
 		if err != nil {
 			return nil, err
 		}
-		s.Stdin, s.input = path, &input{path: config.Stdin, conn: conn}
+		s.Stdin, s.input = path, &input{path: config.Stdin, mounts: config.Mounts, conn: conn}
 	}
 	for _, out := range []struct {
 		sink io.Writer

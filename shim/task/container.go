@@ -52,7 +52,7 @@ type container struct {
 var _ pod.Member = (*container)(nil)
 
 func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.CancelFunc) *container {
-	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
+	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.Hooks.Mounts}
 	life, end := context.WithCancelCause(context.Background())
 	return &container{
 		life: life, end: end,

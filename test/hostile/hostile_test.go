@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -63,6 +64,7 @@ const (
 	readOnlyImage   measure = "read-only disk"
 	noDevices       measure = "nodev"
 	noPrivileges    measure = "no_new_privs"
+	noKernel        measure = "no file systems of the kernel in shares"
 )
 
 // A place is a process of a VM that the intruder has taken over.
@@ -202,7 +204,11 @@ func stageVMM(t *testing.T, without map[measure]bool) scene {
 	secret := made("host/secret", "secret", 0o600)
 	made("share/program", string(exitProgram), 0o755)
 	trees, other := open(t, filepath.Join(dir, "mine")), open(t, filepath.Join(dir, "other"))
-	directory := add(t, trees, filepath.Join(dir, "share"), share.Attributes{})
+	procfs(t, filepath.Join(dir, "share", "proc"))
+	directory := add(t, trees, filepath.Join(dir, "share"), share.Attributes{Recursive: true})
+	if without[noKernel] {
+		procfs(t, filepath.Join(dir, "mine", "pool", directory.Tag, "proc"))
+	}
 	readOnly := add(t, trees, made("conf/ro", "ro", 0o600), share.Attributes{ReadOnly: !without[readOnlyShare]})
 	foreign := add(t, other, made("conf/foreign", "x", 0o600), share.Attributes{})
 
@@ -237,12 +243,41 @@ func stageVMM(t *testing.T, without map[measure]bool) scene {
 	s.targets.Other = filepath.Join(dir, "other", "files", foreign.Tag, "foreign")
 	s.targets.Writable = filepath.Join("/shares/pool", directory.Tag)
 	s.targets.Node = s.targets.Writable
+	s.targets.Root = filepath.Join(s.targets.Writable, "proc", strconv.Itoa(unprivileged(t)), "root")
 	s.targets.Executable = filepath.Join(s.targets.Writable, "program")
 	s.targets.Staging = filepath.Join("/shares/files", readOnly.Tag)
 	s.targets.ReadOnly = filepath.Join(s.targets.Staging, "ro")
 	s.targets.Image = "/guest.erofs"
 	s.switchOff(t, dir, without)
 	return s
+}
+
+// procfs mounts the host's processes.
+func procfs(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("proc", dir, "proc", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// unprivileged starts a process of the host's root that has no capabilities, as many
+// daemons: those with as few as itself a VMM may look into (ptrace(2)).
+func unprivileged(t *testing.T) int {
+	t.Helper()
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := jail.Start(jail.Spec{Program: sleep, Args: []string{"300"}, Capabilities: []uintptr{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { process.Kill(); <-process.Exited() })
+	return process.Pid()
 }
 
 // switchOff takes measures away.

@@ -26,6 +26,7 @@ type Targets struct {
 	Writable   string    // in the jail: a directory share that the guest may write
 	Node       string    // in the jail: a directory share for device nodes
 	Staging    string    // in the jail: the directory of a staged file
+	Root       string    // in the jail: proc's link to the root of a process of the host
 	ReadOnly   string    // in the jail: a staged file that is read-only
 	Mounted    string    // in the jail: a file that the guest may write, on a tmpfs
 	Executable string    // in the jail: a program in a share
@@ -83,6 +84,7 @@ var vmmAttempts = []attempt{
 	{"the same by .. out of a share", []measure{ownRoot}, func(t Targets) error {
 		return read(t.Writable + "/../../../../../../../.." + t.Secret)
 	}},
+	{"the same by a process of the host, through proc in a share", []measure{noKernel}, func(t Targets) error { return read(t.Root + t.Secret) }},
 	{"the same by a symlink made in a share", []measure{ownRoot}, func(t Targets) error {
 		link := filepath.Join(t.Writable, "link")
 		_ = os.Remove(link)
