@@ -26,8 +26,9 @@ import (
 const (
 	msb  = "msb"
 	runc = "runc"
-	// foreign is the runtime under test with options that are not its own.
-	foreign = "msb-foreign"
+	// misconfigured is the runtime under test with settings in a file that is not there.
+	misconfigured = "msb-misconfigured"
+	nowhere       = "/nowhere/msb.toml"
 )
 
 // An engine is a dockerd. Its directory is in containerd's, which goes with everything.
@@ -117,8 +118,8 @@ func (e *engine) settings() map[string]any {
 	}
 	return map[string]any{
 		"runtimes": map[string]any{
-			msb:     runtime{harness.Runtime, map[string]any{"ConfigPath": host.Config}},
-			foreign: runtime{harness.Runtime, map[string]any{"TypeUrl": "containerd.runc.v1.Options"}},
+			msb:           runtime{harness.Runtime, map[string]any{"ConfigPath": host.Config}},
+			misconfigured: runtime{harness.Runtime, map[string]any{"ConfigPath": nowhere}},
 		},
 		"containerd": host.Address(), "containerd-namespace": harness.Namespace,
 		"cgroup-parent": "/" + harness.Namespace, "exec-opts": []string{"native.cgroupdriver=cgroupfs"},
