@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,7 +58,7 @@ func TestMain(m *testing.M) {
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "starting Docker Engine:", err, "\n"+daemon.log())
-			daemon.unmount()
+			harness.Detach(daemon.dir)
 			return 1
 		}
 		defer func() {
@@ -67,7 +66,7 @@ func TestMain(m *testing.M) {
 				fmt.Fprintln(os.Stderr, "--- the end of dockerd's log:\n"+tail(daemon.log(), 20))
 			}
 			daemon.stop(syscall.SIGTERM)
-			daemon.unmount()
+			harness.Detach(daemon.dir)
 		}()
 		return m.Run()
 	}))
@@ -184,18 +183,6 @@ func (e *engine) start() error {
 func (e *engine) stop(signal syscall.Signal) {
 	_ = e.process.Process.Signal(signal)
 	<-e.ended
-}
-
-// unmount takes away what dockerd leaves mounted in its directory at its end.
-func (e *engine) unmount() {
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	points := strings.Split(string(mounts), "\n")
-	slices.Reverse(points) // the last is on top
-	for _, line := range points {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], e.dir+"/") {
-			_ = unix.Unmount(fields[4], unix.MNT_DETACH)
-		}
-	}
 }
 
 // shell runs a script for sh that may call docker, and returns all that it printed.

@@ -28,7 +28,7 @@ var groups = []group{
 			{what: "`--init`", script: `docker exec box sh -c 'tr "\0" " " </proc/1/cmdline | cut -c 1-20'`},
 			{what: "`--security-opt no-new-privileges`", script: `docker exec box grep NoNewPrivs /proc/1/status`},
 			{what: "`--pids-limit`", script: `docker exec box sh -c 'i=0; while [ $i -lt 70 ]; do sleep 30 & i=$((i+1)); done' 2>&1 | grep -m 1 -o "can't fork.*"; until_true docker exec box sh -c '[ $(ls -d /proc/[0-9]* | wc -l) -lt 15 ]'`},
-			{what: "`-m`", script: `docker inspect -f '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}' box; docker exec box sh -c 'head -c 150m /dev/zero | tail -c 150m | wc -c'`},
+			{what: "`-m`", script: `docker inspect -f '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}' box; docker exec box sh -c 'dd if=/dev/zero of=/dev/null bs=150m count=1'`},
 			{what: "`--mac-address`", script: `docker exec box cat /sys/class/net/eth0/address`},
 			{what: "`--group-add`", script: `docker exec box id -G`},
 			{what: "`-v VOLUME`", script: `docker exec box sh -c 'echo kept >/data/file'; docker run --rm -v data:/data $image cat /data/file`},
