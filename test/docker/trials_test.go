@@ -57,7 +57,7 @@ var groups = []group{
 			{what: "`docker top`", script: `docker top box -o pid,comm | awk 'NR > 1 { print $2 }'`, why: "the host has one process for a container, and processes of the guest are none of the host's"},
 			{what: "`docker top -o pid`, against `docker inspect`", script: `test "$(docker top box -o pid | sed -n 2p)" = "$(docker inspect -f '{{.State.Pid}}' box)"; echo $?`},
 			{what: "`docker stats`", script: `docker stats --no-stream --format '{{.Name}} {{.PIDs}}' box; docker stats --no-stream --format '{{.MemPerc}}' box | grep -c '^0.00%'`},
-			{what: "`docker stats`: memory, network", script: `docker stats --no-stream --format '{{.MemUsage}} {{.NetIO}}' box | sed 's/[0-9.]*[1-9][0-9.]*/N/g; s/[kMG]*i*B/B/g'`},
+			{what: "`docker stats`: memory, received", script: `docker stats --no-stream --format '{{.MemUsage}} {{.NetIO}}' box | sed 's/[0-9.]*[1-9][0-9.]*/N/g; s/[kMG]*i*B/B/g' | cut -d / -f 1,2`},
 			{what: "`docker logs`", script: `docker logs box`},
 			{what: "`docker logs -f`", script: `docker logs -f box >made/log & until_true grep started made/log; docker kill -s USR1 box >/dev/null; until_true grep signalled made/log; kill $!; cat made/log`},
 			{what: "`docker logs -t --since`", script: `docker logs -t --since 1h box | wc -l`},
