@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,8 +25,9 @@ import (
 const (
 	msb  = "msb"
 	runc = "runc"
-	// foreign is the runtime under test with options that are not its own.
-	foreign = "msb-foreign"
+	// misconfigured is the runtime under test with settings in a file that is not there.
+	misconfigured = "msb-misconfigured"
+	nowhere       = "/nowhere/msb.toml"
 )
 
 // An engine is a dockerd. Its directory is in containerd's, which goes with everything.
@@ -50,13 +50,15 @@ func TestMain(m *testing.M) {
 			err = daemon.start()
 		}
 		if err == nil {
-			if output, code := shell(context.Background(), "docker load -i "+filepath.Join(host.Output, "images", "busybox.tar")); code != 0 {
-				err = fmt.Errorf("loading the images: %s", output)
+			// The engine keeps a mount of the host's network from when it was asked for it first.
+			if output, code := shell(context.Background(), "docker load -i "+filepath.Join(host.Output, "images", "busybox.tar")+
+				" && docker run --rm --network host --runtime "+runc+" "+harness.Image+" true"); code != 0 {
+				err = fmt.Errorf("running the first container: %s", output)
 			}
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "starting Docker Engine:", err, "\n"+daemon.log())
-			daemon.unmount()
+			harness.Detach(daemon.dir)
 			return 1
 		}
 		defer func() {
@@ -64,7 +66,7 @@ func TestMain(m *testing.M) {
 				fmt.Fprintln(os.Stderr, "--- the end of dockerd's log:\n"+tail(daemon.log(), 20))
 			}
 			daemon.stop(syscall.SIGTERM)
-			daemon.unmount()
+			harness.Detach(daemon.dir)
 		}()
 		return m.Run()
 	}))
@@ -115,8 +117,8 @@ func (e *engine) settings() map[string]any {
 	}
 	return map[string]any{
 		"runtimes": map[string]any{
-			msb:     runtime{harness.Runtime, map[string]any{"ConfigPath": host.Config}},
-			foreign: runtime{harness.Runtime, map[string]any{"TypeUrl": "containerd.runc.v1.Options"}},
+			msb:           runtime{harness.Runtime, map[string]any{"ConfigPath": host.Config}},
+			misconfigured: runtime{harness.Runtime, map[string]any{"ConfigPath": nowhere}},
 		},
 		"containerd": host.Address(), "containerd-namespace": harness.Namespace,
 		"cgroup-parent": "/" + harness.Namespace, "exec-opts": []string{"native.cgroupdriver=cgroupfs"},
@@ -181,18 +183,6 @@ func (e *engine) start() error {
 func (e *engine) stop(signal syscall.Signal) {
 	_ = e.process.Process.Signal(signal)
 	<-e.ended
-}
-
-// unmount takes away what dockerd leaves mounted in its directory at its end.
-func (e *engine) unmount() {
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	points := strings.Split(string(mounts), "\n")
-	slices.Reverse(points) // the last is on top
-	for _, line := range points {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], e.dir+"/") {
-			_ = unix.Unmount(fields[4], unix.MNT_DETACH)
-		}
-	}
 }
 
 // shell runs a script for sh that may call docker, and returns all that it printed.

@@ -119,7 +119,19 @@ func (o Owner) remove() (processes int, err error) {
 	for _, group := range []string{o.Namespace, filepath.Base(o.Dir)} { // the latter is around pods
 		removeGroups(group)
 	}
+	Detach(o.Dir)
 	return len(seen), os.RemoveAll(o.Dir)
+}
+
+// Detach takes away what is mounted below a directory in this process's mount namespace.
+func Detach(dir string) {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	lines := strings.Split(string(mounts), "\n")
+	for _, line := range slices.Backward(lines) { // the last is on top
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			_ = unix.Unmount(fields[4], unix.MNT_DETACH)
+		}
+	}
 }
 
 // eachOwner calls a function for each on the whole machine that lives or was killed. One
