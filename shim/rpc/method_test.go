@@ -30,7 +30,7 @@ var (
 		"Connect": true, "Shutdown": true, "Platform": true, "ShutdownSandbox": true,
 	}
 	refusals = map[string]func(error) bool{
-		"Create": errdefs.IsInvalidArgument, "CreateSandbox": errdefs.IsInvalidArgument, "UpdateSandbox": errdefs.IsNotImplemented,
+		"Create": errdefs.IsInvalidArgument, "CreateSandbox": errdefs.IsInvalidArgument, "UpdateSandbox": errdefs.IsNotImplemented, "StartSandbox": errdefs.IsFailedPrecondition,
 	}
 )
 

@@ -69,7 +69,7 @@ func hostDisk(t *testing.T) (disk specs.LinuxBlockIODevice) {
 
 // A privileged container with every limit that there is runs. Each is kept by the guest or by
 // the VM's group on the host, or told in the log.
-func TestLimits(t *testing.T) {
+func TestResourceLimits(t *testing.T) {
 	nothingLeft(t)
 	disk, logged := hostDisk(t), len(host.Log())
 	withLimits := func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
