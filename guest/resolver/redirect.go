@@ -128,10 +128,8 @@ const agentPid = 1
 // program replaces a port by another that the map has for it.
 func program(ports int, cookie uint64, ipv6 bool, way int32) asm.Instructions {
 	const at = -32 // of the key on the stack
-	load := func(to asm.Register, offset int16) asm.Instruction { return asm.LoadMem(to, asm.R6, offset, asm.Word) }
-	put := func(offset int16, from asm.Register) asm.Instruction {
-		return asm.StoreMem(asm.RFP, at+offset, from, asm.Word)
-	}
+	load := func(offset int16) asm.Instruction { return asm.LoadMem(asm.R1, asm.R6, offset, asm.Word) }
+	put := func(offset int16) asm.Instruction { return asm.StoreMem(asm.RFP, at+offset, asm.R1, asm.Word) }
 	instructions := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.FnGetNetnsCookie.Call(),
@@ -143,18 +141,18 @@ func program(ports int, cookie uint64, ipv6 bool, way int32) asm.Instructions {
 	}
 	if ipv6 {
 		for i := range int16(4) {
-			instructions = append(instructions, load(asm.R1, sockAddrIP6+4*i), put(4*i, asm.R1))
+			instructions = append(instructions, load(sockAddrIP6+4*i), put(4*i))
 		}
 	} else {
 		instructions = append(instructions,
-			asm.Mov.Imm(asm.R1, 0), put(0, asm.R1), put(4, asm.R1), put(8, asm.R1),
+			asm.Mov.Imm(asm.R1, 0), put(0), put(4), put(8),
 			asm.StoreImm(asm.RFP, at+10, 0xffff, asm.Half), // RFC 4291, 2.5.5.2
-			load(asm.R1, sockAddrIP4), put(12, asm.R1))
+			load(sockAddrIP4), put(12))
 	}
 	return append(instructions,
-		load(asm.R1, sockAddrPort), put(16, asm.R1),
-		load(asm.R1, sockAddrType), put(20, asm.R1),
-		asm.Mov.Imm(asm.R1, way), put(24, asm.R1),
+		load(sockAddrPort), put(16),
+		load(sockAddrType), put(20),
+		asm.Mov.Imm(asm.R1, way), put(24),
 		asm.LoadMapPtr(asm.R1, ports),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, at),
