@@ -186,6 +186,10 @@ func throttles(block *specs.LinuxBlockIO) []throttle {
 	}
 }
 
+// unifiedFiles are those of the VM's group that a spec may name: shares of what the host has.
+// The others decide how the group lives, and are the shim's.
+var unifiedFiles = []string{"cpu.weight", "io.weight", "io.bfq.weight", "io.max", "io.latency", "io.prio.class"}
+
 // ioLimits spells the limits of resources.
 func ioLimits(resources *specs.LinuxResources, d dialect) (limits []ioLimit) {
 	if block := resources.BlockIO; block != nil {
@@ -193,7 +197,11 @@ func ioLimits(resources *specs.LinuxResources, d dialect) (limits []ioLimit) {
 	}
 	for _, file := range slices.Sorted(maps.Keys(resources.Unified)) {
 		for value := range strings.Lines(resources.Unified[file]) {
-			limits = append(limits, ioLimit{"unified " + file, d.unified(file, strings.TrimSpace(value)), isAny(file, "io.weight", "io.bfq.weight")})
+			limit := ioLimit{name: "unified " + file, weight: isAny(file, "io.weight", "io.bfq.weight")}
+			if isAny(file, unifiedFiles...) {
+				limit.choices = d.unified(file, strings.TrimSpace(value))
+			}
+			limits = append(limits, limit)
 		}
 	}
 	return limits

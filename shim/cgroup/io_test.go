@@ -92,6 +92,13 @@ func TestApply(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, file := range []string{"memory.max", "cgroup.freeze", "../io.weight"} {
+		for _, limit := range ioLimits(&specs.LinuxResources{Unified: map[string]string{file: "1"}}, unifiedDialect) {
+			if len(limit.choices) > 0 {
+				t.Errorf("%s of the VM's group can be named: %+v", file, limit)
+			}
+		}
+	}
 	missed, err := apply(dir, ioLimits(everyIOLimit(), unifiedDialect))
 	if err != nil || strings.Join(missed, "; ") != "blockIO.leafWeight (the host's version of control groups does not have it); "+
 		"blockIO.weightDevice's leafWeight (the host's version of control groups does not have it)" {

@@ -5,11 +5,13 @@ package podapi
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -61,7 +63,7 @@ type exit struct {
 }
 
 // CreateSandbox implements the Sandbox API: it plans, and refuses what is not supported.
-func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
+func (s *Service) CreateSandbox(ctx context.Context, r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
 	if err := api.CheckName("sandbox id", r.SandboxID); err != nil {
 		return nil, err
 	}
@@ -72,6 +74,9 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRe
 	plan, err := planOf(r, configuration)
 	if err != nil {
 		return nil, err
+	}
+	if missed := strings.Join(plan.Missed(), "; "); missed != "" {
+		log.G(ctx).WithField("sandbox", r.SandboxID).Warnf("the sandbox goes without what it asks for here: %s", missed)
 	}
 	if err := s.pod.Hold(r.SandboxID); err != nil {
 		return nil, err

@@ -27,7 +27,10 @@ func ownGroup(namespaces []specs.LinuxNamespace) []specs.LinuxNamespace {
 // groupMounts turns binds of the host's control groups, and of its whole sysfs with them,
 // into mounts of the guest's: those are seen from the container's cgroup namespace, a bind
 // would show all of the guest's groups.
-func groupMounts(mounts []specs.Mount, isHosts func(index int) bool) (all []specs.Mount) {
+//
+// A sysfs of its own can be had only by who owns the network namespace that it shows
+// (sysfs(5)); who does not has the bind, and the groups on it.
+func groupMounts(mounts []specs.Mount, ownsNetwork bool, isHosts func(index int) bool) (all []specs.Mount) {
 	for i, mount := range mounts {
 		source := path.Clean(mount.Source)
 		if isHosts(i) || !isBind(mount) || !isAny(source, sysfs, groups) {
@@ -45,7 +48,10 @@ func groupMounts(mounts []specs.Mount, isHosts func(index int) bool) (all []spec
 			all = append(all, own(mountOfGroup, mount.Destination))
 			continue
 		}
-		all = append(all, own("sysfs", mount.Destination), own(mountOfGroup, path.Join(mount.Destination, belowSysfs)))
+		if ownsNetwork {
+			mount = own("sysfs", mount.Destination)
+		}
+		all = append(all, mount, own(mountOfGroup, path.Join(mount.Destination, belowSysfs)))
 	}
 	return all
 }

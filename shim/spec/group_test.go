@@ -2,6 +2,7 @@ package spec
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -52,8 +53,19 @@ func TestGroupMounts(t *testing.T) {
 			specs.Mount{Destination: "/s", Type: "bind", Source: "/sys/kernel/debug", Options: []string{"rbind"}},
 			[]specs.Mount{{Destination: "/s", Type: "bind", Source: "/sys/kernel/debug", Options: []string{"rbind"}}},
 		},
+		"sysfs of a network that is not the container's": {
+			specs.Mount{Destination: "/s", Type: "bind", Source: "/sys", Options: []string{"rbind", "ro"}},
+			[]specs.Mount{
+				{Destination: "/s", Type: "bind", Source: "/sys", Options: []string{"rbind", "ro"}},
+				{Destination: "/s/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: readOnly},
+			},
+		},
 	} {
-		got := guestSpec(t, Places{}, withMount(c.given)).Mounts
+		changes := []func(*specs.Spec){withMount(c.given)}
+		if strings.HasPrefix(name, "sysfs of") {
+			changes = append(changes, without(specs.NetworkNamespace), inUserNamespace("", shifted, shifted))
+		}
+		got := guestSpec(t, Places{}, changes...).Mounts
 		if !slices.EqualFunc(got, c.want, func(a, b specs.Mount) bool {
 			return a.Destination == b.Destination && a.Type == b.Type && a.Source == b.Source && slices.Equal(a.Options, b.Options)
 		}) {

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"path"
+	"regexp"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -88,7 +89,12 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 		return Bind{}, false, invalid("mount %s: the source contains a NUL byte", mount.Destination)
 	}
 	bind.Source = absolute(bundle, mount.Source)
-	if hasPrefix(bind.Source, groups) && bind.Source != groups {
+	switch {
+	case bind.Source == sysfs+"/fs":
+		return Bind{}, false, unsupported("mount %s: %s would show the control groups of the whole guest: bind %s or %s, where the container finds its own", mount.Destination, bind.Source, sysfs, groups)
+	case ofProcess.MatchString(bind.Source):
+		return Bind{}, false, unsupported("mount %s: %s is about a process of the host, which the guest does not have: bind what it leads to", mount.Destination, bind.Source)
+	case hasPrefix(bind.Source, groups) && bind.Source != groups:
 		return Bind{}, false, unsupported("mount %s: %s is a control group of the host, which the guest does not have: bind %s, where the container finds its own", mount.Destination, bind.Source, groups)
 	}
 	if err := bind.checkFile(); err != nil {
@@ -111,6 +117,10 @@ func (b *Bind) planIDMap(users IDMap) error {
 	}
 	return b.IDMap.check("mount " + b.Destination)
 }
+
+// ofProcess are the paths of processes in /proc (proc(5)). In the guest they would be the
+// agent's, or others'.
+var ofProcess = regexp.MustCompile(`^/proc/([0-9]+|self|thread-self)(/|$)`)
 
 func isGuests(source string) bool {
 	for _, dir := range guestSources {

@@ -309,6 +309,23 @@ func TestSandboxOf(t *testing.T) {
 	if name, err := sandbox.Hostname(); err != nil || name != "name" || sandbox.CgroupsPath() != "/host/path" || sandbox.Sysctls()["kernel.shmmax"] != "1" {
 		t.Errorf("%s, %v, in %s, %v", name, err, sandbox.CgroupsPath(), sandbox.Sysctls())
 	}
+	spec.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"memory.max": "209715200", "pids.max": "9", "rdma.max": "x"}}
+	if sandbox, err = SandboxOf(spec); err != nil {
+		t.Fatal(err)
+	}
+	if size, err := sandbox.Size(false, byDefault, host); err != nil || size != (Size{2, limit + Overhead}) {
+		t.Errorf("size by a limit of version 2: %+v, %v", size, err)
+	}
+	if left := sandbox.Resources().Unified; len(left) > 0 || len(sandbox.Missed()) != 1 {
+		t.Errorf("for the VM's group %v, missed %q", left, sandbox.Missed())
+	}
+	for _, unified := range []map[string]string{{"../memory.max": "1"}, {"cgroup.freeze": "1"}} {
+		spec.Linux.Resources.Unified = unified
+		if _, err := SandboxOf(spec); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: %v", unified, err)
+		}
+	}
+	spec.Linux.Resources = nil
 	spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}}
 	if _, err := SandboxOf(spec); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("with hooks: %v", err)

@@ -17,6 +17,7 @@ type Sandbox struct {
 	annotations map[string]string
 	trusted     bool // annotations are its client's own
 	resources   *specs.LinuxResources
+	missed      []string
 	cgroupsPath string
 	hostname    string
 	sysctls     map[string]string
@@ -75,10 +76,19 @@ func SandboxOf(spec *specs.Spec) (*Sandbox, error) {
 		return s, nil
 	}
 	var err error
-	s.users, err = usersOf(spec.Linux)
-	s.resources, s.cgroupsPath, s.sysctls = spec.Linux.Resources, spec.Linux.CgroupsPath, spec.Linux.Sysctl
-	s.network = networkOf(spec.Linux.Namespaces)
-	return s, err
+	if s.users, err = usersOf(spec.Linux); err != nil {
+		return nil, err
+	}
+	limits, err := limitsOf(spec.Linux.Resources, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSwap(spec.Linux.Resources); err != nil {
+		return nil, err
+	}
+	s.resources, s.missed = limits.Host, limits.Missed
+	s.cgroupsPath, s.sysctls, s.network = spec.Linux.CgroupsPath, spec.Linux.Sysctl, networkOf(spec.Linux.Namespaces)
+	return s, nil
 }
 
 // LoadSandbox is SandboxOf of the configuration in a sandbox's bundle, which need not have
@@ -118,6 +128,9 @@ func (s *Sandbox) Size(trusted bool, byDefault, host Size) (Size, error) {
 
 // Resources are the limits of the sandbox's containers together; nil means none.
 func (s *Sandbox) Resources() *specs.LinuxResources { return s.resources }
+
+// Missed is Plan.Missed of the sandbox.
+func (s *Sandbox) Missed() []string { return s.missed }
 
 // CgroupsPath names the control group of the sandbox's VM.
 func (s *Sandbox) CgroupsPath() string { return s.cgroupsPath }

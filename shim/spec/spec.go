@@ -235,7 +235,7 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 	if p.sandboxMemory != "" {
 		mounts[p.memoryIndex].Source = places.SharedMemory
 	}
-	mounts = groupMounts(mounts, func(index int) bool {
+	mounts = groupMounts(mounts, p.users.IsZero() || !p.Network().Host, func(index int) bool {
 		return slices.ContainsFunc(p.Binds, func(bind Bind) bool { return bind.index == index })
 	})
 	if p.Pod().ID == "" {

@@ -59,6 +59,9 @@ func TestNewRefuses(t *testing.T) {
 		"no source":         {withMount(specs.Mount{Destination: "/a", Type: "bind"}), "no source"},
 		"NUL in source":     {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/\x00"}), "NUL"},
 		"unknown type":      {withMount(specs.Mount{Destination: "/a", Type: "nfs", Source: "x"}), `"nfs"`},
+		"all groups":        {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/sys/fs/"}), "the control groups of the whole guest"},
+		"a process's root":  {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/proc/1/root"}), "is about a process of the host"},
+		"the runtime's own": {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/proc/./self/"}), "is about a process of the host"},
 		"the host's group":  {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/sys/fs/cgroup/memory"}), "is a control group of the host"},
 		"shared":            {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/x", Options: []string{"rshared"}}), "rslave"},
 	} {

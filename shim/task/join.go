@@ -36,7 +36,7 @@ func (s *Service) joined(p *sandbox.Prepared, plan *spec.Plan) (joined namespace
 		switch {
 		case guestPid != 0:
 			joined.paths[kind] = namespacePath(guestPid, kind)
-		case isHosts(kind, pid):
+		case kind != specs.UserNamespace && isHosts(kind, pid):
 			joined.ofVM = append(joined.ofVM, kind)
 		default:
 			return namespaces{}, fmt.Errorf("the %s namespace of process %d is not of this container's pod, and a microVM cannot join others: %w", kind, pid, errdefs.ErrInvalidArgument)

@@ -63,6 +63,10 @@ func TestHostileGuest(t *testing.T) {
 			_, _ = stream.Write([]byte{2, 7, 7})
 			hang(stream, h)
 		}, errdefs.IsUnavailable, errdefs.IsUnavailable},
+		"sends empty frames": {func(stream net.Conn, _ *api.TransferStream) {
+			for api.SendTransfer(stream, new(api.TransferFrame)) == nil {
+			}
+		}, errdefs.IsUnavailable, errdefs.IsUnavailable},
 		"sends half a frame": {func(stream net.Conn, h *api.TransferStream) {
 			_, _ = stream.Write([]byte{100, 10})
 			hang(stream, h)

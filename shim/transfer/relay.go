@@ -30,12 +30,18 @@ func (r *relay) toClient(ctx context.Context) error {
 		if frame.Result != nil {
 			return result(frame.Result)
 		}
+		if len(frame.Data) == 0 {
+			return brokenOff(errEmpty)
+		}
 		if err := r.client.write(ctx, frame.Data); err != nil {
 			return err
 		}
 		r.moved.Add(int64(len(frame.Data)))
 	}
 }
+
+// errEmpty is that a guest sends frames with nothing in them, which take no time and have no end.
+var errEmpty = errors.New("a frame with neither data nor a result")
 
 // errEarly is that a guest tells of a result before it has the whole archive.
 var errEarly = fmt.Errorf("the guest ended the transfer before the archive did: %w", errdefs.ErrAborted)
