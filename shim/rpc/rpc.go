@@ -1,5 +1,6 @@
 // Package rpc is the edge of the shim: containerd's Task API in its two versions, its Sandbox
-// API, and its Transfer and Streaming services as tables of methods, and errors translated to codes, here and nowhere else.
+// API, and its Transfer and Streaming services as tables of methods, and errors translated to
+// codes, here and nowhere else.
 package rpc
 
 import (
