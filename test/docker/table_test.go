@@ -86,7 +86,8 @@ func normal(output string) string {
 const clean = `docker ps -aq | xargs -r docker rm -fv >/dev/null 2>&1
 docker network prune -f >/dev/null 2>&1
 docker volume prune -af >/dev/null 2>&1
-docker images -q made/* | xargs -r docker rmi -f >/dev/null 2>&1
+docker images -q 'made/*' | xargs -r docker rmi -f >/dev/null 2>&1
+docker image prune -f >/dev/null 2>&1
 rm -rf made`
 
 // prelude is before each script. made is a directory for it.
@@ -177,7 +178,7 @@ func TestTable(t *testing.T) {
 // compare tries a group with both runtimes, and returns its part of the table.
 func compare(t *testing.T, g group) string {
 	t.Helper()
-	host.NothingLeft(t)
+	nothingLeft(t)
 	rows := "| | runc | msb | why |\n|---|---|---|---|\n"
 	with, under := tried(t, g, runc), tried(t, g, msb)
 	for i, trial := range g.trials {
