@@ -45,13 +45,18 @@ func want(t *testing.T, text string, output string) {
 	}
 }
 
-// nothingLeft is for what a test makes with docker, too.
+// nothingLeft is the harness's, and removes what a test makes with docker. It leaves out the
+// layers of containers: Engine 26 keeps one mounted until it ends itself once the container
+// was exported, whatever the runtime.
 func nothingLeft(t *testing.T) {
 	t.Helper()
-	host.NothingLeft(t)
+	before := host.Leftovers()
 	t.Cleanup(func() {
 		if output, code := shell(context.Background(), prelude+clean); code != 0 {
 			t.Errorf("removing what is there: %s", output)
+		}
+		if left := host.New(before, daemon.data("overlay2")); len(left) > 0 {
+			t.Error("left behind:\n" + strings.Join(left, "\n"))
 		}
 	})
 }
@@ -62,7 +67,7 @@ const services = 10
 // A project of ten services starts at once, each with a limit of memory. Each finds the
 // others by name: Docker's resolver listens on a loopback address of the namespace on the host.
 func TestProject(t *testing.T) {
-	host.NothingLeft(t)
+	nothingLeft(t)
 	var file strings.Builder
 	file.WriteString("services:\n")
 	for i := range services {
@@ -90,8 +95,8 @@ func TestProject(t *testing.T) {
 		}
 	})
 	t.Run("the limit of memory holds", func(t *testing.T) {
-		if output, code := shell(t.Context(), compose+"exec -T s1 sh -c 'dd if=/dev/zero of=/dev/null bs=100m count=1 && echo 104857600' 2>&1"); strings.Contains(output, "104857600") {
-			t.Errorf("100 MB in 64 MB: %s, exit status %d", output, code)
+		if output, code := shell(t.Context(), compose+"exec -T s1 dd if=/dev/zero of=/dev/null bs=100M count=1 2>&1"); code != 137 {
+			t.Errorf("100 MB in 64 MB: %s, exit status %d, want 137", output, code)
 		}
 		must(t, "%s", compose+"exec -T s1 true")
 	})

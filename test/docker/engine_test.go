@@ -122,13 +122,18 @@ func (e *engine) settings() map[string]any {
 		},
 		"containerd": host.Address(), "containerd-namespace": harness.Namespace,
 		"cgroup-parent": "/" + harness.Namespace, "exec-opts": []string{"native.cgroupdriver=cgroupfs"},
-		"data-root": filepath.Join(e.dir, "data"), "exec-root": filepath.Join(e.dir, "exec"), "pidfile": filepath.Join(e.dir, "pid"),
+		"data-root": e.data(), "exec-root": filepath.Join(e.dir, "exec"), "pidfile": filepath.Join(e.dir, "pid"),
 		"hosts": []string{e.address()}, "storage-driver": "overlay2", "live-restore": true,
 	}
 }
 
 func (e *engine) config() string  { return filepath.Join(e.dir, "config") }
 func (e *engine) address() string { return "unix://" + filepath.Join(e.dir, "docker.sock") }
+
+// data is where it keeps what it has, or something below.
+func (e *engine) data(elements ...string) string {
+	return filepath.Join(append([]string{e.dir, "data"}, elements...)...)
+}
 
 func (e *engine) log() string {
 	if e == nil {

@@ -86,13 +86,15 @@ func normal(output string) string {
 const clean = `docker ps -aq | xargs -r docker rm -fv >/dev/null 2>&1
 docker network prune -f >/dev/null 2>&1
 docker volume prune -af >/dev/null 2>&1
-docker images -q made/* | xargs -r docker rmi -f >/dev/null 2>&1
+docker images -q 'made/*' | xargs -r docker rmi -f >/dev/null 2>&1
+docker image prune -f >/dev/null 2>&1
 rm -rf made`
 
-// prelude is before each script. made is a directory for it.
+// prelude is before each script. made is a directory for it. What never becomes true ends with
+// the patience for a script.
 const prelude = `mkdir -p made
 run() { docker run --runtime "$RUNTIME" "$@"; }
-until_true() { for try in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.2; done; echo "never: $*"; }
+until_true() { until "$@" >/dev/null 2>&1; do sleep 0.2; done; }
 image=` + harness.Image + "\n"
 
 // tried runs the trials of a group with a runtime.
@@ -177,7 +179,7 @@ func TestTable(t *testing.T) {
 // compare tries a group with both runtimes, and returns its part of the table.
 func compare(t *testing.T, g group) string {
 	t.Helper()
-	host.NothingLeft(t)
+	nothingLeft(t)
 	rows := "| | runc | msb | why |\n|---|---|---|---|\n"
 	with, under := tried(t, g, runc), tried(t, g, msb)
 	for i, trial := range g.trials {

@@ -1,7 +1,8 @@
 package docker
 
-// sleeper is a container's command that ends at SIGTERM and says so, and tells of SIGUSR1.
-const sleeper = ` sh -c 'trap "echo ended; exit 3" TERM; trap "echo signalled" USR1; echo started; while :; do sleep 86400 & wait $!; kill $! 2>/dev/null; done' `
+// sleeper is a container's command that ends at SIGTERM and at SIGQUIT and says so, and tells
+// of SIGUSR1.
+const sleeper = ` sh -c 'trap "echo ended; exit 3" TERM; trap "echo quit; exit 4" QUIT; trap "echo signalled" USR1; echo started; while :; do sleep 86400 & wait $!; kill $! 2>/dev/null; done' `
 
 var groups = []group{
 	{
@@ -9,7 +10,7 @@ var groups = []group{
 		setup: `run -d --name box --hostname name.of.it --domainname example.org --add-host other:192.0.2.7 --dns 192.0.2.53 --dns-search example.org --dns-option ndots:2 \
 			-e ONE=1 -l label=value -w /srv --cap-drop ALL --cap-add NET_ADMIN --read-only --tmpfs /scratch:size=1m --shm-size 32m \
 			--ulimit nofile=100:200 --sysctl net.ipv4.ip_unprivileged_port_start=80 --init --security-opt no-new-privileges \
-			--cpus 0.5 --cpu-shares 512 --pids-limit 50 -m 100m --mac-address 02:42:ac:11:00:99 --group-add 7 --oom-score-adj 100 --stop-signal USR1 \
+			--cpus 0.5 --cpu-shares 512 --pids-limit 50 -m 100m --memory-swap 100m --mac-address 02:42:ac:11:00:99 --group-add 7 --oom-score-adj 100 --stop-signal QUIT \
 			-v data:/data -v "$PWD/made:/bound" -v "$TOOLS/probe:/probe:ro" --mount type=tmpfs,target=/other,tmpfs-size=2m --mount type=bind,source="$PWD/made",target=/seen,readonly \
 			$image` + sleeper + `; echo content >made/file; printf '#!/bin/sh\n' >made/plain`,
 		trials: []trial{
@@ -27,8 +28,8 @@ var groups = []group{
 			{what: "`--sysctl`", script: `docker exec box cat /proc/sys/net/ipv4/ip_unprivileged_port_start`},
 			{what: "`--init`", script: `docker exec box sh -c 'tr "\0" " " </proc/1/cmdline | cut -c 1-20'`},
 			{what: "`--security-opt no-new-privileges`", script: `docker exec box grep NoNewPrivs /proc/1/status`},
-			{what: "`--pids-limit`", script: `docker exec box sh -c 'i=0; while [ $i -lt 70 ]; do sleep 30 & i=$((i+1)); done' 2>&1 | grep -m 1 -o "can't fork.*"; until_true docker exec box sh -c '[ $(ls -d /proc/[0-9]* | wc -l) -lt 15 ]'`},
-			{what: "`-m`", script: `docker inspect -f '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}' box; docker exec box sh -c 'dd if=/dev/zero of=/dev/null bs=150m count=1'`},
+			{what: "`--pids-limit`", script: `docker exec box sh -c 'cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max; trap "kill \$pids" EXIT; for i in $(seq 70); do sleep 86400 & pids="$pids $!"; done' 2>&1 | sed "s/.*can't/can't/" | sort -u; until_true docker exec box sh -c '[ $(ls -d /proc/[0-9]* | wc -l) -lt 15 ]'`},
+			{what: "`-m`, `--memory-swap`", script: `docker inspect -f '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}' box; docker exec box sh -c 'dd if=/dev/zero of=/dev/null bs=150M count=1'`},
 			{what: "`--mac-address`", script: `docker exec box cat /sys/class/net/eth0/address`},
 			{what: "`--group-add`", script: `docker exec box id -G`},
 			{what: "`-v VOLUME`", script: `docker exec box sh -c 'echo kept >/data/file'; docker run --rm -v data:/data $image cat /data/file`},
@@ -37,8 +38,8 @@ var groups = []group{
 			{what: "`--mount type=tmpfs`", script: `docker exec box sh -c 'df -k /other | tail -n 1'`},
 			{what: "`--mount type=bind,readonly`", script: `docker exec box sh -c ': >/seen/file'`},
 			{what: "masked and read-only paths", script: `docker exec box sh -c 'echo name >/proc/sys/kernel/hostname'`},
-			{what: "`/sys/fs/cgroup`", script: `docker exec box sh -c 'cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max 2>/dev/null'`},
-			{what: "`docker stop` with `--stop-signal`", script: `docker stop -t 1 box; docker logs box; docker inspect -f '{{.State.ExitCode}}' box`},
+			{what: "`/sys/fs/cgroup`", script: `docker exec box sh -c 'cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max'`},
+			{what: "`docker stop` with `--stop-signal`", script: `docker stop -t 60 box; docker logs box; docker inspect -f '{{.State.ExitCode}}' box`},
 		},
 	},
 	{
@@ -56,7 +57,7 @@ var groups = []group{
 			{what: "`docker exec -w` of a directory that is not there", script: `docker exec -w /nowhere box pwd`},
 			{what: "`docker top`", script: `docker top box -o pid,comm | awk 'NR > 1 { print $2 }'`, why: "the host has one process for a container, and processes of the guest are none of the host's"},
 			{what: "`docker top -o pid`, against `docker inspect`", script: `test "$(docker top box -o pid | sed -n 2p)" = "$(docker inspect -f '{{.State.Pid}}' box)"; echo $?`},
-			{what: "`docker stats`", script: `docker stats --no-stream --format '{{.Name}} {{.PIDs}}' box; docker stats --no-stream --format '{{.MemPerc}}' box | grep -c '^0.00%'`},
+			{what: "`docker stats`", script: `docker stats --no-stream --format '{{.Name}} {{.PIDs}}' box; docker stats --no-stream --format '{{.MemPerc}}' box | grep -c '^[0-9.]*%$'`},
 			{what: "`docker stats`: memory, received", script: `docker stats --no-stream --format '{{.MemUsage}} {{.NetIO}}' box | sed 's/[0-9.]*[1-9][0-9.]*/N/g; s/[kMG]*i*B/B/g' | cut -d / -f 1,2`},
 			{what: "`docker logs`", script: `docker logs box`},
 			{what: "`docker logs -f`", script: `docker logs -f box >made/log & until_true grep started made/log; docker kill -s USR1 box >/dev/null; until_true grep signalled made/log; kill $!; cat made/log`},
@@ -82,10 +83,10 @@ var groups = []group{
 			{what: "`docker kill -s USR1`", script: `docker kill -s USR1 box; until_true sh -c '[ "$(docker logs box | grep -c signalled)" -ge 2 ]'; docker inspect -f '{{.State.Status}}' box`},
 			{what: "`docker attach --no-stdin`", script: `docker attach --no-stdin --sig-proxy=false box >made/attached & until_true sh -c 'docker kill -s USR1 box; sleep 1; grep signalled made/attached'; kill $!; sort -u made/attached`},
 			{what: "`docker rm` of one that runs", script: `docker rm box`},
-			{what: "`docker restart -t 5`", script: `docker restart -t 5 box; docker exec box echo after; docker inspect -f '{{.RestartCount}}' box`},
+			{what: "`docker restart`", script: `docker restart -t 60 box; docker exec box echo after; docker inspect -f '{{.RestartCount}}' box`},
 			{what: "the layer after a restart", script: `docker exec box cat /in-image`},
 			{what: "`docker wait`, `docker stop`", script: `docker wait box >made/code & sleep 0.5; docker stop -t 60 box; wait; cat made/code`},
-			{what: "`docker events` of the stop", script: `docker events --since 10m --until 0s --filter container=box --filter event=die --filter event=stop --format '{{.Action}} {{.Actor.Attributes.exitCode}}' | tail -n 2`},
+			{what: "`docker events` of the stop", script: `docker events --since 10m --until 0s --filter container=box --filter event=die --filter event=stop --format '{{.Action}} {{.Actor.Attributes.exitCode}}' | tail -n 2 | sort`},
 			{what: "`docker exec` in one that has stopped", script: `docker exec box true`},
 			{what: "`docker cp` out of one that has stopped", script: `docker cp box:/tmp/g - | tar -xO`},
 			{what: "`docker start`", script: `docker start box; docker exec box echo started`},
@@ -118,14 +119,15 @@ var groups = []group{
 			{what: "`--entrypoint`", script: `run --rm --entrypoint echo $image entry`},
 			{what: "`--network none`", script: `run --rm --network none $image ls /sys/class/net`},
 			{what: "`--network host`", script: `run --rm --network host $image sh -c 'ls -d /sys/class/net/docker0 2>&1'`, why: "QEMU's user-mode network stands for the host's: docs/networking.md"},
-			{what: "`--network`, `--ip`, `--network-alias`", script: `docker network create --subnet 10.77.0.0/24 net >/dev/null; run -d --name server --network net --ip 10.77.0.9 --network-alias alias $image sleep 86400 >/dev/null; run --rm --network net $image sh -c 'nslookup alias | tail -n 3; ping -c 1 -w 60 server | grep -c "1 packets received"'`},
+			{what: "`--network`, `--ip`, `--network-alias`", script: `docker network create --subnet 10.77.0.0/24 net >/dev/null; run -d --name server --network net --ip 10.77.0.9 --network-alias alias $image sleep 86400 >/dev/null; run --rm --network net $image sh -c 'nslookup alias | grep -F 10.77.0.9; ping -c 1 -w 60 server | grep -c "1 packets received"'`},
 			{what: "`--link`", script: `run -d --name database $image sleep 86400 >/dev/null; run --rm --link database:db $image grep -c db /etc/hosts`},
 			{what: "`--volumes-from`", script: `run --name first -v /shared $image sh -c 'echo from >/shared/file'; run --rm --volumes-from first $image cat /shared/file`},
-			{what: "`-m` with a process that takes more", script: `run --name big -m 64m $image sh -c 'head -c 200m /dev/zero | tail -c 200m >/dev/null; echo $?'`},
-			{what: "`-m`, and `.State.OOMKilled`", script: `run --name oom -m 64m $image tail -c 200m /dev/zero; docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' oom`},
+			{what: "`-m`, and a process that takes three times as much at once", script: `run --name big -m 64m $image sh -c 'head -c 200m /dev/zero | tail -c 200m >/dev/null; echo $?'`, why: "the VM has little more memory than the limit, and its kernel promises a process no more than there is"},
+			{what: "`-m`, `.State.OOMKilled`", script: `run --name oom -m 64m --memory-swap 64m $image tail -c 100m /dev/zero; docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' oom`},
 			{what: "`--memory-swap -1`, `--memory-reservation`, `--memory-swappiness`", script: `run --rm -m 64m --memory-swap -1 --memory-reservation 32m --memory-swappiness 10 $image echo ran`},
 			{what: "`--cpus`, `--cpuset-cpus`", script: `run --rm --cpus 1 --cpuset-cpus 0 $image nproc`},
 			{what: "`--device-write-bps`, `--blkio-weight`", script: `run --rm --blkio-weight 300 --device-write-bps "$(find /dev -maxdepth 1 -type b | sort | head -n 1):1mb" $image echo ran 2>&1 | grep -v WARNING`},
+			{what: "`--device /dev/fuse`", script: `run --rm --device /dev/fuse $image sh -c 'ls /dev/fuse; : <>/dev/fuse && echo opened'`},
 			{what: "`--privileged`", script: `run --rm --privileged $image sh -c 'grep CapEff /proc/self/status; mount -t tmpfs tmpfs /mnt && echo mounted'`},
 			{what: "`--restart on-failure:2`", script: `run -d --name again --restart on-failure:2 $image sh -c 'exit 9' >/dev/null; until_true sh -c '[ "$(docker inspect -f "{{.State.Status}} {{.RestartCount}}" again)" = "exited 2" ]'; docker inspect -f '{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}' again`},
 			{what: "`--restart always`, and a kill from inside", script: `run -d --name always --restart always $image sh -c 'sleep 3; exit 1' >/dev/null; until_true sh -c '[ "$(docker inspect -f "{{.RestartCount}}" always)" -ge 1 ]'; docker rm -f always`},
