@@ -74,8 +74,9 @@ func (l *Loopback) listen() error {
 
 // Offsets of fields in struct bpf_sk_lookup (linux/bpf.h).
 const (
-	lookupFamily   = 8
-	lookupProtocol = 12
+	lookupFamily     = 8
+	lookupProtocol   = 12
+	lookupRemotePort = 36 // in the network's order of bytes
 )
 
 // attach loads the program and attaches it to the namespace.
@@ -119,15 +120,19 @@ func addSocket(sockets *ebpf.Map, key uint32, listener *net.TCPListener) error {
 	return errors.Join(err, putErr)
 }
 
-// lookup gives every TCP connection the listener of its family. Only what goes to an
-// address of the host's side gets as far as that: the guest's packets are redirected
-// before.
+// lookup gives every TCP connection the listener of its family, but for those of DialPast.
+// Only what goes to an address of the host's side gets as far as that: the guest's packets
+// are redirected before.
 func lookup(sockets int) asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.LoadMem(asm.R2, asm.R6, lookupProtocol, asm.Word),
 		asm.JNE.Imm(asm.R2, unix.IPPROTO_TCP, "pass"),
-		asm.LoadMem(asm.R2, asm.R6, lookupFamily, asm.Word),
+		asm.LoadMem(asm.R2, asm.R6, lookupRemotePort, asm.Half),
+		asm.HostTo(asm.BE, asm.R2, asm.Half),
+		asm.JLT.Imm(asm.R2, firstOwnPort, "take"),
+		asm.JLT.Imm(asm.R2, endOwnPort, "pass"),
+		asm.LoadMem(asm.R2, asm.R6, lookupFamily, asm.Word).WithSymbol("take"),
 		asm.Mov.Imm(asm.R3, 0),
 		asm.JEq.Imm(asm.R2, unix.AF_INET, "find"),
 		asm.Mov.Imm(asm.R3, 1),

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
@@ -62,6 +66,71 @@ func TestLoopback(t *testing.T) {
 	if answer, err := dial("127.0.0.1:80"); err == nil {
 		t.Errorf("answered %q after the end", answer)
 	}
+}
+
+// What DialPast connects to is a listener of the host's, or is refused where there is none.
+// Many may be open at a time, and one after the other has ended.
+func TestDialPast(t *testing.T) {
+	file, err := newNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	loopback, err := OpenLoopback(file, func(_ context.Context, port uint32) (net.Conn, error) {
+		return nil, fmt.Errorf("port %d of the guest was asked for", port)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loopback.Close()
+	for _, address := range []string{"127.0.0.1:53", "127.0.0.11:53", "[::1]:53"} {
+		to := netip.MustParseAddrPort(address)
+		if conn, err := DialPast(file, to, patience); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s, where nobody is: %v, %v", address, conn, err)
+		}
+		greet(t, file, address)
+		for range 2 {
+			var open []net.Conn
+			for n := range 200 {
+				conn, err := DialPast(file, to, patience)
+				if err != nil {
+					t.Fatalf("%s, connection %d: %v", address, n, err)
+				}
+				open = append(open, conn)
+				answer := make([]byte, len("host"))
+				if _, err := io.ReadFull(conn, answer); err != nil || string(answer) != "host" {
+					t.Fatalf("%s, connection %d: %q, %v", address, n, answer, err)
+				}
+			}
+			for _, conn := range open {
+				conn.Close()
+			}
+		}
+	}
+}
+
+// greet listens at an address of the namespace, and says there that it is the host.
+func greet(t *testing.T, namespace *os.File, address string) {
+	t.Helper()
+	var listener net.Listener
+	err := inNamespace(namespace, func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "host")
+			t.Cleanup(func() { conn.Close() })
+		}
+	}()
 }
 
 // As many clients as there may be that do not read what the guest sends without end,

@@ -21,6 +21,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 )
 
 const (
@@ -173,19 +174,28 @@ func (s *Set) Connect(r *api.ResolverStream) (_ *Connection, err error) {
 		return nil, err
 	}
 	c := &Connection{set: s, datagram: r.GetDatagram()}
-	network := "tcp"
-	if c.datagram {
-		network = "udp"
-	}
-	err = s.inNamespace(func() error {
-		dialer := net.Dialer{Timeout: connectTimeout}
-		c.conn, err = dialer.Dial(network, netip.AddrPortFrom(address, port).String())
-		return err
-	})
-	if err != nil {
+	if c.conn, err = s.dial(address, c.datagram); err != nil {
 		return nil, errors.Join(fmt.Errorf("connecting to the resolver %s: %w", address, err), c.Close())
 	}
 	return c, nil
+}
+
+// dial connects, in a namespace of the VM's past what takes TCP connections to the guest, which
+// the question has come from: see network.Loopback.
+func (s *Set) dial(address netip.Addr, datagram bool) (conn net.Conn, err error) {
+	to := netip.AddrPortFrom(address, port)
+	if !datagram && s.namespace != nil {
+		return network.DialPast(s.namespace, to, connectTimeout)
+	}
+	kind := "tcp"
+	if datagram {
+		kind = "udp"
+	}
+	err = s.inNamespace(func() error {
+		conn, err = (&net.Dialer{Timeout: connectTimeout}).Dial(kind, to.String())
+		return err
+	})
+	return conn, err
 }
 
 // take counts a connection that is to be opened, if it may be.
