@@ -3,7 +3,9 @@ package share
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -69,6 +71,30 @@ func (t *Trees) restrict(mount *os.File, attributes Attributes) error {
 	return nil
 }
 
+// Of the ids that a mount maps, those of the host's root, who the file server is, are not one.
+// It makes files as the guest's users, and renames and links them as itself: where its own id
+// has none in the file system, the kernel refuses that with EOVERFLOW (idmappings.rst). So it
+// has the last one that there is, which is nobody's.
+const serverID = math.MaxUint32 - 1
+
+// maxMappings is how many the kernel takes (user_namespaces(7)).
+const maxMappings = 340
+
+// withServer adds the server's id to a mapping that leaves room for it.
+func withServer(mapping string) string {
+	ranges := strings.Split(mapping, ",")
+	for _, text := range ranges {
+		var inside, outside, size uint64
+		if _, err := fmt.Sscanf(text, "%d:%d:%d", &inside, &outside, &size); err != nil || outside == 0 || inside+size > serverID {
+			return mapping
+		}
+	}
+	if len(ranges) >= maxMappings {
+		return mapping
+	}
+	return fmt.Sprintf("%s,%d:0:1", mapping, serverID)
+}
+
 // attributeError says what a mount cannot have (mount_setattr(2)).
 func attributeError(path string, step attrStep, err error) error {
 	if errors.Is(err, unix.EINVAL) && step.attr.Attr_set == unix.MOUNT_ATTR_IDMAP {
@@ -100,7 +126,7 @@ func (t *Trees) steps(a Attributes) ([]attrStep, error) {
 	if a.IDMap == (IDMap{}) {
 		return steps, nil
 	}
-	users, err := t.namespaces.of(a.IDMap.UIDs, a.IDMap.GIDs)
+	users, err := t.namespaces.of(withServer(a.IDMap.UIDs), withServer(a.IDMap.GIDs))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package share
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,8 +55,18 @@ func TestIDMap(t *testing.T) {
 	if err := os.Chown(filepath.Join(served, "app.conf"), 5, 5); err == nil {
 		t.Error("it can be given to an id that nothing is mapped to")
 	}
-	if err := os.WriteFile(filepath.Join(served, "new"), nil, 0o600); err == nil {
-		t.Error("a file can be made by an id that nothing is mapped to")
+	// The file server is the host's root. It renames and links files; what it makes as itself
+	// is nobody's.
+	if err := errors.Join(
+		os.Rename(filepath.Join(served, "app.conf"), filepath.Join(served, "moved")),
+		os.Link(filepath.Join(served, "moved"), filepath.Join(served, "app.conf")),
+		os.Remove(filepath.Join(served, "moved")),
+		os.WriteFile(filepath.Join(served, "new"), nil, 0o600),
+	); err != nil {
+		t.Error(err)
+	}
+	if got := owner(t, filepath.Join(dir, "new")); got != [2]uint32{serverID, serverID} {
+		t.Errorf("what the file server makes is %v's", got)
 	}
 	again := add(t, trees, dir, Attributes{IDMap: shifted})
 	plain := add(t, trees, dir, Attributes{})
@@ -130,5 +141,21 @@ func TestIDMapShielded(t *testing.T) {
 	defer source.Close()
 	if _, err = trees.Add(source, Attributes{IDMap: shifted, Shield: true, Follow: true}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "is a mount of its own") {
 		t.Errorf("following what is mounted on a file: %v", err)
+	}
+}
+
+func TestWithServer(t *testing.T) {
+	many := strings.TrimSuffix(strings.Repeat("1:1:1,", maxMappings), ",")
+	for given, want := range map[string]string{
+		"0:100000:65536":       "0:100000:65536,4294967294:0:1",
+		"0:1000:1,1:100000:10": "0:1000:1,1:100000:10,4294967294:0:1",
+		"0:0:10":               "0:0:10",
+		"1:5:1,0:0:1":          "1:5:1,0:0:1",
+		"4294967290:5:5":       "4294967290:5:5",
+		many:                   many,
+	} {
+		if got := withServer(given); got != want {
+			t.Errorf("%s: %s, want %s", given, got, want)
+		}
 	}
 }

@@ -90,6 +90,7 @@ func TestUsers(t *testing.T) {
 		a.want("for root", "cat /disk/private; test $(stat -c %u /disk/private) = 0 || echo not root")
 		a.must("echo of a > /disk/of-a && chown 7:8 /disk/of-a && mkdir /disk/dir")
 		b.want("of a", "cat /disk/of-a")
+		b.must("cd /disk/dir && echo x > new && mv new file && ln file linked && mv linked .. && rm ../linked file")
 		wantOwner(t, filepath.Join(disk, "of-a"), 7, 8)
 		wantOwner(t, filepath.Join(disk, "dir"), 0, 0)
 		a.must("test $(stat -c %u /file) = 0; echo of the guest >> /file; chmod 777 /file; chown 9 /file; test $(stat -c %u /file) = 9")
