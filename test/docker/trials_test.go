@@ -112,7 +112,7 @@ var groups = []group{
 		title: "Containers of their own",
 		long:  true,
 		trials: []trial{
-			{what: "`docker run --rm`", script: `run --rm $image sh -c 'echo out; echo err >&2; exit 42'; docker ps -aq | wc -l`},
+			{what: "`docker run --rm`", script: `run --rm $image sh -c 'echo out; echo err >&2; exit 42' 2>made/err; echo rc $?; cat made/err; docker ps -aq | wc -l`},
 			{what: "`docker run -i`", script: `printf 'one\ntwo\n' | run --rm -i $image cat`},
 			{what: "`docker run -t`", script: `run --rm -t $image sh -c 'tty; echo $TERM'`},
 			{what: "`--user`", script: `run --rm --user 1000:1000 $image sh -c 'id -u; id -g; touch /file'`},
