@@ -26,11 +26,11 @@ import (
 
 const (
 	// MaxQueries is how many queries by UDP a guest can have open at a time. Each costs
-	// the shim at most mux.Window and twice 64 KiB. The agent has half as many.
+	// the shim at most mux.Window and twice 64 KiB. The agent has a fourth for each resolver.
 	MaxQueries = 128
 	// MaxConnections is how many connections by TCP a guest can have open at a time. Each
 	// costs the shim at most mux.Window and api.JoinBuffer, beside mux.LargeStreams. The
-	// agent has half as many.
+	// agent has a fourth for each resolver.
 	MaxConnections = 128
 )
 
