@@ -256,10 +256,11 @@ func resident() int64 {
 }
 
 func (s *service) SetNetwork(_ context.Context, request *api.SetNetworkRequest) (*api.SetNetworkResponse, error) {
-	if err := s.network.Set(request); err != nil {
+	response, err := s.network.Set(request)
+	if err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
-	return &api.SetNetworkResponse{}, nil
+	return response, nil
 }
 
 func (s *service) CreatePod(_ context.Context, request *api.CreatePodRequest) (*api.CreatePodResponse, error) {

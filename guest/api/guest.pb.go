@@ -1284,9 +1284,12 @@ func (x *Neighbour) GetHardwareAddress() []byte {
 }
 
 type SetNetworkResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why some of the resolvers are not reached; empty when all are. The network is
+	// complete without.
+	ResolversError string `protobuf:"bytes,1,opt,name=resolvers_error,json=resolversError,proto3" json:"resolvers_error,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SetNetworkResponse) Reset() {
@@ -1317,6 +1320,13 @@ func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
 	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetNetworkResponse) GetResolversError() string {
+	if x != nil {
+		return x.ResolversError
+	}
+	return ""
 }
 
 type CreatePodRequest struct {
@@ -2337,8 +2347,9 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\tNeighbour\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
-	"\x10hardware_address\x18\x03 \x01(\fR\x0fhardwareAddress\"\x14\n" +
-	"\x12SetNetworkResponse\"\xa1\x01\n" +
+	"\x10hardware_address\x18\x03 \x01(\fR\x0fhardwareAddress\"=\n" +
+	"\x12SetNetworkResponse\x12'\n" +
+	"\x0fresolvers_error\x18\x01 \x01(\tR\x0eresolversError\"\xa1\x01\n" +
 	"\x10CreatePodRequest\x12#\n" +
 	"\rshared_memory\x18\x01 \x01(\x03R\fsharedMemory\x12+\n" +
 	"\x05files\x18\x02 \x03(\v2\x15.msb.guest.v1.PodFileR\x05files\x12;\n" +

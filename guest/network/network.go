@@ -80,8 +80,9 @@ func keep(namespace string) error {
 	return inside.LinkSetUp(loopback)
 }
 
-// Set makes the network look as described.
-func (n *Network) Set(request *api.SetNetworkRequest) (err error) {
+// Set makes the network look as described. What of the resolvers cannot be had, such as by a
+// kernel without BPF in control groups, is in the response, and takes no network away.
+func (n *Network) Set(request *api.SetNetworkRequest) (*api.SetNetworkResponse, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	path := api.NetworkPath()
@@ -90,21 +91,25 @@ func (n *Network) Set(request *api.SetNetworkRequest) (err error) {
 	}
 	namespace, err := netns.GetFromPath(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer namespace.Close()
 	first, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer first.Close()
 	inside, err := netlink.NewHandleAt(namespace, unix.NETLINK_ROUTE)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer inside.Close()
 	c := change{first: first, inside: inside, namespace: int(namespace), host: request.Host}
-	return errors.Join(c.make(request), n.resolvers.Set(path, request.Resolvers))
+	response := new(api.SetNetworkResponse)
+	if err := n.resolvers.Set(path, request.Resolvers); err != nil {
+		response.ResolversError = err.Error()
+	}
+	return response, c.make(request)
 }
 
 // change is one call of Set.

@@ -23,11 +23,17 @@ import (
 const (
 	// port is a resolver's (RFC 1035, 4.2).
 	port = 53
-	// maxOpen is how many queries are open at a time, and as many connections: half of
-	// what the host allows, because it learns later than the agent that one has ended.
-	maxOpen = 64
+	// maxOpen is how many queries of a resolver are open at a time, and as many connections:
+	// one that does not answer takes no other's. The host allows four times as many, for all
+	// resolvers together, and learns later than the agent that one has ended.
+	maxOpen = 32
 	// connectTimeout is how long a connection within the guest may take.
 	connectTimeout = 5 * time.Second
+	// connectionTimeout is how long a connection by TCP lasts at most, as on the host.
+	connectionTimeout = 2 * time.Minute
+	// pause is how long after an error of the kernel's, such as for want of memory, it is asked
+	// again.
+	pause = 100 * time.Millisecond
 )
 
 // Open opens a stream to the host.
@@ -35,8 +41,8 @@ type Open func(*api.StreamHeader) (net.Conn, error)
 
 // Resolvers are those that the containers reach. Its methods are called one at a time.
 type Resolvers struct {
-	open                 Open
-	queries, connections chan struct{}
+	open              Open
+	connectionTimeout time.Duration
 
 	redirect *redirect // nil before the first
 	all      map[netip.Addr]*resolver
@@ -44,10 +50,7 @@ type Resolvers struct {
 
 // New returns none yet.
 func New(open Open) *Resolvers {
-	return &Resolvers{
-		open: open, all: make(map[netip.Addr]*resolver),
-		queries: make(chan struct{}, maxOpen), connections: make(chan struct{}, maxOpen),
-	}
+	return &Resolvers{open: open, connectionTimeout: connectionTimeout, all: make(map[netip.Addr]*resolver)}
 }
 
 // Set makes addresses, and no others, lead to the host. namespace is the containers'
@@ -83,7 +86,7 @@ func (r *Resolvers) add(namespace string, address netip.Addr) (err error) {
 			return err
 		}
 	}
-	added := &resolver{of: r, namespace: namespace, address: address}
+	added := r.resolver(namespace, address)
 	if err := inNamespace(namespace, added.listen); err != nil {
 		return errors.Join(err, added.close())
 	}
@@ -117,15 +120,24 @@ type resolver struct {
 	address     netip.Addr
 	packets     *net.UDPConn
 	connections *net.TCPListener
+
+	openQueries, openConnections chan struct{}
+}
+
+func (r *Resolvers) resolver(namespace string, address netip.Addr) *resolver {
+	return &resolver{
+		of: r, namespace: namespace, address: address,
+		openQueries: make(chan struct{}, maxOpen), openConnections: make(chan struct{}, maxOpen),
+	}
 }
 
 // listen listens at ports of the address that the kernel chooses.
 func (r *resolver) listen() (err error) {
-	any := netip.AddrPortFrom(r.address, 0)
-	if r.packets, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(any)); err != nil {
+	free := netip.AddrPortFrom(r.address, 0)
+	if r.packets, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(free)); err != nil {
 		return err
 	}
-	r.connections, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(any))
+	r.connections, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(free))
 	return err
 }
 
@@ -150,12 +162,13 @@ func (r *resolver) servePackets() {
 			return
 		}
 		if err != nil {
+			time.Sleep(pause)
 			continue
 		}
 		query := append([]byte(nil), buffer[:n]...)
-		r.of.queries <- struct{}{}
+		r.openQueries <- struct{}{}
 		go func() {
-			defer func() { <-r.of.queries }()
+			defer func() { <-r.openQueries }()
 			if answer := r.answer(query); len(answer) > 0 {
 				_, _ = r.packets.WriteToUDPAddrPort(answer, client)
 			}
@@ -253,11 +266,12 @@ func (r *resolver) serveConnections() {
 			return
 		}
 		if err != nil {
+			time.Sleep(pause)
 			continue
 		}
-		r.of.connections <- struct{}{}
+		r.openConnections <- struct{}{}
 		go func() {
-			defer func() { <-r.of.connections }()
+			defer func() { <-r.openConnections }()
 			r.forward(conn)
 		}()
 	}
@@ -276,5 +290,8 @@ func (r *resolver) forward(conn *net.TCPConn) {
 		return
 	}
 	defer other.Close()
-	api.Join(conn, other)
+	deadline := time.Now().Add(r.of.connectionTimeout)
+	if errors.Join(conn.SetDeadline(deadline), other.SetDeadline(deadline)) == nil {
+		api.Join(conn, other)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
 // The agent's own service. See guest/api for what each call does.
@@ -44,9 +45,14 @@ func (c *Client) CloseStdio(ctx context.Context, ids []string) error {
 	return err
 }
 
-// SetNetwork describes the containers' network.
+// SetNetwork describes the containers' network. The text in the response is one line, and no
+// longer than an error's.
 func (c *Client) SetNetwork(ctx context.Context, r *api.SetNetworkRequest) (*api.SetNetworkResponse, error) {
-	return invoke(ctx, c, "SetNetwork", c.budgets.Lengthy, c.agent.SetNetwork, r)
+	response, err := invoke(ctx, c, "SetNetwork", c.budgets.Lengthy, c.agent.SetNetwork, r)
+	if err != nil {
+		return nil, err
+	}
+	return &api.SetNetworkResponse{ResolversError: vm.Printable(response.GetResolversError(), maxText)}, nil
 }
 
 // CreatePod makes what the containers of a pod share, and returns the process in the guest

@@ -66,18 +66,28 @@ func findOther(proc string, namespace *os.File) (found int, contained bool, err 
 	}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err != nil || !isIn(filepath.Join(proc, name, "ns/net"), wanted) {
+		if err != nil {
 			continue
 		}
-		found = pid
-		if !isIn(filepath.Join(proc, name, "ns/pid"), own) {
+		if inside, err := isIn(filepath.Join(proc, name, "ns/net"), wanted); err != nil || !inside {
+			continue
+		}
+		ofHost, err := isIn(filepath.Join(proc, name, "ns/pid"), own)
+		if err != nil {
+			continue
+		}
+		if !ofHost {
 			return pid, true, nil
 		}
+		found = pid
 	}
 	return found, false, nil
 }
 
-func isIn(path string, namespace unix.Stat_t) bool {
+// isIn tells whether a file of a process's ns directory is a namespace. That of one that has
+// ended cannot be had.
+func isIn(path string, namespace unix.Stat_t) (bool, error) {
 	var stat unix.Stat_t
-	return unix.Stat(path, &stat) == nil && stat.Dev == namespace.Dev && stat.Ino == namespace.Ino
+	err := unix.Stat(path, &stat)
+	return err == nil && stat.Dev == namespace.Dev && stat.Ino == namespace.Ino, err
 }

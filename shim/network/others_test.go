@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,6 +54,35 @@ func TestOthers(t *testing.T) {
 		}
 		if after := linksOf(t, path); after != before {
 			t.Errorf("%s had %s and has %s", path, before, after)
+		}
+	}
+}
+
+// A process that ends while it is looked at is in no namespace.
+func TestProcessThatEnds(t *testing.T) {
+	file, err := newNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	proc := t.TempDir()
+	for process, names := range map[string][]string{"7": {"net"}, "8": {"net", "pid"}, "9": nil} {
+		if err := os.MkdirAll(filepath.Join(proc, process, "ns"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			target := map[string]string{"net": fmt.Sprintf("/proc/self/fd/%d", file.Fd()), "pid": "/proc/self/ns/pid"}[name]
+			if err := os.Symlink(target, filepath.Join(proc, process, "ns", name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, want := range []int{8, 0} {
+		if pid, contained, err := findOther(proc, file); pid != want || contained || err != nil {
+			t.Errorf("process %d, contained %v, %v: want %d", pid, contained, err, want)
+		}
+		if err := os.RemoveAll(filepath.Join(proc, "8")); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

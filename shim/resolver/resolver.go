@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
@@ -26,11 +27,11 @@ import (
 
 const (
 	// MaxQueries is how many queries by UDP a guest can have open at a time. Each costs
-	// the shim at most mux.Window and twice 64 KiB. The agent has half as many.
+	// the shim at most mux.Window and twice 64 KiB. The agent has a fourth for each resolver.
 	MaxQueries = 128
 	// MaxConnections is how many connections by TCP a guest can have open at a time. Each
 	// costs the shim at most mux.Window and api.JoinBuffer, beside mux.LargeStreams. The
-	// agent has half as many.
+	// agent has a fourth for each resolver.
 	MaxConnections = 128
 )
 
@@ -50,6 +51,7 @@ type Set struct {
 	namespace *os.File     // nil is the host's
 	addresses []netip.Addr // without docker
 	docker    bool         // Docker's resolver is in the namespace
+	full      bool         // which was told
 
 	queries, connections int // that are open
 }
@@ -62,13 +64,19 @@ func (s *Set) Join(namespace *os.File) {
 	s.joined, s.namespace = true, namespace
 }
 
-// Add adds the resolvers with loopback addresses that a resolv.conf names.
+// Add adds the resolvers with loopback addresses that a resolv.conf names. There are seven at
+// most, beside Docker's: one warning tells of the first that is left out.
 func (s *Set) Add(resolvConf []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, address := range nameservers(resolvConf) {
-		if !slices.Contains(s.addresses, address) && len(s.addresses) < api.MaxResolvers-1 {
+		switch {
+		case slices.Contains(s.addresses, address):
+		case len(s.addresses) < api.MaxResolvers-1:
 			s.addresses = append(s.addresses, address)
+		case !s.full:
+			s.full = true
+			log.L.Warnf("resolv.conf names resolvers on more loopback addresses than %d: %s and others do not answer in the VM", len(s.addresses), address)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -62,8 +63,14 @@ func TestAddresses(t *testing.T) {
 	for i := range 300 {
 		fmt.Fprintf(&conf, "nameserver 127.1.%d.%d\nnameserver 127.0.0.1\n", i/250, i%250)
 	}
+	var lines bytes.Buffer
+	log.L.Logger.SetOutput(&lines)
+	defer log.L.Logger.SetOutput(os.Stderr)
 	s.Add([]byte(conf.String()))
 	s.Add([]byte(conf.String()))
+	if told := lines.String(); strings.Count(told, "\n") != 1 || !strings.Contains(told, " 127.1.0.6 ") {
+		t.Errorf("told of what does not fit: %q", told)
+	}
 	if got := s.Addresses(); got != nil {
 		t.Errorf("before Join: %v", got)
 	}

@@ -89,10 +89,14 @@ func (t *told) set(ctx context.Context, request *api.SetNetworkRequest, addresse
 	whole := proto.CloneOf(request)
 	whole.Resolvers = addresses
 	response, err := t.guest.SetNetwork(ctx, whole)
-	if err == nil {
-		t.addresses = addresses
+	if err != nil {
+		return nil, err
 	}
-	return response, err
+	if text := response.GetResolversError(); text != "" && !slices.Equal(addresses, t.addresses) {
+		log.G(ctx).Warnf("resolvers of the host's side do not answer in this VM, the rest of its network works: %s", text)
+	}
+	t.addresses = addresses
+	return response, nil
 }
 
 // connectNetwork makes the guest's end, and keeps it like the host's.

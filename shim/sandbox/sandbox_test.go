@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -186,6 +187,32 @@ func TestHostsNetwork(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A guest that cannot have its resolvers has all the rest of its network, and a warning tells
+// why once, however often it is told of its network.
+func TestResolversThatFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		log := logged(t)
+		p.config.Network.Host, p.driver.As = true, "qemu"
+		agent("SetNetwork", fake.Answer(&api.SetNetworkResponse{ResolversError: "no BPF\x1b\nhere" + strings.Repeat(".", 60<<10)}))(p)
+		prepared := p.prepare()
+		prepared.Sockets.Resolvers.Add([]byte("nameserver 127.0.0.53"))
+		s, err := prepared.Boot(t.Context(), nothingBeside)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SyncNetwork(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if requests := setNetworks(p); len(requests) != 1 || !slices.Equal(requests[0].Resolvers, []string{"127.0.0.53"}) {
+			t.Errorf("the guest was told %v", requests)
+		}
+		if n := log.count("no BPF  here"); n != 1 || len(log.text.String()) > 8<<10 {
+			t.Errorf("%d warnings, and the log has %d bytes", n, len(log.text.String()))
+		}
+	})
 }
 
 // A pod whose network has no namespace has no loopback to forward, and one whose namespace

@@ -70,7 +70,7 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		a, err := attachBind(p, bind)
+		a, err := attachBind(ctx, p, bind)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", bind.Destination, err)
 		}
@@ -100,18 +100,14 @@ func tellWithheld(ctx context.Context, destination string, shared share.Share) {
 // maxResolvConf is how many bytes of a resolv.conf are read.
 const maxResolvConf = 64 << 10
 
-func attachBind(p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
+func attachBind(ctx context.Context, p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
 	source, err := p.OpenSource(bind.Source)
 	if err != nil {
 		return attachment{}, err
 	}
 	defer source.Close()
 	if filepath.Clean(bind.Destination) == spec.ResolvConf {
-		content, err := source.Content(maxResolvConf)
-		if err != nil {
-			return attachment{}, err
-		}
-		p.Sockets.Resolvers.Add(content)
+		addResolvers(ctx, p, source)
 	}
 	switch {
 	case source.IsDir() && bind.Files.Asked != "":
@@ -124,6 +120,17 @@ func attachBind(p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
 		a.share, err = p.Trees.Add(source, attributesOf(bind))
 	}
 	return a, err
+}
+
+// addResolvers is not worth failing for: a file server may keep the file from root, and let
+// the container's user read it.
+func addResolvers(ctx context.Context, p *sandbox.Prepared, source *share.Source) {
+	content, err := source.Content(maxResolvConf)
+	if err != nil {
+		log.G(ctx).WithError(err).Warnf("%s cannot be read: resolvers that it names on loopback addresses do not answer in the VM", source.Path())
+		return
+	}
+	p.Sockets.Resolvers.Add(content)
 }
 
 // attributesOf is what holds for a bind. Who can write a file could also set its
