@@ -45,9 +45,9 @@ func want(t *testing.T, text string, output string) {
 	}
 }
 
-// nothingLeft is the harness's, and removes what a test makes with docker. It leaves out the
-// layers of containers: Engine 26 keeps one mounted until it ends itself once the container
-// was exported, whatever the runtime.
+// nothingLeft is the harness's, and removes what a test makes with docker. It leaves out what
+// Engine 26 keeps until it ends itself, whatever the runtime: the mounted layer of a container
+// that was exported, and its builder's control group.
 func nothingLeft(t *testing.T) {
 	t.Helper()
 	before := host.Leftovers()
@@ -55,7 +55,7 @@ func nothingLeft(t *testing.T) {
 		if output, code := shell(context.Background(), prelude+clean); code != 0 {
 			t.Errorf("removing what is there: %s", output)
 		}
-		if left := host.New(before, daemon.data("overlay2")); len(left) > 0 {
+		if left := host.New(before, daemon.data("overlay2"), harness.Namespace+builder+"/"); len(left) > 0 {
 			t.Error("left behind:\n" + strings.Join(left, "\n"))
 		}
 	})

@@ -30,6 +30,10 @@ const (
 	nowhere       = "/nowhere/msb.toml"
 )
 
+// builder is the control group of the engine's builder, below its own. It is left to whoever
+// ends the engine.
+const builder = "/buildkit"
+
 // An engine is a dockerd. Its directory is in containerd's, which goes with everything.
 type engine struct {
 	dir     string
@@ -66,6 +70,7 @@ func TestMain(m *testing.M) {
 				fmt.Fprintln(os.Stderr, "--- the end of dockerd's log:\n"+tail(daemon.log(), 20))
 			}
 			daemon.stop(syscall.SIGTERM)
+			harness.RemoveGroup("/" + harness.Namespace + builder)
 			harness.Detach(daemon.dir)
 		}()
 		return m.Run()

@@ -64,13 +64,15 @@ func short(output string) string {
 	return output
 }
 
-// changing is what differs from one run to the next: ids, and what docker says besides.
+// changing is what differs from one run to the next: ids, and what docker says and draws
+// besides.
 var changing = []struct {
 	pattern *regexp.Regexp
 	with    string
 }{
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "ID"},
 	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "ID"},
+	{regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]"), ""}, // of a terminal
 	{regexp.MustCompile(`(?m)^See 'docker .*\n?`), ""},
 	{regexp.MustCompile(`(?m)[ \t\r]+$`), ""},
 }
