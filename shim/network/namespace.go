@@ -9,11 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
-// openNamespace opens the network namespace at a path.
-func openNamespace(path string) (*os.File, error) {
-	file, err := os.Open(path)
+// openNamespace opens the network namespace that has a path in a mount namespace.
+func openNamespace(mounts mountns.Namespace, path string) (*os.File, error) {
+	file, err := mounts.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("the container's network namespace cannot be opened: %w (%w)", err, errdefs.ErrFailedPrecondition)
 	}

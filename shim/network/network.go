@@ -29,6 +29,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -52,14 +53,14 @@ type Network struct {
 	closed bool
 }
 
-// Open opens the namespace at a path, or makes one if the path is empty, and makes
-// the TAP devices. After an error nothing of it is left.
-func Open(path string) (_ *Network, err error) {
+// Open opens the namespace at a path in a mount namespace, or makes one if the path is empty,
+// and makes the TAP devices. After an error nothing of it is left.
+func Open(mounts mountns.Namespace, path string) (_ *Network, err error) {
 	n := &Network{path: path, joined: make(map[int]vm.Interface), told: new(api.SetNetworkRequest)}
 	if path == "" {
 		n.namespace, err = newNamespace()
 	} else {
-		n.namespace, err = openNamespace(path)
+		n.namespace, err = openNamespace(mounts, path)
 	}
 	if err != nil {
 		return nil, err
@@ -322,9 +323,9 @@ func (n *Network) Close() error {
 }
 
 // Sweep takes away what the sandbox of a dead shim has left in the namespace at a
-// path. One that has ended has nothing left.
+// path, in the caller's mount namespace. One that has ended has nothing left.
 func Sweep(path string) error {
-	namespace, err := openNamespace(path)
+	namespace, err := openNamespace(mountns.Namespace{}, path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -36,7 +37,7 @@ func namespace(t *testing.T) string {
 
 func in(t *testing.T, path string, do func() error) {
 	t.Helper()
-	file, err := openNamespace(path)
+	file, err := openNamespace(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,7 @@ func linkNames() (names []string, err error) {
 func TestFollow(t *testing.T) {
 	path := namespace(t)
 	in(t, path, func() error { return addVeth("eth0", "10.1.0.2/24") })
-	n, err := Open(path)
+	n, err := Open(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +121,7 @@ func TestFollow(t *testing.T) {
 	if got := g.names(); got != "p-eth0 eth0" {
 		t.Errorf("the guest has %q", got)
 	}
-	if _, err := Open(path); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "another microVM's") {
+	if _, err := Open(mountns.Namespace{}, path); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "another microVM's") {
 		t.Errorf("a second one: %v", err)
 	}
 	if err := n.Sync(t.Context(), &g); err != nil || len(g.told) != 1 {
@@ -182,7 +183,7 @@ func TestSweep(t *testing.T) {
 				Actions:     []netlink.Action{netlink.NewMirredAction(1)},
 			}))
 	})
-	n, err := Open(path)
+	n, err := Open(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +218,7 @@ func TestSweep(t *testing.T) {
 // One's own namespace ends with its last user.
 func TestOwnNamespace(t *testing.T) {
 	before, _ := linkNames()
-	n, err := Open("")
+	n, err := Open(mountns.Namespace{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +251,7 @@ func TestOpenRefuses(t *testing.T) {
 		"/run/netns/there-is-none": "/run/netns/there-is-none", file: "not a network namespace", "/proc/self/ns/mnt": "not a network namespace",
 		many: "has 4 interfaces, and this microVM has devices for 3",
 	} {
-		if n, err := Open(path); err == nil {
+		if n, err := Open(mountns.Namespace{}, path); err == nil {
 			t.Errorf("%s was opened", path)
 			_ = n.Close()
 		} else if !strings.Contains(err.Error(), says) {
@@ -280,7 +281,7 @@ func (g *guest) await(t *testing.T, what, names string) {
 // leaves its device to the next.
 func TestMoreThanFit(t *testing.T) {
 	path := namespace(t)
-	n, err := Open(path)
+	n, err := Open(mountns.Namespace{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +337,7 @@ func TestMoreThanFit(t *testing.T) {
 	}
 	sync("twenty", "has 20 interfaces", "without f0, f1, f2, f3, f4, f5, f6, f7, ...:")
 	g.await(t, "twenty", "e1 e2 e3")
-	if _, err := Open(path); !strings.Contains(fmt.Sprint(err), "another microVM's") {
+	if _, err := Open(mountns.Namespace{}, path); !strings.Contains(fmt.Sprint(err), "another microVM's") {
 		t.Errorf("a second one: %v", err)
 	}
 	// A guest that refuses is told everything again.

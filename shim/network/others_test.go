@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // dwell starts a process in a network namespace, with more namespaces of its own.
@@ -41,7 +43,7 @@ func TestOthers(t *testing.T) {
 		"/proc/self/ns/net":                         "processes of others",
 	} {
 		before := linksOf(t, path)
-		n, err := Open(path)
+		n, err := Open(mountns.Namespace{}, path)
 		if err == nil {
 			if err := n.Close(); err != nil {
 				t.Error(err)

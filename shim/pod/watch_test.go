@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
@@ -74,8 +75,8 @@ func (stuck) Close() error { return errBroken }
 func TestHeldVMDiesAndLeavesSomething(t *testing.T) {
 	bubble(t, func(w *world) {
 		open := w.Platform.OpenNetwork
-		w.Platform.OpenNetwork = func(path string) (sandbox.Network, error) {
-			network, err := open(path)
+		w.Platform.OpenNetwork = func(mounts mountns.Namespace, path string) (sandbox.Network, error) {
+			network, err := open(mounts, path)
 			return stuck{network}, err
 		}
 		w.hold()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -66,11 +68,11 @@ func (s *Service) beginStart(sb *podSandbox) error {
 
 // start boots the VM and makes in it what the pod's containers share.
 func (s *Service) start(ctx context.Context, sb *podSandbox) error {
-	request, err := sb.guestRequest()
-	if err != nil {
-		return err
-	}
-	_, err = s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
+	_, err := s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
+		request, err := sb.guestRequest(place.Mounts())
+		if err != nil {
+			return nil, err
+		}
 		for _, file := range request.Files {
 			if file.Name == filepath.Base(spec.ResolvConf) {
 				place.Sockets.Resolvers.Add(file.Content)
@@ -114,13 +116,14 @@ func (s *Service) watchPlaceholder(sb *sandbox.Sandbox, placeholder sandbox.Proc
 	}
 }
 
-// guestRequest is what the pod's containers share, for the agent.
-func (p *podSandbox) guestRequest() (*api.CreatePodRequest, error) {
+// guestRequest is what the pod's containers share, for the agent. The node's files are those of
+// a mount namespace.
+func (p *podSandbox) guestRequest(mounts mountns.Namespace) (*api.CreatePodRequest, error) {
 	hostname, err := p.plan.Hostname()
 	if err != nil {
 		return nil, err
 	}
-	node, err := os.ReadFile(resolvConf)
+	node, err := readFile(mounts, resolvConf)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -132,4 +135,13 @@ func (p *podSandbox) guestRequest() (*api.CreatePodRequest, error) {
 		request.Files = append(request.Files, &api.PodFile{Name: name, Content: content})
 	}
 	return request, nil
+}
+
+func readFile(mounts mountns.Namespace, path string) ([]byte, error) {
+	file, err := mounts.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(file)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/sirupsen/logrus"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -110,7 +111,7 @@ func TestStartFails(t *testing.T) {
 		"the driver": func(w *world) { w.Driver.Starting = func(context.Context, vm.Config) error { return errBroken } },
 		"the boot":   func(w *world) { w.Driver.Boot = fake.DiesBooting(errBroken) },
 		"the network": func(w *world) {
-			w.Platform.OpenNetwork = func(string) (sandbox.Network, error) { return nil, errBroken }
+			w.Platform.OpenNetwork = func(mountns.Namespace, string) (sandbox.Network, error) { return nil, errBroken }
 		},
 		"the placeholder": func(w *world) { w.Platform.Placeholder = noPlaceholder },
 	} {

@@ -15,6 +15,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
@@ -189,8 +190,8 @@ func (stuck) Close() error { return errBroken }
 // failCleanup lets cleaning up after the VM fail.
 func (w *world) failCleanup() {
 	open := w.Platform.OpenNetwork
-	w.Platform.OpenNetwork = func(path string) (sandbox.Network, error) {
-		network, err := open(path)
+	w.Platform.OpenNetwork = func(mounts mountns.Namespace, path string) (sandbox.Network, error) {
+		network, err := open(mounts, path)
 		return stuck{network}, err
 	}
 }

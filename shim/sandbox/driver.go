@@ -40,8 +40,8 @@ type Platform struct {
 	Budgets guest.Budgets
 	// Mounts is containerd's mount namespace.
 	Mounts mountns.Namespace
-	// OpenNetwork joins the network namespace at a path, or a new one if it is empty.
-	OpenNetwork func(path string) (Network, error)
+	// OpenNetwork joins the network namespace at a path in Mounts, or a new one if it is empty.
+	OpenNetwork func(mounts mountns.Namespace, path string) (Network, error)
 	// Placeholder starts a process, from the kit, with a root and in a network namespace;
 	// nil means the host's.
 	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -52,7 +53,7 @@ func newPlace(t *testing.T) *place {
 	p.network = &join{place: p}
 	p.platform = sandbox.Platform{
 		Kit: "/kit", Drivers: []vm.Driver{p.driver}, BootTimeout: time.Minute, Budgets: guest.DefaultBudgets,
-		OpenNetwork: func(path string) (sandbox.Network, error) {
+		OpenNetwork: func(_ mountns.Namespace, path string) (sandbox.Network, error) {
 			p.network.path, p.network.open = path, true
 			return p.network, p.network.openErr
 		},

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -27,8 +28,8 @@ type Network interface {
 var _ Network = (*network.Network)(nil)
 
 // openNetwork is a Platform's OpenNetwork.
-func openNetwork(path string) (Network, error) {
-	joined, err := network.Open(path)
+func openNetwork(mounts mountns.Namespace, path string) (Network, error) {
+	joined, err := network.Open(mounts, path)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func (p *Prepared) openNetwork() (hostNetwork, error) {
 	if p.config.Network.Host {
 		return hostNetwork{vm: vm.Network{Host: true}}, nil
 	}
-	joined, err := p.platform.OpenNetwork(p.config.Network.Path)
+	joined, err := p.platform.OpenNetwork(p.platform.Mounts, p.config.Network.Path)
 	if err != nil {
 		return hostNetwork{}, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -122,6 +123,9 @@ func (p *Prepared) Outside(start func(*syscall.SysProcAttr) error) error {
 func (p *Prepared) OpenSource(path string) (*share.Source, error) {
 	return share.OpenSource(p.platform.Mounts, path)
 }
+
+// Mounts is containerd's mount namespace.
+func (p *Prepared) Mounts() mountns.Namespace { return p.platform.Mounts }
 
 // Budgets are how long the guest may take for a call.
 func (p *Prepared) Budgets() guest.Budgets { return p.platform.Budgets }

@@ -122,7 +122,7 @@ func TestPlatformOf(t *testing.T) {
 	if platform.Kit != "/kit" || platform.BootTimeout != 7*time.Second || platform.Budgets != guest.DefaultBudgets || len(platform.Drivers) != 1 {
 		t.Errorf("%+v", platform)
 	}
-	if network, err := platform.OpenNetwork("/nowhere"); network != nil || err == nil {
+	if network, err := platform.OpenNetwork(platform.Mounts, "/nowhere"); network != nil || err == nil {
 		t.Errorf("OpenNetwork = %v, %v", network, err)
 	}
 }

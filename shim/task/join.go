@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -27,7 +28,7 @@ func (s *Service) joined(p *sandbox.Prepared, plan *spec.Plan) (joined namespace
 	if !plan.Users().Equal(p.Users()) {
 		return namespaces{}, fmt.Errorf("the container's user namespace is not that of its pod, which all containers of a microVM share: give both the same mappings: %w", errdefs.ErrInvalidArgument)
 	}
-	if err := s.checkNetwork(p.Network(), plan.Network()); err != nil {
+	if err := s.checkNetwork(p.Mounts(), p.Network(), plan.Network()); err != nil {
 		return namespaces{}, err
 	}
 	joined = namespaces{paths: make(map[specs.LinuxNamespaceType]string), ofVM: slices.Clone(plan.HostNamespaces())}
@@ -61,26 +62,31 @@ func namespacePath(guestPid uint32, kind specs.LinuxNamespaceType) string {
 // isHosts tells whether a namespace of a process is the host's, which the shim is in.
 func isHosts(kind specs.LinuxNamespaceType, pid int) bool {
 	name := spec.NamespaceName(kind)
-	return sameFile(fmt.Sprintf("/proc/%d/ns/%s", pid, name), "/proc/self/ns/"+name)
+	return sameFile(mountns.Namespace{}, fmt.Sprintf("/proc/%d/ns/%s", pid, name), "/proc/self/ns/"+name)
 }
 
-// sameFile tells whether two paths lead to the same file, such as one namespace.
-func sameFile(a, b string) bool {
-	first, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	second, err := os.Stat(b)
+// sameFile tells whether two paths in a mount namespace lead to the same file, such as one
+// namespace of another kind.
+func sameFile(mounts mountns.Namespace, a, b string) bool {
+	var first, second os.FileInfo
+	err := mounts.Do(func() (err error) {
+		if first, err = os.Stat(a); err != nil {
+			return err
+		}
+		second, err = os.Stat(b)
+		return err
+	})
 	return err == nil && os.SameFile(first, second)
 }
 
-// checkNetwork refuses a network namespace that is not the VM's: a VM has one network.
-func (s *Service) checkNetwork(has, want spec.Network) error {
+// checkNetwork refuses a network namespace that is not the VM's: a VM has one network. Paths
+// are those of a mount namespace.
+func (s *Service) checkNetwork(mounts mountns.Namespace, has, want spec.Network) error {
 	var pid uint32
 	switch _, err := fmt.Sscanf(want.Path, "/proc/%d/ns/net", &pid); {
 	case want.Path == "", want.Path == has.Path, err == nil && s.guestPidOf(pid) != 0:
 		return nil
-	case has.Path != "" && sameFile(want.Path, has.Path), has.Host && sameFile(want.Path, "/proc/self/ns/net"):
+	case has.Path != "" && sameFile(mounts, want.Path, has.Path), has.Host && sameFile(mounts, want.Path, "/proc/self/ns/net"):
 		return nil
 	}
 	return fmt.Errorf("the container asks for the network namespace %s, which is not that of its sandbox, and a microVM has one network: leave the path out: %w", want.Path, errdefs.ErrInvalidArgument)
@@ -112,7 +118,7 @@ func (s *Service) guestPidOf(pid uint32) uint32 {
 // shared memory, and where namespaces of the VM stand for the host's, a process that holds
 // some. They are not the agent's, which so is out of sight.
 func (s *Service) createPod(ctx context.Context, sb *sandbox.Sandbox, c *container) error {
-	size, err := sharedMemory(c.plan)
+	size, err := sharedMemory(sb.Mounts(), c.plan)
 	if err != nil {
 		return err
 	}
@@ -131,14 +137,15 @@ func (s *Service) createPod(ctx context.Context, sb *sandbox.Sandbox, c *contain
 	return err
 }
 
-// sharedMemory is the size in bytes of a pod's shared memory.
-func sharedMemory(plan *spec.Plan) (int64, error) {
+// sharedMemory is the size in bytes of a pod's shared memory, whose directory has its path in a
+// mount namespace.
+func sharedMemory(mounts mountns.Namespace, plan *spec.Plan) (int64, error) {
 	dir := plan.SandboxMemory()
 	if dir == "" {
 		return pod.SharedMemory, nil
 	}
 	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
+	if err := mounts.Do(func() error { return unix.Statfs(dir, &stat) }); err != nil {
 		return 0, fmt.Errorf("the size of the pod's shared memory %s: %w", dir, err)
 	}
 	return int64(stat.Blocks) * stat.Bsize, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -92,7 +93,7 @@ func TestCreateFails(t *testing.T) {
 			c.Driver.Starting = func(context.Context, vm.Config) error { return broken }
 		},
 		"the network": func(c client) {
-			c.Platform.OpenNetwork = func(string) (sandbox.Network, error) { return nil, broken }
+			c.Platform.OpenNetwork = func(mountns.Namespace, string) (sandbox.Network, error) { return nil, broken }
 		},
 		"the placeholder": func(c client) {
 			c.Platform.Placeholder = func(string, *jail.Root, *os.File) (sandbox.Process, error) { return nil, broken }

@@ -216,7 +216,7 @@ func stageVMM(t *testing.T, without map[measure]bool) scene {
 	if without[readOnlyTree] {
 		files = filepath.Join(dir, "mine", "files")
 	}
-	container, err := network.Open("")
+	container, err := network.Open(mountns.Namespace{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

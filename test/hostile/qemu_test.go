@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -113,7 +114,7 @@ func stageQEMU(t *testing.T, without map[measure]bool) scene {
 	secret := made(t, filepath.Join(dir, "host", "secret"), "secret", 0o600)
 	other := open(t, filepath.Join(dir, "other"))
 	foreign := add(t, other, made(t, filepath.Join(dir, "foreign"), "x", 0o600), share.Attributes{})
-	container, err := network.Open("")
+	container, err := network.Open(mountns.Namespace{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -96,7 +97,7 @@ func New(t testing.TB) *Rig {
 	r := &Rig{T: t, Driver: new(fake.Driver), Published: new(Published), Down: down}
 	r.Platform = sandbox.Platform{
 		Kit: "/kit", Drivers: []vm.Driver{r.Driver}, BootTimeout: time.Minute, Budgets: guest.DefaultBudgets,
-		OpenNetwork: func(string) (sandbox.Network, error) { return noNetwork{}, nil },
+		OpenNetwork: func(mountns.Namespace, string) (sandbox.Network, error) { return noNetwork{}, nil },
 		Placeholder: r.startPlaceholder,
 	}
 	platform := func(config.Config) sandbox.Platform { return r.Platform }
