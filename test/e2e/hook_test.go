@@ -20,10 +20,11 @@ import (
 )
 
 // withHooks gives a container hooks that note in a directory what they got, each in
-// a file of its kind; what is in the file "script" of the directory is run by each.
+// a file of its kind; what is in the file "script" of the directory is run by each. The last
+// that each does is to make its file "ended".
 func withHooks(dir string) oci.SpecOpts {
 	note := func(kind string) []specs.Hook {
-		script := fmt.Sprintf("cat >%s/%s; readlink /proc/$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/' %[1]s/%[2]s)/ns/net >%[1]s/%[2]s.netns; cat /proc/self/cgroup >%[1]s/%[2]s.cgroup; kind=%[2]s; . %[1]s/script", dir, kind)
+		script := fmt.Sprintf("cat >%s/%s; readlink /proc/$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/' %[1]s/%[2]s)/ns/net >%[1]s/%[2]s.netns; cat /proc/self/cgroup >%[1]s/%[2]s.cgroup; kind=%[2]s; . %[1]s/script; : >%[1]s/%[2]s.ended", dir, kind)
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}}}
 	}
 	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
@@ -126,6 +127,6 @@ func TestHooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = c.Delete(c.ctx, client.WithProcessKill)
-		waitFor(t, "poststop to run", func() bool { return ran(dir, "poststop") })
+		waitFor(t, "poststop to end", func() bool { return ran(dir, "poststop.ended") })
 	})
 }
