@@ -25,6 +25,7 @@ PROBE   := $(TOOLS)/probe
 HOSTILE := $(TOOLS)/hostile/guest.erofs
 NERDCTL := $(TOOLS)/nerdctl
 DOCKER := $(OUTPUT)/cache/docker
+BUILDKIT := $(OUTPUT)/cache/buildkit
 CRITEST := $(TOOLS)/critest
 CRIMAGES := $(OUTPUT)/images/critest
 SUITEIMAGES := $(OUTPUT)/images/containerd
@@ -53,7 +54,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table bench bench-krun lint proto \
+.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -76,7 +77,7 @@ shell: root build tools ## a shell with a private containerd to try things in (r
 # The emulated host of the krun driver has one processor and shares nothing, so what runs
 # there runs beside the others. What they would all build or install is there before.
 LANES ?= lint test-unit test-e2e test-1.7 test-docker test-race
-test: root build tools hostile clients docker deps-krun containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
+test: root build tools hostile clients docker deps-krun containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) $(if $(findstring buildkit,$(LANES)),buildkit) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc shellcheck mke2fs dpkg-deb
 	@hack/lanes $(LANES) -- test-krun test-qemu-kvm -- test-contract
 
@@ -103,7 +104,7 @@ test-long: export MSB_LONG = 1
 test-long: export MSB_SOAK ?= 30m
 test-long: export MSB_TIMEOUT = 12h
 test-long: ## the same at length: every hostile guest, a soak of MSB_SOAK (30m), many of what is few elsewhere; hours (root)
-	@$(MAKE) test LANES='test-unit test-e2e test-docker test-race'
+	@$(MAKE) test LANES='test-unit test-e2e test-docker test-buildkit test-race'
 
 test-hostile: root build tools hostile ## every hostile guest in a VM of its own, and what it cost the host (root)
 	@MSB_LONG=1 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^TestHostileAgent$$' ./test/e2e
@@ -168,6 +169,14 @@ docker-table: root build tools docker ## write the table of Docker's options, ru
 docker:
 	@$(DEPS) iptables
 	@hack/docker $(DOCKER)
+
+test-buildkit: root build tools buildkit ## an image that BuildKit builds in microVMs, and the same with runc (root)
+	@echo "==> BuildKit"
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/buildkit
+
+# BuildKit, for the tests.
+buildkit:
+	@$(STEP) "building BuildKit (minutes when new)" bash -c 'cd hack/tools/buildkit && CGO_ENABLED=0 GOBIN=$(BUILDKIT) go install $(BUILDFLAGS) -ldflags "-s -w" tool'
 
 test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one node: its pods, and deploy/ on it (root)
 	@$(STEP) "building the tests of Kubernetes" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/kubernetes
