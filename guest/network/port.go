@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
@@ -29,15 +27,7 @@ func ServePort(stream net.Conn, port uint32) {
 }
 
 func dialLoopback(port uint32) (conn *net.TCPConn, err error) {
-	namespace, err := os.Open(api.NetworkPath())
-	if err != nil {
-		return nil, err
-	}
-	defer namespace.Close()
-	err = thread.Run(func() error {
-		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
+	err = thread.InNetworkAt(api.NetworkPath(), func() error {
 		var errs []error
 		for _, host := range []string{"127.0.0.1", "::1"} {
 			dialed, err := net.Dial("tcp", net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10)))

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // redirect are programs that the kernel runs when a process connects, or sends to or
@@ -94,7 +95,7 @@ func (r *redirect) close() error {
 // cookieOf is the number by which programs know a network namespace (socket(7),
 // SO_NETNS_COOKIE).
 func cookieOf(namespace string) (cookie uint64, err error) {
-	err = inNamespace(namespace, func() error {
+	err = thread.InNetworkAt(namespace, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err

@@ -10,11 +10,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
@@ -87,7 +85,7 @@ func (r *Resolvers) add(namespace string, address netip.Addr) (err error) {
 		}
 	}
 	added := r.resolver(namespace, address)
-	if err := inNamespace(namespace, added.listen); err != nil {
+	if err := thread.InNetworkAt(namespace, added.listen); err != nil {
 		return errors.Join(err, added.close())
 	}
 	if err := r.redirect.add(added); err != nil {
@@ -97,20 +95,6 @@ func (r *Resolvers) add(namespace string, address netip.Addr) (err error) {
 	go added.servePackets()
 	go added.serveConnections()
 	return nil
-}
-
-func inNamespace(path string, do func() error) error {
-	namespace, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer namespace.Close()
-	return thread.Run(func() error {
-		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
-		return do()
-	})
 }
 
 // resolver is one of them.
@@ -227,7 +211,7 @@ func (r *resolver) askGuest(query []byte) ([]byte, error) {
 
 // dial connects to what the containers have at the address themselves.
 func (r *resolver) dial(network string) (conn net.Conn, err error) {
-	err = inNamespace(r.namespace, func() error {
+	err = thread.InNetworkAt(r.namespace, func() error {
 		dialer := net.Dialer{Timeout: connectTimeout}
 		conn, err = dialer.Dial(network, netip.AddrPortFrom(r.address, port).String())
 		return err

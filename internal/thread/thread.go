@@ -4,6 +4,7 @@
 package thread
 
 import (
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -30,4 +31,24 @@ func Run(f func() error) error {
 	result := make(chan error)
 	Go(func() { result <- f() })
 	return <-result
+}
+
+// InNetwork is Run in a network namespace (setns(2)), which stays the caller's.
+func InNetwork(namespace *os.File, f func() error) error {
+	return Run(func() error {
+		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		return f()
+	})
+}
+
+// InNetworkAt is InNetwork of the namespace at a path.
+func InNetworkAt(path string, f func() error) error {
+	namespace, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer namespace.Close()
+	return InNetwork(namespace, f)
 }

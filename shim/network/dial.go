@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // Ports of what DialPast connects from, which a Loopback leaves alone. They are below all that
@@ -24,7 +26,7 @@ const (
 // guest: past a Loopback.
 func DialPast(namespace *os.File, address netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
 	dialer := net.Dialer{Deadline: time.Now().Add(timeout), Control: reuseAddress}
-	err = inNamespace(namespace, func() error {
+	err = thread.InNetwork(namespace, func() error {
 		offset := rand.IntN(endOwnPort - firstOwnPort)
 		for i := range endOwnPort - firstOwnPort {
 			dialer.LocalAddr = &net.TCPAddr{Port: firstOwnPort + (offset+i)%(endOwnPort-firstOwnPort)}

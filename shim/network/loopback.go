@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // MaxForwarded is how many connections are open at a time. Each costs the shim at
@@ -40,7 +41,7 @@ func OpenLoopback(namespace *os.File, dial func(context.Context, uint32) (net.Co
 			err = errors.Join(fmt.Errorf("taking connections to loopback to the guest: %w", err), l.Close())
 		}
 	}()
-	if err := inNamespace(namespace, l.listen); err != nil {
+	if err := thread.InNetwork(namespace, l.listen); err != nil {
 		return nil, err
 	}
 	if err := l.attach(namespace); err != nil {

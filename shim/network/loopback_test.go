@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -40,7 +41,7 @@ func TestLoopback(t *testing.T) {
 		t.Fatal(err)
 	}
 	dial := func(address string) (answer string, err error) {
-		err = inNamespace(file, func() error {
+		err = thread.InNetwork(file, func() error {
 			conn, err := net.Dial("tcp", address)
 			if err != nil {
 				return err
@@ -113,7 +114,7 @@ func TestDialPast(t *testing.T) {
 func greet(t *testing.T, namespace *os.File, address string) {
 	t.Helper()
 	var listener net.Listener
-	err := inNamespace(namespace, func() (err error) {
+	err := thread.InNetwork(namespace, func() (err error) {
 		listener, err = net.Listen("tcp", address)
 		return err
 	})
@@ -176,7 +177,7 @@ func TestForwardedClientsThatDoNotRead(t *testing.T) {
 	// A connection that is refused may be so while it is made, or when it is read.
 	hear := func() error {
 		var conn net.Conn
-		err := inNamespace(file, func() (err error) {
+		err := thread.InNetwork(file, func() (err error) {
 			conn, err = net.Dial("tcp", "127.0.0.1:80")
 			return err
 		})

@@ -45,13 +45,3 @@ func newNamespace() (file *os.File, err error) {
 	})
 	return file, err
 }
-
-// inNamespace does something in a network namespace.
-func inNamespace(namespace *os.File, do func() error) error {
-	return thread.Run(func() error {
-		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
-		return do()
-	})
-}

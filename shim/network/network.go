@@ -29,6 +29,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
@@ -126,7 +127,7 @@ func (n *Network) addDevices(count int) error {
 		}
 		// Locally administered, of one station (IEEE 802).
 		device.HardwareAddress[0] = device.HardwareAddress[0]&^1 | 2
-		if err := inNamespace(n.namespace, func() error { return makeTap(device.Tap) }); err != nil {
+		if err := thread.InNetwork(n.namespace, func() error { return makeTap(device.Tap) }); err != nil {
 			return err
 		}
 		n.devices = append(n.devices, device)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
@@ -42,7 +43,7 @@ func in(t *testing.T, path string, do func() error) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if err := inNamespace(file, do); err != nil {
+	if err := thread.InNetwork(file, do); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -225,7 +226,7 @@ func TestOwnNamespace(t *testing.T) {
 	if len(n.VM().Interfaces) != vm.MaxInterfaces {
 		t.Errorf("%d devices", len(n.VM().Interfaces))
 	}
-	err = inNamespace(n.VM().Namespace, func() error {
+	err = thread.InNetwork(n.VM().Namespace, func() error {
 		loopback, err := net.InterfaceByName("lo")
 		if err == nil && loopback.Flags&net.FlagUp == 0 {
 			t.Error("loopback is down")

@@ -160,12 +160,7 @@ func (s *Set) inNamespace(do func() error) error {
 	if s.namespace == nil {
 		return do()
 	}
-	return thread.Run(func() error {
-		if err := unix.Setns(int(s.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
-		return do()
-	})
+	return thread.InNetwork(s.namespace, do)
 }
 
 // A Connection is one of the guest's to a resolver. Whoever has it closes it.

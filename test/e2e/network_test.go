@@ -70,10 +70,18 @@ func (c contract) serve() {
 func echoes(t *testing.T, addresses ...string) {
 	t.Helper()
 	for _, address := range addresses {
-		address := net.JoinHostPort(address, echoPort)
+		echoesIn(t, host.InNetwork, net.JoinHostPort(address, echoPort))
+	}
+}
+
+// echoesIn sends back what comes to addresses in a network namespace, in which in does
+// something.
+func echoesIn(t *testing.T, in func(do func() error) error, addresses ...string) {
+	t.Helper()
+	for _, address := range addresses {
 		var listener net.Listener
 		var packets net.PacketConn
-		err := host.InNetwork(func() (err error) {
+		err := in(func() (err error) {
 			if listener, err = net.Listen("tcp", address); err != nil {
 				return err
 			}

@@ -2,67 +2,15 @@ package e2e
 
 import (
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
-	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
-
-// echoesIn sends back what comes to addresses in a port's namespace.
-func echoesIn(t *testing.T, port *harness.Port, addresses ...string) {
-	t.Helper()
-	for _, address := range addresses {
-		var listener net.Listener
-		var packets net.PacketConn
-		err := thread.Run(func() error {
-			namespace, err := os.Open(port.Path)
-			if err != nil {
-				return err
-			}
-			defer namespace.Close()
-			if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			if listener, err = net.Listen("tcp", address); err != nil {
-				return err
-			}
-			packets, err = net.ListenPacket("udp", address)
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { listener.Close(); packets.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				go func() { defer conn.Close(); _, _ = io.Copy(conn, conn) }()
-			}
-		}()
-		go func() {
-			packet := make([]byte, 1<<16)
-			for {
-				n, from, err := packets.ReadFrom(packet)
-				if err != nil {
-					return
-				}
-				_, _ = packets.WriteTo(packet[:n], from)
-			}
-		}()
-	}
-}
 
 // Port 53 of the loopback addresses that resolv.conf names is that of the namespace on the
 // host, where somebody is there, and nothing else of its loopback; what the container has
@@ -71,7 +19,8 @@ func TestResolvers(t *testing.T) {
 	nothingLeft(t)
 	lan := host.NewLAN(t)
 	port := lan.Port("resolvers")
-	echoesIn(t, port, "127.0.0.5:53", "[::1]:53", "127.0.0.5:54", "127.0.0.7:53")
+	in := func(do func() error) error { return thread.InNetworkAt(port.Path, do) }
+	echoesIn(t, in, "127.0.0.5:53", "[::1]:53", "127.0.0.5:54", "127.0.0.7:53")
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	write(t, conf, "nameserver 127.0.0.5\nnameserver ::1\nnameserver 127.0.0.1\n")
 	c := networked(t, port, oci.WithMounts([]specs.Mount{bind(conf, "/etc/resolv.conf", "ro")}))

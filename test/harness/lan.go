@@ -17,22 +17,7 @@ import (
 // InNetwork does something in the network namespace that containerd and its shims
 // are in: what is the host's to containers is the test's own.
 func (h *Host) InNetwork(do func() error) error {
-	return InNamespace(fmt.Sprintf("/proc/%d/ns/net", h.Pid()), do)
-}
-
-// InNamespace does something in the network namespace at a path.
-func InNamespace(path string, do func() error) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	return thread.Run(func() error {
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
-		return do()
-	})
+	return thread.InNetworkAt(fmt.Sprintf("/proc/%d/ns/net", h.Pid()), do)
 }
 
 // Bridge addresses of a LAN.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
@@ -204,7 +205,7 @@ func TestPorts(t *testing.T) {
 		namespace := fmt.Sprintf("/proc/%d/ns/net", p.pid())
 		get := func(port int) (string, error) {
 			var answer []byte
-			err := harness.InNamespace(namespace, func() error {
+			err := thread.InNetworkAt(namespace, func() error {
 				conn, err := net.DialTimeout("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), harness.Patience)
 				if err != nil {
 					return err

@@ -22,10 +22,7 @@ func openTaps(network vm.Network) (files []*os.File, err error) {
 	if len(network.Interfaces) == 0 {
 		return nil, nil
 	}
-	err = thread.Run(func() error {
-		if err := unix.Setns(int(network.Namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
+	err = thread.InNetwork(network.Namespace, func() error {
 		for _, i := range network.Interfaces {
 			file, err := openTap(i.Tap)
 			if err != nil {
