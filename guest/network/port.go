@@ -6,7 +6,6 @@ import (
 	"net"
 	"strconv"
 
-
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )

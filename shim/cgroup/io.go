@@ -197,8 +197,8 @@ func ioLimits(resources *specs.LinuxResources, d dialect) (limits []ioLimit) {
 	}
 	for _, file := range slices.Sorted(maps.Keys(resources.Unified)) {
 		for value := range strings.Lines(resources.Unified[file]) {
-			limit := ioLimit{name: "unified " + file, weight: isAny(file, "io.weight", "io.bfq.weight")}
-			if isAny(file, unifiedFiles...) {
+			limit := ioLimit{name: "unified " + file, weight: file == "io.weight" || file == "io.bfq.weight"}
+			if slices.Contains(unifiedFiles, file) {
 				limit.choices = d.unified(file, strings.TrimSpace(value))
 			}
 			limits = append(limits, limit)
@@ -232,5 +232,3 @@ func throttled(block *specs.LinuxBlockIO, d dialect) (limits []ioLimit) {
 }
 
 func number(d specs.LinuxBlockIODevice) string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
-
-func isAny(word string, words ...string) bool { return slices.Contains(words, word) }

@@ -78,20 +78,11 @@ func Open(mounts mountns.Namespace, path string) (_ *Network, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, link := range current.links {
-		if isTap(link.Attrs().Name) {
-			// It is another's: Close must not sweep it.
-			n.handle.Close()
-			n.handle = nil
-			return nil, fmt.Errorf("the network namespace %s is another microVM's: two cannot share one: %w", path, errdefs.ErrFailedPrecondition)
-		}
-	}
-	if path != "" {
-		if err := refuseOthers(n.namespace, path); err != nil {
-			n.handle.Close()
-			n.handle = nil
-			return nil, err
-		}
+	if err := n.refuseTaken(current); err != nil {
+		// Close must not sweep what is another's.
+		n.handle.Close()
+		n.handle = nil
+		return nil, err
 	}
 	interfaces := current.interfaces()
 	if without := interfaces[min(len(interfaces), vm.MaxInterfaces):]; len(without) > 0 {
@@ -103,6 +94,19 @@ func Open(mounts mountns.Namespace, path string) (_ *Network, err error) {
 		}
 	}
 	return n, n.addDevices(vm.MaxInterfaces)
+}
+
+// refuseTaken refuses a namespace that another microVM has, or processes of others.
+func (n *Network) refuseTaken(current state) error {
+	if n.path == "" {
+		return nil // a new one
+	}
+	for _, link := range current.links {
+		if isTap(link.Attrs().Name) {
+			return fmt.Errorf("the network namespace %s is another microVM's: two cannot share one: %w", n.path, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return refuseOthers(n.namespace, n.path)
 }
 
 // tooMany says that there is no device for some interfaces.

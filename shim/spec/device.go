@@ -66,13 +66,13 @@ func planDevices(linux *specs.Linux) (guest []specs.LinuxDevice, missed []string
 		}
 	}
 	if len(without) > 0 {
-		missed = []string{fmt.Sprintf("devices of the host, which a privileged container is given and a microVM cannot have (%s)", enumerate(without))}
+		missed = []string{fmt.Sprintf("devices of the host, which a privileged container is given and a microVM cannot have (%s)", Enumerate(without))}
 	}
 	return guest, missed, nil
 }
 
-// enumerate is a list for people, not too long.
-func enumerate(names []string) string {
+// Enumerate is a list for people, not too long.
+func Enumerate(names []string) string {
 	const most = 20
 	if len(names) <= most {
 		return strings.Join(names, ", ")

@@ -18,7 +18,7 @@ const (
 // host of version 1: what it would see without is its group's ancestors, which on this host
 // are other groups and in the guest the agent's and those of other containers.
 func ownGroup(namespaces []specs.LinuxNamespace) []specs.LinuxNamespace {
-	if slices.ContainsFunc(namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace }) {
+	if has(namespaces, specs.CgroupNamespace) {
 		return namespaces
 	}
 	return append(slices.Clip(namespaces), specs.LinuxNamespace{Type: specs.CgroupNamespace})
@@ -33,7 +33,7 @@ func ownGroup(namespaces []specs.LinuxNamespace) []specs.LinuxNamespace {
 func groupMounts(mounts []specs.Mount, ownsNetwork bool, isHosts func(index int) bool) (all []specs.Mount) {
 	for i, mount := range mounts {
 		source := path.Clean(mount.Source)
-		if isHosts(i) || !isBind(mount) || !isAny(source, sysfs, groups) {
+		if isHosts(i) || !asksForBind(mount) || !isAny(source, sysfs, groups) {
 			all = append(all, mount)
 			continue
 		}
@@ -56,8 +56,8 @@ func groupMounts(mounts []specs.Mount, ownsNetwork bool, isHosts func(index int)
 	return all
 }
 
-func isBind(mount specs.Mount) bool {
-	return mount.Type == "bind" || slices.Contains(mount.Options, "bind") || slices.Contains(mount.Options, "rbind")
+func asksForBind(mount specs.Mount) bool {
+	return mount.Type == "bind" || slices.ContainsFunc(mount.Options, func(option string) bool { return isAny(option, "bind", "rbind") })
 }
 
 // isReadOnly: the last option holds.

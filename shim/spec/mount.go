@@ -61,9 +61,8 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	}
 	bind := Bind{Destination: mount.Destination, Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
 	bind.Socket = mount.Type == socketType
-	isBind = bind.Socket || mount.Type == "bind"
+	isBind = bind.Socket || asksForBind(mount)
 	for _, option := range mount.Options {
-		isBind = isBind || isAny(option, "bind", "rbind")
 		if err := bind.apply(option); err != nil {
 			return Bind{}, false, err
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -80,21 +79,11 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 	return nil
 }
 
-// maxNamed is how many paths a warning names.
-const maxNamed = 20
-
 // tellWithheld warns of what a mount is without.
 func tellWithheld(ctx context.Context, destination string, shared share.Share) {
-	paths := shared.Withheld
-	if len(paths) == 0 {
-		return
+	if len(shared.Withheld) > 0 {
+		log.G(ctx).Warnf("mount %s: file systems of the host's kernel are not shared with a microVM and are left out: %s", destination, spec.Enumerate(shared.Withheld))
 	}
-	more := ""
-	if len(paths) > maxNamed {
-		more = fmt.Sprintf(" and %d more", len(paths)-maxNamed)
-		paths = paths[:maxNamed]
-	}
-	log.G(ctx).Warnf("mount %s: file systems of the host's kernel are not shared with a microVM and are left out: %s%s", destination, strings.Join(paths, ", "), more)
 }
 
 // maxResolvConf is how many bytes of a resolv.conf are read.
