@@ -15,6 +15,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
 
@@ -41,38 +42,13 @@ func serve(t *testing.T, register func(*ttrpc.Server)) client {
 	}
 	register(server)
 	near, far := net.Pipe()
-	listener := &one{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
-	listener.conn <- far
-	go func() { _ = server.Serve(context.Background(), listener) }()
+	go func() { _ = server.Serve(context.Background(), fake.Accepted(far)) }()
 	c := client{ttrpc.NewClient(near)}
 	t.Cleanup(func() {
 		c.Close()
 		server.Close()
 	})
 	return c
-}
-
-// one is a listener with one connection.
-type one struct {
-	conn   chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (l *one) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conn:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *one) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix"} }
-
-func (l *one) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
 }
 
 // A taker is containerd's end of the events.

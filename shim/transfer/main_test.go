@@ -10,7 +10,6 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -92,38 +91,13 @@ func (w *world) serve(service *transfer.Service) *ttrpc.Client {
 		}},
 	}})
 	near, far := net.Pipe()
-	listener := &one{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
-	listener.conn <- far
-	go func() { _ = server.Serve(context.Background(), listener) }()
+	go func() { _ = server.Serve(context.Background(), fake.Accepted(far)) }()
 	client := ttrpc.NewClient(near)
 	w.t.Cleanup(func() {
 		client.Close()
 		server.Close()
 	})
 	return client
-}
-
-// one is a listener with one connection.
-type one struct {
-	conn   chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (l *one) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conn:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *one) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix"} }
-
-func (l *one) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
 }
 
 func at(path string) *types.ContainerPath { return &types.ContainerPath{ContainerID: "c", Path: path} }

@@ -173,6 +173,13 @@ type handover struct {
 	once  sync.Once
 }
 
+// Accepted is a listener with one connection.
+func Accepted(conn net.Conn) net.Listener {
+	h := &handover{conns: make(chan net.Conn, 1), done: make(chan struct{})}
+	h.conns <- conn
+	return h
+}
+
 func (h *handover) Accept() (net.Conn, error) {
 	select {
 	case conn := <-h.conns:
