@@ -4,7 +4,8 @@
 package contract
 
 // line is one line of the contract. FM is about mounted files, DM about mounted
-// directories.
+// directories, VM about what of a volume is decided for whom: rights, attributes, sockets,
+// watchers, hidden paths.
 type line struct {
 	name, meaning string
 	// open says why no test shows the line; the table has it instead of results.
@@ -91,4 +92,21 @@ var lines = []line{
 	{name: "DM10", meaning: "links inside resolve in the guest"},
 	{name: "DM11", meaning: "hard links, fsync, rename, attributes, O_TMPFILE"},
 	{name: "DM12", meaning: "proc and others of the host's kernel below a directory: left out, named; as a source: refused"},
+	{name: "VM01", meaning: "who may create, change, remove and run what: as with runc, for every user, group and capability"},
+	{name: "VM02", meaning: "set-group and sticky directories, umask: as with runc"},
+	{name: "VM03", meaning: "an ACL holds: whom runc refuses is refused, whom it allows is allowed"},
+	{name: "VM04", meaning: "default ACLs are inherited; setfacl and getfacl work, with 500 entries too"},
+	{name: "VM05", meaning: "trusted attributes are the guest's own: an overlay whose upper is on a volume works"},
+	{name: "VM10", meaning: "a socket in a mounted directory, on which the host listens, is reached"},
+	{name: "VM11", meaning: "also one that appears later, or is replaced"},
+	{name: "VM12", meaning: "a socket of the guest's own stays its own; x-msb.sockets=off forwards none"},
+	{name: "VM13", meaning: "only sockets below the directory, as many as may be"},
+	{name: "VM20", meaning: "a change on the host raises no event of inotify; who polls sees it within 5 s"},
+	{name: "VM30", meaning: "a hidden path is not in the VM: not for its root, nor for an intruder in the VMM's place"},
+	{name: "VM31", meaning: "what is made under a hidden name later is not seen"},
+	{name: "VM32", meaning: "links lead to no hidden content; a hard link beside it is another name, and does"},
+	{name: "VM33", meaning: "the hidden thing, or a directory above it, is renamed on the host"},
+	{name: "VM34", meaning: "hidden paths that lead out, are absolute, or go through a link: refused"},
+	{name: "VM35", meaning: "10,000 hidden paths"},
+	{name: "VM40", meaning: "a full volume: a write is ENOSPC; what a mapping stored is told at msync"},
 }

@@ -18,7 +18,7 @@ const (
 
 var (
 	result = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (\S+) `)
-	name   = regexp.MustCompile(`[FD]M\d\d`)
+	name   = regexp.MustCompile(`[FDV]M\d\d`)
 )
 
 // verdicts reads the output of "go test -v". A line holds if all its tests passed;
