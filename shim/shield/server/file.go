@@ -11,6 +11,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
 )
 
 // file is one shielded file: its data is the host's, its metadata is its own.
@@ -49,6 +51,36 @@ func (t *target) stat(stat *unix.Stat_t) error {
 	defer t.mu.Unlock()
 	_ = t.resolve()
 	return unix.Fstat(int(t.pin.Fd()), stat)
+}
+
+// inode looks at the file as stat does, and at its access control list.
+func (t *target) inode() (*inode, error) {
+	host := new(inode)
+	if err := t.stat(&host.Stat_t); err != nil {
+		return nil, err
+	}
+	value, err := t.attribute(acl.Attribute)
+	switch {
+	case errors.Is(err, unix.ENODATA):
+		return host, nil
+	case err != nil:
+		return nil, err
+	}
+	host.list, err = acl.ParseMapped(value)
+	return host, err
+}
+
+// attribute is an extended attribute of the host's inode. On a file system that has none it is
+// not there: this one has.
+func (t *target) attribute(name string) (value []byte, err error) {
+	err = t.with(func(path string) error {
+		value, err = readAttribute(func(dest []byte) (int, error) { return unix.Getxattr(path, name, dest) })
+		return err
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = unix.ENODATA
+	}
+	return value, err
 }
 
 // with calls f with the path of the file.
@@ -119,16 +151,16 @@ func (f *file) Setattr(_ context.Context, h fs.FileHandle, in *fuse.SetAttrIn, o
 			return fs.ToErrno(err)
 		}
 	}
-	var stat unix.Stat_t
-	if err := f.current.stat(&stat); err != nil {
+	host, err := f.current.inode()
+	if err != nil {
 		return fs.ToErrno(err)
 	}
 	if mode, ok := in.GetMode(); ok && mode != unprivileged(mode) {
-		ripen(&stat)
+		ripen(&host.Stat_t)
 	}
-	f.kept.set(in, &stat)
-	f.kept.apply(&stat)
-	attrOf(&stat, &out.Attr)
+	f.kept.set(in, host)
+	f.kept.apply(&host.Stat_t)
+	attrOf(&host.Stat_t, &out.Attr)
 	return 0
 }
 
@@ -177,11 +209,11 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 
 // Getxattr implements fs.NodeGetxattrer.
 func (f *file) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
-	var stat unix.Stat_t
-	if err := f.current.stat(&stat); err != nil {
+	host, err := f.current.inode()
+	if err != nil {
 		return 0, fs.ToErrno(err)
 	}
-	value, err := f.attribute(name, &stat)
+	value, err := f.attribute(name, host)
 	if err != nil {
 		return 0, fs.ToErrno(err)
 	}
@@ -189,58 +221,67 @@ func (f *file) Getxattr(_ context.Context, name string, dest []byte) (uint32, sy
 }
 
 // attribute is an extended attribute as the guest sees it.
-func (f *file) attribute(name string, host *unix.Stat_t) (value []byte, err error) {
-	if value, known := f.kept.attribute(name, host); known {
+func (f *file) attribute(name string, host *inode) ([]byte, error) {
+	if name == acl.Attribute {
+		if list := f.kept.list(host.list); list != nil {
+			return list.Value(), nil
+		}
+		return nil, unix.ENODATA
+	}
+	if value, known := f.kept.attribute(name, &host.Stat_t); known {
 		if value == nil {
 			return nil, unix.ENODATA
 		}
 		return value, nil
 	}
-	err = f.current.with(func(path string) error {
-		value, err = readAttribute(func(dest []byte) (int, error) { return unix.Getxattr(path, name, dest) })
-		return err
-	})
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = unix.ENODATA // the host's file system has none; this one has
-	}
-	return value, err
+	return f.current.attribute(name)
 }
 
 // Setxattr implements fs.NodeSetxattrer.
 func (f *file) Setxattr(_ context.Context, name string, value []byte, flags uint32) syscall.Errno {
-	if !keepable(name) {
-		return syscall.EOPNOTSUPP
-	}
-	var stat unix.Stat_t
-	if err := f.current.stat(&stat); err != nil {
-		return fs.ToErrno(err)
-	}
-	_, err := f.attribute(name, &stat)
-	switch {
-	case err == nil && flags&unix.XATTR_CREATE != 0:
-		return syscall.EEXIST
-	case errors.Is(err, unix.ENODATA) && flags&unix.XATTR_REPLACE != 0:
-		return syscall.ENODATA
-	}
-	if name == capabilities {
-		ripen(&stat)
-	}
-	return fs.ToErrno(f.kept.setAttribute(name, value, &stat))
+	return f.change(name, func(host *inode, old error) error {
+		switch {
+		case old == nil && flags&unix.XATTR_CREATE != 0:
+			return unix.EEXIST
+		case errors.Is(old, unix.ENODATA) && flags&unix.XATTR_REPLACE != 0:
+			return unix.ENODATA
+		case name == acl.Attribute:
+			list, err := acl.Parse(value)
+			if err != nil {
+				return err
+			}
+			return f.kept.setList(list, host)
+		case name == capabilities:
+			ripen(&host.Stat_t)
+		}
+		return f.kept.setAttribute(name, value, &host.Stat_t)
+	})
 }
 
 // Removexattr implements fs.NodeRemovexattrer.
 func (f *file) Removexattr(_ context.Context, name string) syscall.Errno {
-	if !keepable(name) {
+	return f.change(name, func(host *inode, old error) error {
+		switch {
+		case name == acl.Attribute: // where there is none, too, as with the kernel's file systems
+			return f.kept.setList(nil, host)
+		case old != nil:
+			return old
+		}
+		return f.kept.setAttribute(name, nil, &host.Stat_t)
+	})
+}
+
+// change changes an extended attribute. do is told how looking it up ended.
+func (f *file) change(name string, do func(host *inode, old error) error) syscall.Errno {
+	if !keepable(name) && name != acl.Attribute {
 		return syscall.EOPNOTSUPP
 	}
-	var stat unix.Stat_t
-	if err := f.current.stat(&stat); err != nil {
+	host, err := f.current.inode()
+	if err != nil {
 		return fs.ToErrno(err)
 	}
-	if _, err := f.attribute(name, &stat); err != nil {
-		return fs.ToErrno(err)
-	}
-	return fs.ToErrno(f.kept.setAttribute(name, nil, &stat))
+	_, old := f.attribute(name, host)
+	return fs.ToErrno(do(host, old))
 }
 
 // Listxattr implements fs.NodeListxattrer.
@@ -257,7 +298,7 @@ func (f *file) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno)
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return 0, fs.ToErrno(err)
 	}
-	return reply(dest, f.kept.list(names, &stat))
+	return reply(dest, f.kept.names(names, &stat))
 }
 
 // reply answers as getxattr(2) does: with room for nothing it tells the size.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
 )
 
 // maxAttributes bounds the extended attributes that are kept for one file, names
@@ -18,7 +20,7 @@ const maxAttributes = 64 << 10
 // zero value has set nothing.
 type metadata struct {
 	mu         sync.Mutex
-	mode       *uint32 // permission bits
+	rights     *rights
 	uid, gid   *uint32
 	atime      *stamp
 	mtime      *stamp
@@ -27,6 +29,19 @@ type metadata struct {
 	// privileged is the host's mtime when the guest set set-id bits or file
 	// capabilities: they are of that content (see outdated). nil: it set none.
 	privileged *unix.Timespec
+}
+
+// rights are a mode and an access control list. They say one thing (acl(5)): once the
+// guest has set one of them, both are its own.
+type rights struct {
+	mode uint32   // permission bits
+	list acl.List // nil: none
+}
+
+// inode is what the host's inode says.
+type inode struct {
+	unix.Stat_t
+	list acl.List // nil: none
 }
 
 // stamp is a time set by hand. It holds until the host's own moves on.
@@ -66,8 +81,8 @@ func (m *metadata) outdated(host *unix.Stat_t) {
 		return
 	}
 	m.privileged = nil
-	if m.mode != nil {
-		*m.mode = unprivileged(*m.mode)
+	if m.rights != nil {
+		m.rights.mode = unprivileged(m.rights.mode)
 	}
 	if m.attributes[capabilities] != nil {
 		m.attributes[capabilities] = nil
@@ -90,8 +105,8 @@ func (m *metadata) apply(stat *unix.Stat_t) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outdated(stat)
-	if m.mode != nil {
-		stat.Mode = stat.Mode&^permissions | *m.mode
+	if m.rights != nil {
+		stat.Mode = stat.Mode&^permissions | m.rights.mode
 	}
 	if m.uid != nil {
 		stat.Uid = *m.uid
@@ -106,11 +121,19 @@ func (m *metadata) apply(stat *unix.Stat_t) {
 	}
 }
 
-// set takes in what the guest sets. host is what the host's inode says.
-func (m *metadata) set(in *fuse.SetAttrIn, host *unix.Stat_t) {
+// own are the rights, to be changed.
+func (m *metadata) own(host *inode) *rights {
+	if m.rights == nil {
+		m.rights = &rights{host.Mode & permissions, host.list}
+	}
+	return m.rights
+}
+
+// set takes in what the guest sets.
+func (m *metadata) set(in *fuse.SetAttrIn, host *inode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.outdated(host)
+	m.outdated(&host.Stat_t)
 	uid, newOwner := in.GetUID()
 	if newOwner {
 		m.uid = &uid
@@ -124,7 +147,8 @@ func (m *metadata) set(in *fuse.SetAttrIn, host *unix.Stat_t) {
 	}
 	if mode, ok := in.GetMode(); ok {
 		mode &= permissions
-		m.mode = &mode
+		own := m.own(host)
+		own.mode, own.list = mode, own.list.Chmod(mode)
 		if mode != unprivileged(mode) {
 			m.privileged = new(host.Mtim)
 		}
@@ -139,13 +163,10 @@ func (m *metadata) set(in *fuse.SetAttrIn, host *unix.Stat_t) {
 }
 
 // give takes away what a file has when it gets another owner (chown(2)).
-func (m *metadata) give(host *unix.Stat_t) {
-	mode := host.Mode & permissions
-	if m.mode != nil {
-		mode = *m.mode
-	}
-	if without := unprivileged(mode); without != mode {
-		m.mode = &without
+func (m *metadata) give(host *inode) {
+	if mode := host.Mode & permissions; m.rights != nil || mode != unprivileged(mode) {
+		own := m.own(host)
+		own.mode = unprivileged(own.mode)
 	}
 	m.keep(capabilities, nil)
 	m.privileged = nil
@@ -156,6 +177,51 @@ func (m *metadata) keep(name string, value []byte) {
 		m.attributes = make(map[string][]byte)
 	}
 	m.attributes[name] = value
+}
+
+// list is the access control list that the guest sees; nil if there is none.
+func (m *metadata) list(host acl.List) acl.List {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rights != nil {
+		return m.rights.list
+	}
+	return host
+}
+
+// setList keeps an access control list, and the mode that it makes; one that says no
+// more than a mode is none (posix_acl_update_mode). nil removes it, and leaves the mode.
+func (m *metadata) setList(list acl.List, host *inode) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.size(acl.Attribute)+len(list.Value()) > maxAttributes {
+		return unix.ENOSPC
+	}
+	m.outdated(&host.Stat_t)
+	own := m.own(host)
+	own.list = list
+	if list != nil {
+		bits, minimal := list.Mode()
+		own.mode = own.mode&^0o777 | bits
+		if minimal {
+			own.list = nil
+		}
+	}
+	m.changed = time.Now()
+	return nil
+}
+
+// size is that of all attributes but one, in bytes.
+func (m *metadata) size(but string) (size int) {
+	for name, value := range m.attributes {
+		if name != but {
+			size += len(name) + len(value)
+		}
+	}
+	if m.rights != nil && but != acl.Attribute {
+		size += len(m.rights.list.Value())
+	}
+	return size
 }
 
 // attribute is an extended attribute that was set, or removed (nil). host is what
@@ -176,13 +242,7 @@ func (m *metadata) setAttribute(name string, value []byte, host *unix.Stat_t) er
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	size := len(name) + len(value)
-	for other, content := range m.attributes {
-		if other != name {
-			size += len(other) + len(content)
-		}
-	}
-	if size > maxAttributes {
+	if m.size(name)+len(name)+len(value) > maxAttributes {
 		return unix.ENOSPC
 	}
 	m.outdated(host)
@@ -194,12 +254,18 @@ func (m *metadata) setAttribute(name string, value []byte, host *unix.Stat_t) er
 	return nil
 }
 
-// list changes the names that the host's inode has, each ended by a NUL, into
+// names changes the names that the host's inode has, each ended by a NUL, into
 // those that the guest sees (listxattr(2)). stat is what the host's inode says.
-func (m *metadata) list(host []byte, stat *unix.Stat_t) (names []byte) {
+func (m *metadata) names(host []byte, stat *unix.Stat_t) (names []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outdated(stat)
+	if m.rights != nil {
+		host = bytes.ReplaceAll(host, []byte(acl.Attribute+"\x00"), nil)
+		if m.rights.list != nil {
+			names = append(names, acl.Attribute+"\x00"...)
+		}
+	}
 	for name := range bytes.SplitSeq(host, []byte{0}) {
 		if _, known := m.attributes[string(name)]; len(name) > 0 && !known {
 			names = append(append(names, name...), 0)
@@ -213,8 +279,8 @@ func (m *metadata) list(host []byte, stat *unix.Stat_t) (names []byte) {
 	return names
 }
 
-// keepable tells whether an attribute is data to a file system. Those of system.*
-// are not: access control lists bind what the kernel keeps elsewhere (xattr(7)).
+// keepable tells whether an attribute is data to a file system. Those of system.* are not
+// (xattr(7)); of them there is the access control list, which setList keeps.
 func keepable(name string) bool { return !strings.HasPrefix(name, "system.") }
 
 // attrOf is what FUSE calls a stat. The inode number is the entry's own.
