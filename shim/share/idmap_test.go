@@ -2,8 +2,10 @@ package share
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
 )
 
 // shifted maps the first ids to those from 100000 on.
@@ -102,10 +105,12 @@ func TestIDMapNotPossible(t *testing.T) {
 	}
 }
 
-// shieldOf notes whose a file is that it is given, and serves another.
+// shieldOf notes whose a file is that it is given, and whom its access control list names,
+// and serves another.
 type shieldOf struct {
 	serves string
 	owner  [2]uint32
+	list   acl.List
 }
 
 func (s *shieldOf) Add(_ string, file, _ *os.File, _ string) (*os.File, error) {
@@ -114,18 +119,37 @@ func (s *shieldOf) Add(_ string, file, _ *os.File, _ string) (*os.File, error) {
 		return nil, err
 	}
 	s.owner = [2]uint32{stat.Uid, stat.Gid}
+	value := make([]byte, acl.MaxSize)
+	if n, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), acl.Attribute, value); err == nil {
+		if s.list, err = acl.ParseMapped(value[:n]); err != nil {
+			return nil, err
+		}
+	}
 	return os.OpenFile(s.serves, unix.O_PATH, 0)
 }
 
 func (*shieldOf) Remove(string) error { return nil }
 
-// The shield gets a file with its mapped owner. One that something is mounted on cannot be
+// The shield gets a file with its mapped owner, whose list names mapped users, and nobody
+// who has no mapping. One that something is mounted on cannot be
 // followed: in what the shield would be given, the file below has its name.
 func TestIDMapShielded(t *testing.T) {
 	trees, shield := trees(t), &shieldOf{serves: file(t, "")}
 	trees.shield = shield
 	path := file(t, "content")
+	const none = 1<<32 - 1
+	list := acl.List{
+		{Tag: acl.Owner, Permissions: 6, ID: none}, {Tag: acl.User, Permissions: 6, ID: 4}, {Tag: acl.User, Permissions: 6, ID: 5000},
+		{Tag: acl.OwnerGroup, ID: none}, {Tag: acl.Group, Permissions: 6, ID: 5}, {Tag: acl.Mask, Permissions: 6, ID: none}, {Tag: acl.Other, ID: none},
+	}
+	if err := unix.Setxattr(path, acl.Attribute, list.Value(), 0); err != nil {
+		t.Fatal(err)
+	}
 	add(t, trees, path, Attributes{IDMap: shifted, Shield: true, Follow: true})
+	list[1].ID, list[4].ID = 100004, 200005
+	if want := slices.Delete(list, 2, 3); !slices.Equal(shield.list, want) {
+		t.Errorf("the shield's file has the list %v, want %v", shield.list, want)
+	}
 	if shield.owner != [2]uint32{100000, 200000} {
 		t.Errorf("the shield's file is %v's", shield.owner)
 	}
