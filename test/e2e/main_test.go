@@ -48,6 +48,8 @@ type task struct {
 type options struct {
 	spec []oci.SpecOpts
 	io   cio.Creator
+	// container is what it is made with; nil means the runtime under test and a new snapshot.
+	container func(id string, image client.Image) []client.NewContainerOpts
 }
 
 // create makes a container and its task; the test's end deletes both.
@@ -61,8 +63,12 @@ func create(t *testing.T, o options, command ...string) *task {
 	}
 	id := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
 	spec := append([]oci.SpecOpts{oci.WithImageConfig(image), oci.WithProcessArgs(command...)}, o.spec...)
-	container, err := host.Client.NewContainer(ctx, id,
-		client.WithNewSnapshot(id, image), client.WithNewSpec(spec...), host.WithRuntime())
+	if o.container == nil {
+		o.container = func(id string, image client.Image) []client.NewContainerOpts {
+			return []client.NewContainerOpts{client.WithNewSnapshot(id, image), host.WithRuntime()}
+		}
+	}
+	container, err := host.Client.NewContainer(ctx, id, append(o.container(id, image), client.WithNewSpec(spec...))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,8 @@ func Start(options ...Option) (_ *Host, err error) {
 			err = errors.Join(err, h.Stop())
 		}
 	}()
-	if err := errors.Join(h.lock(), os.Mkdir(h.temporary(), 0o711)); err != nil {
+	// A root of a user namespace goes through to its container, as it does below /run/containerd.
+	if err := errors.Join(h.lock(), os.Chmod(dir, 0o711), os.Mkdir(h.temporary(), 0o711)); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n[vm]\nboot_timeout = %q\n", h.Driver, Patience), 0o600); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/rights"
 	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
 )
 
@@ -25,7 +26,7 @@ var commands = map[string]func(args []string) error{
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
-	"pattern": pattern, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
+	"rights": rights.Main, "posix": posix, "pattern": pattern, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
 	"kvm": func([]string) error { return kvm.Check() },
 }
 

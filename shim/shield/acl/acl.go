@@ -197,3 +197,32 @@ func (l List) Chmod(mode uint32) List {
 	}
 	return changed
 }
+
+// Narrow is the most that a mode may give of a file with the list, where a kernel judges by the
+// mode alone. Its bits of the group are the mask, which is more than the owning group has: it
+// would let in whom the list refuses. So the group keeps what the list gives it and no named
+// user lacks, and the others what nobody lacks who is named: a process of either may be
+// one of them. Nobody gets more than the list gives, and some get less.
+func (l List) Narrow(mode uint32) uint32 {
+	group, other := uint16(7), uint16(7)
+	var mask uint16
+	var named bool
+	for _, entry := range l {
+		switch entry.Tag {
+		case User:
+			group &= entry.Permissions
+			other &= entry.Permissions
+		case OwnerGroup:
+			group &= entry.Permissions
+		case Group:
+			other &= entry.Permissions
+		case Mask:
+			mask = entry.Permissions
+		}
+		named = named || entry.named()
+	}
+	if named {
+		other &= mask
+	}
+	return mode &^ (uint32(^group&7)<<3 | uint32(^other&7))
+}
