@@ -101,6 +101,7 @@ func (p plan) jail() jail.Spec {
 		Root:            &jail.Root{Dir: p.config.Dir, Binds: binds, Descriptors: true},
 		Namespaces:      jail.Isolated,
 		Capabilities:    capabilities,
+		NoSetuidFixup:   true,
 		NoNewPrivileges: true,
 		Limits:          jail.FileServerLimits(p.descriptors),
 		Cooperates:      true,
