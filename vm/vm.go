@@ -72,6 +72,9 @@ type Config struct {
 	Disk string
 	// Init is the path in Disk of the program that becomes PID 1.
 	Init string
+	// Parameters are more words of the kernel's command line
+	// (Documentation/admin-guide/kernel-parameters.rst).
+	Parameters []string
 	// CPUs is the number of virtual CPUs.
 	CPUs int
 	// Memory is the guest's RAM in bytes, a multiple of MiB.
@@ -129,4 +132,7 @@ type Share struct {
 	// Submounts makes each mount below Dir a file system of its own in the
 	// guest (FUSE_SUBMOUNTS): own st_dev, own unmount.
 	Submounts bool
+	// ACLs has the guest's kernel apply the POSIX access control lists of what is
+	// served (FUSE_POSIX_ACL, acl(5)).
+	ACLs bool
 }

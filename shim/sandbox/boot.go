@@ -81,15 +81,21 @@ func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Co
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return vm.Config{}, err
 	}
+	parameters, err := linkParameters("/proc/sys")
+	if err != nil {
+		return vm.Config{}, err
+	}
 	return vm.Config{
-		Kernel: filepath.Join(p.platform.Kit, kernelFile),
-		Disk:   filepath.Join(p.platform.Kit, diskFile),
-		Init:   api.Init,
+		Kernel:     filepath.Join(p.platform.Kit, kernelFile),
+		Disk:       filepath.Join(p.platform.Kit, diskFile),
+		Init:       api.Init,
+		Parameters: parameters,
+
 		CPUs:   p.config.Size.CPUs,
 		Memory: p.config.Size.Memory,
 		Shares: []vm.Share{
-			{Tag: api.PoolTag, Dir: p.Trees.Pool(), Submounts: true},
-			{Tag: api.FilesTag, Dir: p.Trees.Files()},
+			{Tag: api.PoolTag, Dir: p.Trees.Pool(), Submounts: true, ACLs: true},
+			{Tag: api.FilesTag, Dir: p.Trees.Files(), ACLs: true},
 		},
 		Network: network,
 		Console: console,

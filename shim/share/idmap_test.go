@@ -139,8 +139,13 @@ func TestIDMapShielded(t *testing.T) {
 	path := file(t, "content")
 	const none = 1<<32 - 1
 	list := acl.List{
-		{Tag: acl.Owner, Permissions: 6, ID: none}, {Tag: acl.User, Permissions: 6, ID: 4}, {Tag: acl.User, Permissions: 6, ID: 5000},
-		{Tag: acl.OwnerGroup, ID: none}, {Tag: acl.Group, Permissions: 6, ID: 5}, {Tag: acl.Mask, Permissions: 6, ID: none}, {Tag: acl.Other, ID: none},
+		{Tag: acl.Owner, Permissions: 6, ID: none},
+		{Tag: acl.User, Permissions: 6, ID: 4},
+		{Tag: acl.User, Permissions: 6, ID: 5000},
+		{Tag: acl.OwnerGroup, ID: none},
+		{Tag: acl.Group, Permissions: 6, ID: 5},
+		{Tag: acl.Mask, Permissions: 6, ID: none},
+		{Tag: acl.Other, ID: none},
 	}
 	if err := unix.Setxattr(path, acl.Attribute, list.Value(), 0); err != nil {
 		t.Fatal(err)

@@ -77,6 +77,10 @@ func TestContract(t *testing.T) {
 		{"DM03 DM04 submounts and propagation", dmSubmounts},
 		{"DM08 DM09 many entries, names", dmEntries},
 		{"DM10 DM11 links and file system calls", dmCalls},
+		{"VM01 VM02 a group's directory", vmGroups},
+		{"VM03 an access control list", vmACL},
+		{"VM04 default lists", vmDefaultACL},
+		{"VM05 an overlay on a volume", vmOverlay},
 	} {
 		t.Run(line.name, func(t *testing.T) { line.test(t, c.on(t)) })
 	}
@@ -168,6 +172,8 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	again("late", "/d/rslave", "rslave")
 	again("late", "/d/rprivate", "rprivate")
 	again("many", "/d/many", "rw")
+	c.sourceRights(t)
+	again("rights", "/d/rights", "rw")
 	write(t, c.path("map/..1/key"), "old")
 	if err := errors.Join(os.Symlink("..1", c.path("map/..data")), os.Symlink("..data/key", c.path("map/key"))); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,8 @@ var commands = map[string]func(args []string) error{
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
-	"rights": rights.Main, "posix": posix, "pattern": pattern, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
+	"listxattr": listxattr, "make": makeFile, "as": as, "acl": aclOf, "rights": rights.Main, "posix": posix,
+	"pattern": pattern, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
 	"kvm": func([]string) error { return kvm.Check() },
 }
 
@@ -215,6 +216,29 @@ func getxattr(args []string) error {
 		fmt.Println(string(value[:n]))
 	}
 	return err
+}
+
+func listxattr(args []string) error {
+	names := make([]byte, 1<<16)
+	n, err := unix.Listxattr(args[0], names)
+	if err == nil {
+		fmt.Println(strings.ReplaceAll(string(names[:n]), "\x00", "\n"))
+	}
+	return err
+}
+
+// make FILE MODE makes a file with a mode, in octal.
+func makeFile(args []string) error {
+	mode, err := strconv.ParseUint(args[1], 8, 32)
+	if err != nil {
+		return err
+	}
+	unix.Umask(0)
+	fd, err := unix.Open(args[0], unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, uint32(mode))
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 func removexattr(args []string) error { return unix.Removexattr(args[0], args[1]) }

@@ -184,14 +184,19 @@ func (k kind) makeDirectory(path string) error {
 
 // Make makes all that is tried below a directory, for each identity its own. It goes on where
 // something cannot be had, and tells all of it.
-func Make(dir string) error {
+func Make(dir string, sample Sample) error {
 	unix.Umask(0)
 	var errs []error
-	for _, i := range identities {
-		for _, k := range directories {
-			errs = append(errs, k.makeDirectory(filepath.Join(dir, i.name, "dir "+k.name)))
+	for number, i := range identities {
+		for n, k := range directories {
+			if sample.has(number, n) {
+				errs = append(errs, k.makeDirectory(filepath.Join(dir, i.name, "dir "+k.name)))
+			}
 		}
-		for _, k := range files {
+		for n, k := range files {
+			if !sample.has(number, n) {
+				continue
+			}
 			for _, part := range parts {
 				errs = append(errs, k.writeFile(filepath.Join(dir, i.name, "file "+k.name+", "+part.name)))
 			}

@@ -14,6 +14,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,23 +37,36 @@ const (
 	as = "as" // NAME what is run as an identity
 )
 
-// Main runs a command: tree DIR, made DIR, mounts DIR.
+// A Sample is how many of the pairs of an identity and a kind are tried: one of so many. Every
+// identity, kind and call is among them; 1 is all pairs.
+type Sample int
+
+// has tells whether a pair is tried, by the numbers of the two.
+func (s Sample) has(identity, kind int) bool { return (identity+kind)%int(s) == 0 }
+
+// Main runs a command: tree, made or mounts, with a directory and a sample.
 func Main(args []string) error {
-	if len(args) < 2 {
-		return errors.New("rights: tree, made or mounts, and a directory")
+	if len(args) < 3 {
+		return errors.New("rights: tree, made or mounts, a directory and a sample")
 	}
-	switch command, dir := args[0], args[1]; command {
-	case as:
-		return runAs(dir, args[2:])
+	if args[0] == as {
+		return runAs(args[1], args[2:])
+	}
+	n, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	dir, sample := args[1], Sample(n)
+	switch args[0] {
 	case Made:
-		fmt.Printf("root, all, make: %s\n", text(Make(dir)))
-		return each(func(i identity) error { return i.run(Tree, filepath.Join(dir, i.name)) })
+		fmt.Printf("root, all, make: %s\n", text(Make(dir, sample)))
+		fallthrough
 	case Tree:
-		return each(func(i identity) error { return i.run(Tree, filepath.Join(dir, i.name)) })
+		return each(func(i identity) error { return i.run(Tree, filepath.Join(dir, i.name), args[2]) })
 	case Mounts:
-		return mounts(dir)
+		return mounts(dir, args[2])
 	default:
-		return fmt.Errorf("rights: no command %s", command)
+		return fmt.Errorf("rights: no command %s", args[0])
 	}
 }
 
@@ -72,15 +87,15 @@ func (i identity) run(args ...string) error {
 
 // mounts tries each file as it was mounted, with what changes nothing, and then, as each
 // identity finds it once root has made it again what it was, with everything.
-func mounts(dir string) error {
-	if err := each(func(i identity) error { return i.run(Mounts, dir, "as mounted") }); err != nil {
+func mounts(dir, sample string) error {
+	if err := each(func(i identity) error { return i.run(Mounts, dir, sample, "as mounted") }); err != nil {
 		return err
 	}
 	return each(func(i identity) error {
 		for _, k := range files {
 			fmt.Printf("root, mount %s, make again for %s: %s\n", k.name, i.name, text(k.writeFile(filepath.Join(dir, k.name))))
 		}
-		return i.run(Mounts, dir, "all")
+		return i.run(Mounts, dir, sample, "all")
 	})
 }
 
@@ -96,22 +111,26 @@ func runAs(name string, args []string) error {
 	unix.Umask(0o022)
 	out := bufio.NewWriter(os.Stdout)
 	say := func(kind, what, result string) { fmt.Fprintf(out, "%s, %s, %s: %s\n", name, kind, what, result) }
-	switch command, dir := args[0], args[1]; command {
-	case Tree:
-		for _, k := range directories {
-			tryDirectory(i, filepath.Join(dir, "dir "+k.name), func(what, result string) { say("dir "+k.name, what, result) })
+	n, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	sample, number, dir := Sample(n), slices.IndexFunc(identities, func(other identity) bool { return other.name == name }), args[1]
+	for k, d := range directories {
+		if args[0] == Tree && sample.has(number, k) {
+			tryDirectory(i, filepath.Join(dir, "dir "+d.name), func(what, result string) { say("dir "+d.name, what, result) })
 		}
-		for _, k := range files {
-			for _, part := range parts {
-				try(i, filepath.Join(dir, "file "+k.name+", "+part.name), part.cases, func(what, result string) { say("file "+k.name, what, result) })
-			}
+	}
+	for k, f := range files {
+		if !sample.has(number, k) {
+			continue
 		}
-	case Mounts:
-		for _, k := range files {
-			for _, part := range parts {
-				if args[2] == "all" || part.harmless {
-					try(i, filepath.Join(dir, k.name), part.cases, func(what, result string) { say("mount "+k.name+" "+args[2], what, result) })
-				}
+		for _, part := range parts {
+			switch {
+			case args[0] == Tree:
+				try(i, filepath.Join(dir, "file "+f.name+", "+part.name), part.cases, func(what, result string) { say("file "+f.name, what, result) })
+			case args[3] == "all" || part.harmless:
+				try(i, filepath.Join(dir, f.name), part.cases, func(what, result string) { say("mount "+f.name+" "+args[3], what, result) })
 			}
 		}
 	}
@@ -215,7 +234,7 @@ func tryDirectory(i identity, dir string, say func(what, result string)) {
 		name, look string
 		do         func() error
 	}{
-		{"list", "", func() error { _, err := os.ReadDir(dir); return err }},
+		{"read", "", func() error { _, err := os.ReadDir(dir); return err }},
 		{"stat an entry", "link", func() error { _, err := os.Lstat(at("link")); return err }},
 		{"read an entry", "", func() error { _, err := os.ReadFile(at("link")); return err }},
 		{"create", "new", func() error { return create(at("new"), 0o666, 0o022) }},
@@ -283,6 +302,11 @@ func write(path string, flags int) error {
 
 func chmod(mode uint32) func(string, identity) error {
 	return func(path string, _ identity) error { return unix.Chmod(path, mode) }
+}
+
+// Allowed tells whether a result is that the call was allowed. What may be executed is no program.
+func Allowed(result string) bool {
+	return strings.HasPrefix(result, "ok ") || strings.HasPrefix(result, "ENOEXEC ")
 }
 
 // Parse reads what Main printed: each case's result by its name.

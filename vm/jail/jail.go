@@ -51,6 +51,12 @@ type Spec struct {
 	// Capabilities are what the process keeps (capabilities(7)); nil means all.
 	// It is a bounding set: nothing that it executes can have more.
 	Capabilities []uintptr
+	// NoSetuidFixup leaves the process its capabilities when it takes on another user
+	// (capabilities(7), SECBIT_NO_SETUID_FIXUP). A file server does so to make a file
+	// as the user who makes it in the guest. The guest's kernel has judged by then
+	// whether that user may, and knows of groups and capabilities that the server
+	// would judge without.
+	NoSetuidFixup bool
 	// NoNewPrivileges keeps executables from raising privileges (prctl(2),
 	// PR_SET_NO_NEW_PRIVS).
 	NoNewPrivileges bool

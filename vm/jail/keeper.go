@@ -71,6 +71,11 @@ func (p *Process) start(spec Spec) (err error) {
 			}
 		}
 	}
+	if spec.NoSetuidFixup {
+		if err := noSetuidFixup(); err != nil {
+			return err
+		}
+	}
 	if err := dropCapabilities(spec.Capabilities); err != nil {
 		return err
 	}
@@ -166,6 +171,22 @@ func dropCapabilities(keep []uintptr) error {
 			return os.NewSyscallError("prctl(PR_CAPBSET_DROP)", err)
 		}
 	}
+}
+
+// Bits of the securebits of a thread (linux/securebits.h).
+const secbitNoSetuidFixup = 1 << 2
+
+// noSetuidFixup sets the bit on this thread, whose children inherit it. It takes
+// CAP_SETPCAP, which they need not have.
+func noSetuidFixup() error {
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err != nil {
+		return os.NewSyscallError("prctl(PR_GET_SECUREBITS)", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits|secbitNoSetuidFixup), 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl(PR_SET_SECUREBITS)", err)
+	}
+	return nil
 }
 
 func socketPair() (ours, theirs *os.File, err error) {

@@ -76,6 +76,7 @@ func (p plan) commandLine() string {
 		"initcall_blacklist=jent_mod_init",
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
 	}
+	words = append(words, p.config.Parameters...)
 	if p.config.Network.Host {
 		words = append(words, "tsi_hijack") // libkrunfw's kernel makes sockets the host's
 	}
@@ -101,6 +102,7 @@ func (p plan) jail() jail.Spec {
 		Root:            &jail.Root{Dir: p.config.Dir, Binds: binds, Descriptors: true},
 		Namespaces:      jail.Isolated,
 		Capabilities:    capabilities,
+		NoSetuidFixup:   true,
 		NoNewPrivileges: true,
 		Limits:          jail.FileServerLimits(p.descriptors),
 		Cooperates:      true,

@@ -95,6 +95,7 @@ func (p plan) jail(qemu string, files []*os.File, present func(string) bool) jai
 func serverJail(virtiofsd string) jail.Spec {
 	return jail.Spec{
 		Program:         virtiofsd,
+		NoSetuidFixup:   true,
 		NoNewPrivileges: true,
 		Limits:          jail.FileServerLimits(jail.DescriptorLimit()),
 	}
@@ -177,7 +178,7 @@ func (p plan) commandLine() string {
 	if p.accel == accelTCG {
 		words = append(words, p.emulationWords()...)
 	}
-	return strings.Join(words, " ")
+	return strings.Join(append(words, p.config.Parameters...), " ")
 }
 
 // emulationWords are the kernel parameters that software emulation needs.
@@ -200,22 +201,37 @@ func (p plan) emulationWords() []string {
 	return words
 }
 
+// xattrMap keeps the guest's trusted.* attributes apart from the host's (virtiofsd(1),
+// the first rule that fits counts): the host's name of the guest's trusted.X is
+// user.msb.trusted.X. By that name the guest cannot reach it, and the host's own
+// trusted.* it does not see. libkrun's server does the same (hack/libkrun/krun-devices.patch).
+const xattrMap = ":prefix:all:trusted.:user.msb.:" +
+	":bad:client:user.msb.::" +
+	":bad:server::trusted.:" +
+	":ok:all:::"
+
 // virtiofsdArgs is the command line of the file server for a share: of the one
 // written in Rust, or of the older one in C that came with QEMU before 8.0.
 func virtiofsdArgs(share vm.Share, listenFD int, rust bool) []string {
 	if rust {
 		args := []string{
 			fmt.Sprintf("--fd=%d", listenFD), "--shared-dir=" + share.Dir,
-			"--sandbox=namespace", "--cache=auto", "--xattr", "--log-level=error",
+			"--sandbox=namespace", "--cache=auto", "--xattr", "--xattrmap=" + xattrMap, "--log-level=error",
 		}
 		if !share.Submounts {
 			args = append(args, "--no-announce-submounts")
 		}
+		if share.ACLs {
+			args = append(args, "--posix-acl")
+		}
 		return args
 	}
-	options := "sandbox=namespace,cache=auto,xattr"
+	options := "sandbox=namespace,cache=auto,xattr,xattrmap=" + xattrMap
 	if share.Submounts {
 		options += ",announce_submounts"
+	}
+	if share.ACLs {
+		options += ",posix_acl"
 	}
 	return []string{
 		fmt.Sprintf("--fd=%d", listenFD), "-f",
