@@ -42,6 +42,21 @@ func list(digits string, mask uint16, entries ...acl.Entry) acl.List {
 	return append(l, acl.Entry{Tag: acl.Mask, Permissions: mask, ID: undefined}, acl.Entry{Tag: acl.Other, Permissions: digit(2), ID: undefined})
 }
 
+// modeOf is the mode of a file with the list: the mask is the group's (acl(5)).
+func modeOf(list acl.List) (mode uint32) {
+	for _, e := range list {
+		switch e.Tag {
+		case acl.Owner:
+			mode |= uint32(e.Permissions) << 6
+		case acl.Mask:
+			mode |= uint32(e.Permissions) << 3
+		case acl.Other:
+			mode |= uint32(e.Permissions)
+		}
+	}
+	return mode
+}
+
 func user(id uint32, permissions uint16) acl.Entry {
 	return acl.Entry{Tag: acl.User, Permissions: permissions, ID: id}
 }
@@ -113,7 +128,7 @@ func init() {
 				k.uid, k.gid = owner, group
 			}
 			if k.list != nil {
-				k.mode, _ = k.list.Mode()
+				k.mode = modeOf(k.list)
 			}
 		}
 	}
@@ -245,7 +260,7 @@ func state(path string) string {
 
 // listOf is a list in short, nothing if there is none.
 func listOf(path, attribute string) string {
-	value := make([]byte, acl.MaxSize)
+	value := make([]byte, 64<<10)
 	n, err := unix.Lgetxattr(path, attribute, value)
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 		return ""

@@ -66,7 +66,7 @@ func (t *target) inode() (*inode, error) {
 	case err != nil:
 		return nil, err
 	}
-	host.list, err = acl.ParseMapped(value)
+	host.list, err = acl.Parse(value)
 	return host, err
 }
 
@@ -132,12 +132,12 @@ func (f *file) OnForget() { f.current.close() }
 // Getattr implements fs.NodeGetattrer. It passes over the handle: the library gives
 // any that is open, and with follow that may be of another file than the current.
 func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	var stat unix.Stat_t
-	if err := f.current.stat(&stat); err != nil {
+	host, err := f.current.inode()
+	if err != nil {
 		return fs.ToErrno(err)
 	}
-	f.kept.apply(&stat)
-	attrOf(&stat, &out.Attr)
+	f.kept.apply(host)
+	attrOf(&host.Stat_t, &out.Attr)
 	return 0
 }
 
@@ -159,7 +159,7 @@ func (f *file) Setattr(_ context.Context, h fs.FileHandle, in *fuse.SetAttrIn, o
 		ripen(&host.Stat_t)
 	}
 	f.kept.set(in, host)
-	f.kept.apply(&host.Stat_t)
+	f.kept.apply(host)
 	attrOf(&host.Stat_t, &out.Attr)
 	return 0
 }
@@ -209,11 +209,14 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 
 // Getxattr implements fs.NodeGetxattrer.
 func (f *file) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
-	host, err := f.current.inode()
-	if err != nil {
+	if !keepable(name) {
+		return 0, syscall.EOPNOTSUPP
+	}
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
 		return 0, fs.ToErrno(err)
 	}
-	value, err := f.attribute(name, host)
+	value, err := f.attribute(name, &stat)
 	if err != nil {
 		return 0, fs.ToErrno(err)
 	}
@@ -221,14 +224,8 @@ func (f *file) Getxattr(_ context.Context, name string, dest []byte) (uint32, sy
 }
 
 // attribute is an extended attribute as the guest sees it.
-func (f *file) attribute(name string, host *inode) ([]byte, error) {
-	if name == acl.Attribute {
-		if list := f.kept.list(host.list); list != nil {
-			return list.Value(), nil
-		}
-		return nil, unix.ENODATA
-	}
-	if value, known := f.kept.attribute(name, &host.Stat_t); known {
+func (f *file) attribute(name string, host *unix.Stat_t) (value []byte, err error) {
+	if value, known := f.kept.attribute(name, host); known {
 		if value == nil {
 			return nil, unix.ENODATA
 		}
@@ -239,49 +236,39 @@ func (f *file) attribute(name string, host *inode) ([]byte, error) {
 
 // Setxattr implements fs.NodeSetxattrer.
 func (f *file) Setxattr(_ context.Context, name string, value []byte, flags uint32) syscall.Errno {
-	return f.change(name, func(host *inode, old error) error {
-		switch {
-		case old == nil && flags&unix.XATTR_CREATE != 0:
-			return unix.EEXIST
-		case errors.Is(old, unix.ENODATA) && flags&unix.XATTR_REPLACE != 0:
-			return unix.ENODATA
-		case name == acl.Attribute:
-			list, err := acl.Parse(value)
-			if err != nil {
-				return err
-			}
-			return f.kept.setList(list, host)
-		case name == capabilities:
-			ripen(&host.Stat_t)
-		}
-		return f.kept.setAttribute(name, value, &host.Stat_t)
-	})
+	if !keepable(name) {
+		return syscall.EOPNOTSUPP
+	}
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
+		return fs.ToErrno(err)
+	}
+	_, err := f.attribute(name, &stat)
+	switch {
+	case err == nil && flags&unix.XATTR_CREATE != 0:
+		return syscall.EEXIST
+	case errors.Is(err, unix.ENODATA) && flags&unix.XATTR_REPLACE != 0:
+		return syscall.ENODATA
+	}
+	if name == capabilities {
+		ripen(&stat)
+	}
+	return fs.ToErrno(f.kept.setAttribute(name, value, &stat))
 }
 
 // Removexattr implements fs.NodeRemovexattrer.
 func (f *file) Removexattr(_ context.Context, name string) syscall.Errno {
-	return f.change(name, func(host *inode, old error) error {
-		switch {
-		case name == acl.Attribute: // where there is none, too, as with the kernel's file systems
-			return f.kept.setList(nil, host)
-		case old != nil:
-			return old
-		}
-		return f.kept.setAttribute(name, nil, &host.Stat_t)
-	})
-}
-
-// change changes an extended attribute. do is told how looking it up ended.
-func (f *file) change(name string, do func(host *inode, old error) error) syscall.Errno {
-	if !keepable(name) && name != acl.Attribute {
+	if !keepable(name) {
 		return syscall.EOPNOTSUPP
 	}
-	host, err := f.current.inode()
-	if err != nil {
+	var stat unix.Stat_t
+	if err := f.current.stat(&stat); err != nil {
 		return fs.ToErrno(err)
 	}
-	_, old := f.attribute(name, host)
-	return fs.ToErrno(do(host, old))
+	if _, err := f.attribute(name, &stat); err != nil {
+		return fs.ToErrno(err)
+	}
+	return fs.ToErrno(f.kept.setAttribute(name, nil, &stat))
 }
 
 // Listxattr implements fs.NodeListxattrer.
@@ -298,7 +285,7 @@ func (f *file) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno)
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return 0, fs.ToErrno(err)
 	}
-	return reply(dest, f.kept.names(names, &stat))
+	return reply(dest, f.kept.list(names, &stat))
 }
 
 // reply answers as getxattr(2) does: with room for nothing it tells the size.

@@ -31,8 +31,9 @@ type metadata struct {
 	privileged *unix.Timespec
 }
 
-// rights are a mode and an access control list. They say one thing (acl(5)): once the
-// guest has set one of them, both are its own.
+// rights are the mode that the guest has set, and the access control list that the file had
+// then. The guest's kernel judges by a mode alone: a group that the list keeps out stays out
+// when the mask is set, as with the kernel that has the list.
 type rights struct {
 	mode uint32   // permission bits
 	list acl.List // nil: none
@@ -101,13 +102,16 @@ func ripen(host *unix.Stat_t) {
 }
 
 // apply changes what the host's inode says into what the guest sees.
-func (m *metadata) apply(stat *unix.Stat_t) {
+func (m *metadata) apply(host *inode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	stat := &host.Stat_t
 	m.outdated(stat)
+	shown := rights{stat.Mode & permissions, host.list}
 	if m.rights != nil {
-		stat.Mode = stat.Mode&^permissions | m.rights.mode
+		shown = *m.rights
 	}
+	stat.Mode = stat.Mode&^permissions | shown.list.Narrow(shown.mode)
 	if m.uid != nil {
 		stat.Uid = *m.uid
 	}
@@ -147,8 +151,7 @@ func (m *metadata) set(in *fuse.SetAttrIn, host *inode) {
 	}
 	if mode, ok := in.GetMode(); ok {
 		mode &= permissions
-		own := m.own(host)
-		own.mode, own.list = mode, own.list.Chmod(mode)
+		m.own(host).mode = mode
 		if mode != unprivileged(mode) {
 			m.privileged = new(host.Mtim)
 		}
@@ -179,51 +182,6 @@ func (m *metadata) keep(name string, value []byte) {
 	m.attributes[name] = value
 }
 
-// list is the access control list that the guest sees; nil if there is none.
-func (m *metadata) list(host acl.List) acl.List {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.rights != nil {
-		return m.rights.list
-	}
-	return host
-}
-
-// setList keeps an access control list, and the mode that it makes; one that says no
-// more than a mode is none (posix_acl_update_mode). nil removes it, and leaves the mode.
-func (m *metadata) setList(list acl.List, host *inode) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.size(acl.Attribute)+len(list.Value()) > maxAttributes {
-		return unix.ENOSPC
-	}
-	m.outdated(&host.Stat_t)
-	own := m.own(host)
-	own.list = list
-	if list != nil {
-		bits, minimal := list.Mode()
-		own.mode = own.mode&^0o777 | bits
-		if minimal {
-			own.list = nil
-		}
-	}
-	m.changed = time.Now()
-	return nil
-}
-
-// size is that of all attributes but one, in bytes.
-func (m *metadata) size(but string) (size int) {
-	for name, value := range m.attributes {
-		if name != but {
-			size += len(name) + len(value)
-		}
-	}
-	if m.rights != nil && but != acl.Attribute {
-		size += len(m.rights.list.Value())
-	}
-	return size
-}
-
 // attribute is an extended attribute that was set, or removed (nil). host is what
 // the host's inode says.
 func (m *metadata) attribute(name string, host *unix.Stat_t) (value []byte, known bool) {
@@ -242,7 +200,13 @@ func (m *metadata) setAttribute(name string, value []byte, host *unix.Stat_t) er
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.size(name)+len(name)+len(value) > maxAttributes {
+	size := len(name) + len(value)
+	for other, content := range m.attributes {
+		if other != name {
+			size += len(other) + len(content)
+		}
+	}
+	if size > maxAttributes {
 		return unix.ENOSPC
 	}
 	m.outdated(host)
@@ -254,20 +218,14 @@ func (m *metadata) setAttribute(name string, value []byte, host *unix.Stat_t) er
 	return nil
 }
 
-// names changes the names that the host's inode has, each ended by a NUL, into
+// list changes the names that the host's inode has, each ended by a NUL, into
 // those that the guest sees (listxattr(2)). stat is what the host's inode says.
-func (m *metadata) names(host []byte, stat *unix.Stat_t) (names []byte) {
+func (m *metadata) list(host []byte, stat *unix.Stat_t) (names []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outdated(stat)
-	if m.rights != nil {
-		host = bytes.ReplaceAll(host, []byte(acl.Attribute+"\x00"), nil)
-		if m.rights.list != nil {
-			names = append(names, acl.Attribute+"\x00"...)
-		}
-	}
 	for name := range bytes.SplitSeq(host, []byte{0}) {
-		if _, known := m.attributes[string(name)]; len(name) > 0 && !known {
+		if _, known := m.attributes[string(name)]; len(name) > 0 && !known && keepable(string(name)) {
 			names = append(append(names, name...), 0)
 		}
 	}
@@ -280,7 +238,7 @@ func (m *metadata) names(host []byte, stat *unix.Stat_t) (names []byte) {
 }
 
 // keepable tells whether an attribute is data to a file system. Those of system.* are not
-// (xattr(7)); of them there is the access control list, which setList keeps.
+// (xattr(7)): an access control list would bind nobody, as the guest's kernel judges by modes.
 func keepable(name string) bool { return !strings.HasPrefix(name, "system.") }
 
 // attrOf is what FUSE calls a stat. The inode number is the entry's own.
