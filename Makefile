@@ -334,9 +334,9 @@ kit: agent vmm shield placeholder
 	@$(DEPS) qemu virtiofsd erofs seccomp gcc
 	@$(MAKE) $(KIT)/vmlinux $(KIT)/guest.erofs $(KIT)/VERSIONS
 
-deps-krun: $(KRUN) ## build libkrun into _output, for a system that has none (Rust)
+deps-krun: $(KRUN) ## build libkrun, with msb's changes, into _output (Rust)
 
-$(KRUN): hack/build-libkrun hack/libkrun/Cargo.lock
+$(KRUN): hack/build-libkrun hack/libkrun/Cargo.lock hack/libkrun/krun-devices.patch
 	@hack/build-libkrun $@
 
 probe:

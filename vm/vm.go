@@ -132,7 +132,4 @@ type Share struct {
 	// Submounts makes each mount below Dir a file system of its own in the
 	// guest (FUSE_SUBMOUNTS): own st_dev, own unmount.
 	Submounts bool
-	// ACLs has the guest's kernel apply the POSIX access control lists of what is
-	// served (FUSE_POSIX_ACL, acl(5)).
-	ACLs bool
 }

@@ -53,7 +53,7 @@ func run() error {
 
 // load does what needs the host's files.
 func load(machine api.Machine) (*libkrun.Library, error) {
-	library, err := libkrun.Load(machine.Libraries...)
+	library, err := libkrun.Load(machine.Library)
 	if err != nil {
 		return nil, err
 	}

@@ -74,8 +74,7 @@ type VM struct {
 	PodAnnotations bool `toml:"pod_annotations"`
 }
 
-// Krun names the library of the krun driver; by default the system's, or else
-// the kit's.
+// Krun names the library of the krun driver; by default the kit's.
 type Krun struct {
 	Library string `toml:"library"`
 }

@@ -94,8 +94,8 @@ func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Co
 		CPUs:   p.config.Size.CPUs,
 		Memory: p.config.Size.Memory,
 		Shares: []vm.Share{
-			{Tag: api.PoolTag, Dir: p.Trees.Pool(), Submounts: true, ACLs: true},
-			{Tag: api.FilesTag, Dir: p.Trees.Files(), ACLs: true},
+			{Tag: api.PoolTag, Dir: p.Trees.Pool(), Submounts: true},
+			{Tag: api.FilesTag, Dir: p.Trees.Files()},
 		},
 		Network: network,
 		Console: console,

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -58,12 +59,9 @@ func PlatformOf(config config.Config) Platform {
 
 // drivers are the configured driver, or those that are tried in turn.
 func drivers(config config.Config) []vm.Driver {
-	libraries := []string{config.Krun.Library}
-	if config.Krun.Library == "" {
-		libraries = []string{krun.Library, filepath.Join(config.Kit, krun.Library)}
-	}
+	library := cmp.Or(config.Krun.Library, filepath.Join(config.Kit, krun.Library))
 	all := []vm.Driver{
-		krun.Driver{Program: filepath.Join(config.Kit, vmmFile), Libraries: libraries},
+		krun.Driver{Program: filepath.Join(config.Kit, vmmFile), Library: library},
 		qemu.Driver{QEMU: config.QEMU.Path, Virtiofsd: config.QEMU.Virtiofsd},
 	}
 	for _, driver := range all {

@@ -26,7 +26,7 @@ func refusedBy(t *testing.T, driver, dir string) map[string]refusal {
 	t.Helper()
 	if driver == "krun" {
 		return map[string]refusal{
-			"missing libkrun": {config(t, dir, `krun.library = "/no/libkrun.so.1"`), "libkrun is not installed (/no/libkrun.so.1: no such file): install your distribution's"},
+			"missing libkrun": {config(t, dir, `krun.library = "/no/libkrun.so.1"`), "libkrun is not installed (/no/libkrun.so.1: no such file): build it with"},
 			"not libkrun":     {config(t, dir, fmt.Sprintf("krun.library = %q", filepath.Join(host.Output, "lib", "msb", "libkrunfw.so.5"))), "this libkrun has no krun_"},
 		}
 	}

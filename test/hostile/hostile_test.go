@@ -72,16 +72,18 @@ type place struct {
 	name string
 	// cooperates says that the process enters its jail by itself (jail.Enter).
 	cooperates bool
-	attempts   []attempt
+	// serves says that it is a file server, which acts as the guest's users.
+	serves   bool
+	attempts []attempt
 	// stage makes a sandbox and a host, without some of the measures.
 	stage func(t *testing.T, without map[measure]bool) scene
 }
 
 var (
-	vmm        = &place{"msb-krun", true, vmmAttempts, stageVMM}
-	shielding  = &place{"msb-shield", true, shieldAttempts(), stageShield}
-	qemuVMM    = &place{"QEMU", false, qemuAttempts(), stageQEMU}
-	fileServer = &place{"virtiofsd", false, serverAttempts(), stageServer}
+	vmm        = &place{"msb-krun", true, true, vmmAttempts, stageVMM}
+	shielding  = &place{"msb-shield", true, false, shieldAttempts(), stageShield}
+	qemuVMM    = &place{"QEMU", false, false, qemuAttempts(), stageQEMU}
+	fileServer = &place{"virtiofsd", false, true, serverAttempts(), stageServer}
 
 	places = []*place{vmm, shielding, qemuVMM, fileServer}
 )
@@ -95,7 +97,7 @@ func intrude(t *testing.T, p *place) {
 		t.Fatal("this test mounts: run it as root")
 	}
 	t.Run("all measures on", func(t *testing.T) {
-		outcomes := attack(t, p, nil)
+		outcomes := attack(t, p, nil, 0)
 		table := new(strings.Builder)
 		w := tabwriter.NewWriter(table, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "ATTEMPT\tSTOPPED BY\tANSWER")
@@ -108,6 +110,17 @@ func intrude(t *testing.T, p *place) {
 		w.Flush()
 		t.Logf("in the place of %s\n%s", p.name, table)
 	})
+	if p.serves {
+		// It keeps its capabilities then (jail.Spec.NoSetuidFixup), which is no more than
+		// it has.
+		t.Run("all measures on, as a user", func(t *testing.T) {
+			for _, outcome := range attack(t, p, nil, nobody-1) {
+				if outcome.Refused == "" {
+					t.Errorf("%s: succeeded", outcome.Attempt)
+				}
+			}
+		})
+	}
 	tried := make(map[string]bool)
 	for _, each := range p.attempts {
 		off := each.measures
@@ -116,7 +129,7 @@ func intrude(t *testing.T, p *place) {
 		}
 		tried[join(off)] = true
 		t.Run("without "+join(off), func(t *testing.T) {
-			for _, outcome := range attack(t, p, off) {
+			for _, outcome := range attack(t, p, off, 0) {
 				if outcome.Refused != "" {
 					t.Errorf("%s: still refused, so something else stops it, or the attack is none: %s", outcome.Attempt, outcome.Refused)
 				}
@@ -134,8 +147,9 @@ func join(measures []measure) string {
 }
 
 // attack runs the payload in the jail of a place, some measures switched off. Then it
-// makes those attempts only that these measures stop: the others would be at the host.
-func attack(t *testing.T, p *place, off []measure) []Outcome {
+// makes those attempts only that these measures stop: the others would be at the host. It
+// becomes a user before, unless that is 0.
+func attack(t *testing.T, p *place, off []measure, user int) []Outcome {
 	t.Helper()
 	without := make(map[measure]bool)
 	for _, m := range off {
@@ -145,7 +159,7 @@ func attack(t *testing.T, p *place, off []measure) []Outcome {
 	var output bytes.Buffer
 	spec := s.spec
 	spec.Output, spec.Args = &output, []string{payloadArgument}
-	s.targets.Place, s.targets.Off = p.name, off
+	s.targets.Place, s.targets.Off, s.targets.User = p.name, off, user
 	var err error
 	if spec.Input, err = json.Marshal(s.targets); err != nil {
 		t.Fatal(err)

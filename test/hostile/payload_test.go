@@ -38,6 +38,7 @@ type Targets struct {
 	Abstract   string    // an abstract socket of the host
 	Socket     string    // a socket of the host in the file system
 	Port       int       // a TCP port on the host's loopback interface
+	User       int       // the user that the payload becomes before it attacks, or 0
 	SharedKey  int       // a System V shared memory segment of the host
 }
 
@@ -53,6 +54,11 @@ func payload() error {
 	taken := places[slices.IndexFunc(places, func(p *place) bool { return p.name == targets.Place })]
 	if taken.cooperates {
 		if err := jail.Enter(); err != nil {
+			return err
+		}
+	}
+	if targets.User != 0 {
+		if err := syscall.Setresuid(targets.User, targets.User, targets.User); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,17 @@ var roles = map[string]func(){
 	"fail":    func() { Fail(errors.New("no such library")) },
 	"end":     func() {},
 	"forever": func() { select {} },
+	"server": func() {
+		fmt.Println(Enter())
+		runtime.LockOSThread()
+		fmt.Println("root has", effective())
+		// As file servers do, for one thread (setresuid(2)).
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 1000, ^uintptr(0))
+		fmt.Println("user 1000 has", effective(), errno)
+		err := unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0)
+		_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
+		fmt.Println("root has", effective(), errno, err)
+	},
 	"late": func() {
 		fmt.Println(Enter())
 		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -38,6 +50,16 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// effective are this thread's capabilities.
+func effective() string {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%x", sets[0].Effective)
 }
 
 func list(dir string) {
@@ -207,6 +229,26 @@ func TestUncooperative(t *testing.T) {
 	}
 	p.End(0)
 	ended(t, p)
+}
+
+// A file server that acts as a user has what it has as root, and no more; what it has it
+// cannot change. Without the measure it has nothing then.
+func TestNoSetuidFixup(t *testing.T) {
+	const all, none = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_SETUID, 0
+	for without, asUser := range map[bool]int{false: all, true: none} {
+		var output bytes.Buffer
+		s := spec(t, "server", &output)
+		s.Capabilities, s.NoSetuidFixup = []uintptr{unix.CAP_DAC_OVERRIDE, unix.CAP_SETUID}, !without
+		p, err := Start(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended(t, p)
+		want := fmt.Sprintf("<nil>\nroot has %x\nuser 1000 has %x errno 0\nroot has %x errno 0 operation not permitted\n", all, asUser, all)
+		if got := output.String(); got != want {
+			t.Errorf("without the measure %v: printed\n%s\nwant\n%s", without, got, want)
+		}
+	}
 }
 
 // The limit of descriptors is this process's, and at most 1 Mi: a test cannot raise

@@ -22,16 +22,15 @@ import (
 // Name is the driver's name.
 const Name = "krun"
 
-// Library is the name under which the loader finds libkrun (ld.so(8)).
+// Library is the name of libkrun's file in the kit.
 const Library = "libkrun.so.1"
 
 // Driver implements vm.Driver.
 type Driver struct {
 	// Program is the path of msb-krun.
 	Program string
-	// Libraries are the places where libkrun may be, the first that has it counts:
-	// paths, or names for the loader.
-	Libraries []string
+	// Library is the path of libkrun, as msb builds it.
+	Library string
 }
 
 var _ vm.Driver = Driver{}

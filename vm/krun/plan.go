@@ -50,8 +50,8 @@ func (p plan) socket() string { return filepath.Join(p.config.Dir, "agent.sock")
 // machine is the description for msb-krun.
 func (p plan) machine() api.Machine {
 	m := api.Machine{
-		Libraries: p.driver.Libraries,
-		CPUs:      p.config.CPUs, MemoryMiB: p.config.Memory >> 20,
+		Library: p.driver.Library,
+		CPUs:    p.config.CPUs, MemoryMiB: p.config.Memory >> 20,
 		Kernel: jailKernel, CommandLine: p.commandLine(),
 		Disk:    jailDisk,
 		Console: jailConsole,

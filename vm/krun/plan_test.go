@@ -18,7 +18,7 @@ import (
 
 func testPlan() plan {
 	return plan{
-		driver: Driver{Program: "/kit/msb-krun", Libraries: []string{"libkrun.so.1", "/kit/libkrun.so.1"}},
+		driver: Driver{Program: "/kit/msb-krun", Library: "/kit/libkrun.so.1"},
 		config: vm.Config{
 			Kernel: "/kit/vmlinux", Disk: "/kit/guest.erofs", Init: "/sbin/msb-agent", Parameters: []string{"sysctl.fs.x=1"}, CPUs: 2, Memory: 640 << 20,
 			Shares: []vm.Share{{Tag: "msbpool", Dir: "/b/msb/pool/.served"}, {Tag: "msbfiles", Dir: "/b/msb/files/.served"}},
@@ -39,8 +39,8 @@ func TestMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := api.Machine{
-		Libraries: []string{"libkrun.so.1", "/kit/libkrun.so.1"},
-		CPUs:      2, MemoryMiB: 640,
+		Library: "/kit/libkrun.so.1",
+		CPUs:    2, MemoryMiB: 640,
 		Kernel:      "/vmlinux",
 		CommandLine: "console=hvc0 quiet reboot=k panic=-1 mitigations=off nomodule no-kvmapf initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent sysctl.fs.x=1",
 		Disk:        "/guest.erofs",

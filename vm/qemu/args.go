@@ -221,17 +221,11 @@ func virtiofsdArgs(share vm.Share, listenFD int, rust bool) []string {
 		if !share.Submounts {
 			args = append(args, "--no-announce-submounts")
 		}
-		if share.ACLs {
-			args = append(args, "--posix-acl")
-		}
 		return args
 	}
 	options := "sandbox=namespace,cache=auto,xattr,xattrmap=" + xattrMap
 	if share.Submounts {
 		options += ",announce_submounts"
-	}
-	if share.ACLs {
-		options += ",posix_acl"
 	}
 	return []string{
 		fmt.Sprintf("--fd=%d", listenFD), "-f",

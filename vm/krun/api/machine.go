@@ -5,8 +5,8 @@ package api
 // A Machine is what the VMM's process is told to run. Paths are those in its
 // jail.
 type Machine struct {
-	// Libraries are the places where libkrun may be, on the host.
-	Libraries []string
+	// Library is where libkrun is, on the host.
+	Library string
 	// CPUs is the number of virtual CPUs.
 	CPUs int
 	// MemoryMiB is the guest's RAM.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/ebitengine/purego"
 	"golang.org/x/sys/unix"
@@ -64,31 +63,25 @@ func (l *Library) symbols() map[string]any {
 	}
 }
 
-// Load loads the library from the first of the places that has one, and checks
-// that it is new enough and has the features that are needed. A place is a path,
-// or a name that the loader looks up.
-func Load(places ...string) (*Library, error) {
-	var tried []string
-	for _, place := range places {
-		if strings.Contains(place, "/") {
-			if _, err := os.Stat(place); errors.Is(err, os.ErrNotExist) {
-				tried = append(tried, place+": no such file")
-				continue
-			}
-		}
-		handle, err := purego.Dlopen(place, purego.RTLD_NOW|purego.RTLD_LOCAL)
-		if err != nil {
-			tried = append(tried, err.Error())
-			continue
-		}
-		library, err := bind(handle)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", place, err)
-		}
-		return library, library.check(place)
+// marker is what msb's build of the library has beside libkrun's own functions
+// (hack/libkrun/krun-devices.patch).
+const marker = "krun_msb_file_server"
+
+// Load loads the library at a path, and checks that it is msb's build, new enough, and
+// has the features that are needed.
+func Load(path string) (*Library, error) {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("libkrun is not installed (%s: no such file): build it with \"make deps-krun\" and install it with \"make install\"", path)
 	}
-	return nil, fmt.Errorf("libkrun is not installed (%s): install your distribution's libkrun %s or newer, or build one with \"make deps-krun\"",
-		strings.Join(tried, "; "), Oldest)
+	handle, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
+	if err != nil {
+		return nil, fmt.Errorf("loading libkrun: %w", err)
+	}
+	library, err := bind(handle)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return library, library.check(path)
 }
 
 func bind(handle uintptr) (*Library, error) {
@@ -100,13 +93,16 @@ func bind(handle uintptr) (*Library, error) {
 		}
 		purego.RegisterFunc(function, symbol)
 	}
+	if _, err := purego.Dlsym(handle, marker); err != nil {
+		return nil, errors.New("this libkrun is not msb's, and its file server would show files with access control lists to users whom these refuse: build msb's with \"make deps-krun\", or leave krun.library out of the configuration")
+	}
 	return library, nil
 }
 
 func (l *Library) check(place string) error {
 	for feature, name := range map[uint64]string{featureBlk: "blk", featureNet: "net"} {
 		if l.HasFeature(feature) != 1 {
-			return fmt.Errorf("%s was built without the feature %s: install a libkrun with it, or build one with \"make deps-krun\"", place, name)
+			return fmt.Errorf("%s was built without the feature %s: build one with it, by \"make deps-krun\"", place, name)
 		}
 	}
 	return nil
