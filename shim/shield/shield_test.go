@@ -245,6 +245,16 @@ func TestPrivilegeEndsWithTheContent(t *testing.T) {
 	}
 }
 
+// Who owns a file in the guest may read it without leaving a time of access, whoever owns it
+// on the host (open(2), O_NOATIME).
+func TestNoAtime(t *testing.T) {
+	f := add(t, start(t), "a", false)
+	if err := os.Chown(f.host, 1234, 5678); err != nil {
+		t.Fatal(err)
+	}
+	open(t, f.path, unix.O_RDONLY|unix.O_NOATIME)
+}
+
 // FM-56: so are extended attributes.
 func TestAttributesAreKept(t *testing.T) {
 	f := add(t, start(t), "a", false)

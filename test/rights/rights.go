@@ -199,6 +199,11 @@ var parts = []struct {
 		{"truncate what has set-id bits", func(path string, _ identity) error { return unix.Truncate(path, 1) }},
 		{"chmod 1000", chmod(0o1000)},
 	}},
+	{"name", false, []trial{
+		{"link", func(path string, _ identity) error { return unix.Link(path, path+" linked") }},
+		{"rename", func(path string, _ identity) error { return unix.Rename(path, path+" renamed") }},
+		{"unlink", func(path string, _ identity) error { return unix.Unlink(path) }},
+	}},
 	{"list", false, []trial{
 		{"set a list", func(path string, _ identity) error {
 			return setList(path, acl.Attribute, list("640", 7, user(named, 6), ofGroup(namedGroup, 4)))
@@ -219,11 +224,6 @@ var parts = []struct {
 			return setList(path, acl.Attribute, list("600", 6, user(named, 6)))
 		}},
 		{"remove the list", func(path string, _ identity) error { return unix.Removexattr(path, acl.Attribute) }},
-	}},
-	{"name", false, []trial{
-		{"link", func(path string, _ identity) error { return unix.Link(path, path+" linked") }},
-		{"rename", func(path string, _ identity) error { return unix.Rename(path, path+" renamed") }},
-		{"unlink", func(path string, _ identity) error { return unix.Unlink(path) }},
 	}},
 }
 
