@@ -61,8 +61,8 @@ func user(id uint32, permissions uint16) acl.Entry {
 	return acl.Entry{Tag: acl.User, Permissions: permissions, ID: id}
 }
 
-func ofGroup(id uint32, permissions uint16) acl.Entry {
-	return acl.Entry{Tag: acl.Group, Permissions: permissions, ID: id}
+func ofGroup(permissions uint16) acl.Entry {
+	return acl.Entry{Tag: acl.Group, Permissions: permissions, ID: namedGroup}
 }
 
 // crowd are so many named users, of whom the last is the one that processes are.
@@ -91,9 +91,9 @@ var files = []kind{
 	{name: "root's 660", mode: 0o660, uid: root, gid: group},
 	{name: "foreign 644", mode: 0o644, uid: foreign, gid: foreign},
 	{name: "list with a user", list: list("600", 6, user(named, 6))},
-	{name: "list with a group", list: list("600", 6, ofGroup(namedGroup, 6))},
+	{name: "list with a group", list: list("600", 6, ofGroup(6))},
 	{name: "list with a mask", list: list("770", 4, user(named, 7))},
-	{name: "list that refuses", list: list("644", 4, user(named, 0), ofGroup(namedGroup, 0))},
+	{name: "list that refuses", list: list("644", 4, user(named, 0), ofGroup(0))},
 	{name: "list of 500", list: list("640", 6, crowd(496)...)},
 }
 
@@ -113,11 +113,11 @@ var directories = []kind{
 	{name: "root's 2775", mode: 0o2775, uid: root, gid: group},
 	{name: "root's 1777", mode: 0o1777, uid: root, gid: root},
 	{name: "list with a user", list: list("750", 7, user(named, 7))},
-	{name: "list with a group", list: list("700", 7, ofGroup(namedGroup, 7))},
+	{name: "list with a group", list: list("700", 7, ofGroup(7))},
 	{name: "list with a mask", list: list("770", 5, user(named, 7))},
-	{name: "list that refuses", list: list("777", 7, user(named, 0), ofGroup(namedGroup, 5))},
+	{name: "list that refuses", list: list("777", 7, user(named, 0), ofGroup(5))},
 	{name: "default list", mode: 0o777, inherit: list("750", 7, user(named, 7))},
-	{name: "default list, set-group", mode: 0o2777, inherit: list("640", 6, ofGroup(namedGroup, 6))},
+	{name: "default list, set-group", mode: 0o2777, inherit: list("640", 6, ofGroup(6))},
 }
 
 func init() {

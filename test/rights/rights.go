@@ -206,7 +206,7 @@ var parts = []struct {
 	}},
 	{"list", false, []trial{
 		{"set a list", func(path string, _ identity) error {
-			return setList(path, acl.Attribute, list("640", 7, user(named, 6), ofGroup(namedGroup, 4)))
+			return setList(path, acl.Attribute, list("640", 7, user(named, 6), ofGroup(4)))
 		}},
 		{"chmod of what has a list", chmod(0o751)},
 		{"set a minimal list", func(path string, _ identity) error {
