@@ -212,9 +212,13 @@ type matrix struct {
 
 func newMatrix(t *testing.T, runtime string, users bool) *matrix {
 	t.Helper()
-	// Where temporary files are a tmpfs, its files have neither users' attributes nor, before
-	// Linux 6.3, mapped owners.
-	dir, err := os.MkdirTemp("/var/tmp", "msb-rights-")
+	place := host.Dir
+	if harness.Emulated() {
+		// There it is on a tmpfs, whose files have, in that kernel, neither users' attributes nor
+		// mapped owners.
+		place = "/var/tmp"
+	}
+	dir, err := os.MkdirTemp(place, "rights-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,8 +227,8 @@ func newMatrix(t *testing.T, runtime string, users bool) *matrix {
 		t.Fatal(err)
 	}
 	m := &matrix{runtime: runtime, users: users, dir: dir, results: make(map[string]map[string]string), posix: make(map[string]string)}
-	for _, place := range []string{"tree", "rw", "host", "ro", "posix"} {
-		if err := os.Mkdir(filepath.Join(dir, place), 0o755); err != nil {
+	for _, name := range []string{"tree", "rw", "host", "ro", "posix"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
