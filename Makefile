@@ -296,7 +296,7 @@ uninstall: ## remove what install put there
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
-image: build deps-krun ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
+image: build deps-krun deps-qemu ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
 	@rm -rf $(INSTALL)
 	@$(MAKE) install DESTDIR=$(INSTALL) PREFIX=/kit
 	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
