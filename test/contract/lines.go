@@ -94,7 +94,7 @@ var lines = []line{
 	{name: "DM12", meaning: "proc and others of the host's kernel below a directory: left out, named; as a source: refused"},
 	{name: "VM01", meaning: "who may create, change, remove and run what: as with runc, for every user, group and capability"},
 	{name: "VM02", meaning: "set-group and sticky directories, umask: as with runc"},
-	{name: "VM03", meaning: "an ACL: whom runc refuses is refused; whom only its own entry allows, too", by: "no"},
+	{name: "VM03", meaning: "an ACL: whom runc refuses is refused; whom only its own entry allows, too"},
 	{name: "VM04", meaning: "default ACLs are inherited on the host; setfacl and getfacl: ENOTSUP"},
 	{name: "VM05", meaning: "trusted attributes are the guest's own: an overlay whose upper is on a volume works"},
 	{name: "VM10", meaning: "a socket in a mounted directory, on which the host listens, is reached"},
