@@ -18,6 +18,7 @@ RUNC    := $(OUTPUT)/guest/runc
 IMAGE   := $(OUTPUT)/images/busybox.tar
 KRUNFW  := $(KIT)/libkrunfw.so.5
 KRUN    := $(KIT)/libkrun.so.1
+VIRTIOFSD := $(KIT)/virtiofsd
 VMM     := $(KIT)/msb-krun
 SHIELD  := $(KIT)/msb-shield
 PLACEHOLDER := $(KIT)/msb-placeholder
@@ -54,7 +55,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-krun lint proto \
+.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -77,7 +78,7 @@ shell: root build tools ## a shell with a private containerd to try things in (r
 # The emulated host of the krun driver has one processor and shares nothing, so what runs
 # there runs beside the others. What they would all build or install is there before.
 LANES ?= lint test-unit test-e2e test-1.7 test-docker test-race
-test: root build tools hostile clients docker deps-krun containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) $(if $(findstring buildkit,$(LANES)),buildkit) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
+test: root build tools hostile clients docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) $(if $(findstring buildkit,$(LANES)),buildkit) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc shellcheck mke2fs dpkg-deb
 	@hack/lanes $(LANES) -- test-krun test-qemu-kvm -- test-contract
 
@@ -94,7 +95,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@echo "==> unit tests, and an intruder in the VMM's place"
 	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/fake ./test/rig ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 
-test-e2e: root build tools hostile clients ## end to end: a real containerd, real microVMs (root)
+test-e2e: root build tools hostile clients deps-qemu ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout $(MSB_TIMEOUT) -skip '$(RACED)' ./test/e2e ./test/nerdctl | tee -i $(RESULTS)/qemu.log
@@ -286,15 +287,16 @@ install: build ## install the shim and the kit below PREFIX (default /usr/local)
 	@install -m 0755 $(VMM) $(SHIELD) $(PLACEHOLDER) $(DESTDIR)$(PREFIX)/lib/msb/
 	@install -m 0644 $(addprefix $(KIT)/,vmlinux guest.erofs VERSIONS libkrunfw.so.5) $(DESTDIR)$(PREFIX)/lib/msb/
 	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
+	@if [ -e $(VIRTIOFSD) ]; then install -m 0755 $(VIRTIOFSD) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
 	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 msb-krun msb-shield msb-placeholder vmlinux guest.erofs VERSIONS libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 virtiofsd msb-krun msb-shield msb-placeholder vmlinux guest.erofs VERSIONS libkrunfw.so.5)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
-image: build deps-krun ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
+image: build deps-krun deps-qemu ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
 	@rm -rf $(INSTALL)
 	@$(MAKE) install DESTDIR=$(INSTALL) PREFIX=/kit
 	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
@@ -336,8 +338,13 @@ kit: agent vmm shield placeholder
 
 deps-krun: $(KRUN) ## build libkrun, with msb's changes, into _output (Rust)
 
-$(KRUN): hack/build-libkrun hack/libkrun/Cargo.lock hack/libkrun/krun-devices.patch
+deps-qemu: $(VIRTIOFSD) ## build virtiofsd, with msb's changes, into _output (Rust)
+
+$(KRUN): hack/build-libkrun hack/patched-crate hack/fileserver/acl.rs $(wildcard hack/libkrun/*)
 	@hack/build-libkrun $@
+
+$(VIRTIOFSD): hack/build-virtiofsd hack/patched-crate hack/fileserver/acl.rs $(wildcard hack/virtiofsd/*)
+	@hack/build-virtiofsd $@
 
 probe:
 	@$(STEP) "building what the tests run in containers" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(PROBE) ./test/probe

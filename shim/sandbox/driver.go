@@ -26,7 +26,8 @@ const (
 	diskFile        = "guest.erofs"
 	shieldFile      = "msb-shield"
 	placeholderFile = "msb-placeholder"
-	vmmFile         = "msb-krun" // the krun driver's VMM
+	vmmFile         = "msb-krun"  // the krun driver's VMM
+	virtiofsdFile   = "virtiofsd" // the qemu driver's file server, if it was built
 )
 
 // A Platform is what sandboxes are made with.
@@ -62,7 +63,7 @@ func drivers(config config.Config) []vm.Driver {
 	library := cmp.Or(config.Krun.Library, filepath.Join(config.Kit, krun.Library))
 	all := []vm.Driver{
 		krun.Driver{Program: filepath.Join(config.Kit, vmmFile), Library: library},
-		qemu.Driver{QEMU: config.QEMU.Path, Virtiofsd: config.QEMU.Virtiofsd},
+		qemu.Driver{QEMU: config.QEMU.Path, Virtiofsd: config.QEMU.Virtiofsd, OwnVirtiofsd: filepath.Join(config.Kit, virtiofsdFile)},
 	}
 	for _, driver := range all {
 		if driver.Name() == config.Driver {

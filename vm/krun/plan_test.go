@@ -70,6 +70,9 @@ func TestJail(t *testing.T) {
 	if spec.Root.Dir != "/b/msb/vm" || !spec.Root.Descriptors || !spec.Cooperates || !spec.Filter || !spec.NoNewPrivileges {
 		t.Errorf("%+v", spec)
 	}
+	if !spec.NoSetuidFixup {
+		t.Error("the file server loses its capabilities when it acts as a user")
+	}
 	if spec.Namespaces != unix.CLONE_NEWPID|unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET {
 		t.Errorf("namespaces %#x", spec.Namespaces)
 	}

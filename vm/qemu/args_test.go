@@ -123,6 +123,14 @@ func TestVirtiofsdArgs(t *testing.T) {
 			t.Errorf("%s: %s", name, line)
 		}
 	}
+	for _, rust := range []bool{false, true} {
+		if line := strings.Join(virtiofsdArgs(vm.Share{Dir: "/pool"}, 7, rust), " "); !strings.Contains(line, "xattrmap="+xattrMap) {
+			t.Errorf("the guest's trusted attributes are not kept apart: %s", line)
+		}
+	}
+	if !serverJail("virtiofsd").NoSetuidFixup {
+		t.Error("virtiofsd loses its capabilities when it acts as a user")
+	}
 	if !isRust("Usage: virtiofsd --shared-dir <DIR>") || isRust("usage: virtiofsd [options]\n -o source=PATH") {
 		t.Error("the two file servers are not told apart")
 	}

@@ -39,9 +39,11 @@ const (
 type Driver struct {
 	// QEMU is the path of qemu-system-x86_64; if empty it is looked up in PATH.
 	QEMU string
-	// Virtiofsd is the path of virtiofsd; if empty it is looked up where
-	// distributions install it.
+	// Virtiofsd is the path of virtiofsd; if empty it is OwnVirtiofsd, if that is there,
+	// or else looked up where distributions install it.
 	Virtiofsd string
+	// OwnVirtiofsd is where msb's build of virtiofsd may be.
+	OwnVirtiofsd string
 }
 
 var _ vm.Driver = Driver{}
@@ -72,7 +74,7 @@ func (d Driver) find() (programs, error) {
 	if err != nil {
 		return programs{}, fmt.Errorf("qemu-system-x86_64 is not there: install it (Debian: apt-get install qemu-system-x86) or set qemu.path: %w (%w)", err, errdefs.ErrFailedPrecondition)
 	}
-	virtiofsd, err := lookUp(d.Virtiofsd, virtiofsdPlaces...)
+	virtiofsd, err := lookUp(d.Virtiofsd, append([]string{d.OwnVirtiofsd}, virtiofsdPlaces...)...)
 	if err != nil {
 		return programs{}, fmt.Errorf("virtiofsd is not there: install it (Debian 12: apt-get install qemu-system-common, later: virtiofsd) or set qemu.virtiofsd: %w (%w)", err, errdefs.ErrFailedPrecondition)
 	}
@@ -102,6 +104,9 @@ func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error)
 	}
 	if err := config.CheckFiles(); err != nil {
 		return nil, err
+	}
+	if programs.virtiofsd != d.OwnVirtiofsd {
+		log.G(ctx).Warnf("%s is not msb's: it lets users read and write files whose access control lists refuse them, where the mode does not; build msb's with \"make deps-qemu\"", programs.virtiofsd)
 	}
 	return start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()})
 }

@@ -139,7 +139,7 @@ func (c serverConsole) Write(p []byte) (int, error) {
 func probeVirtiofsd(path string) (rust bool, err error) {
 	help, err := exec.Command(path, "--help").CombinedOutput()
 	if err != nil {
-		return false, fmt.Errorf("running %s --help: %w", path, err)
+		return false, fmt.Errorf("running %s --help: %w: install the libraries that it misses, or set qemu.virtiofsd to another: %s", path, err, bytes.TrimSpace(help))
 	}
 	return isRust(string(help)), nil
 }
