@@ -39,6 +39,8 @@ type Targets struct {
 	Socket     string    // a socket of the host in the file system
 	Port       int       // a TCP port on the host's loopback interface
 	SharedKey  int       // a System V shared memory segment of the host
+	Handle     []byte    // of a hidden file (name_to_handle_at(2))
+	HandleType int32     // of that handle
 }
 
 // An Outcome is what became of an attempt: "" means that it succeeded.
