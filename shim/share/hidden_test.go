@@ -30,10 +30,10 @@ func source(t *testing.T, names ...string) string {
 	return dir
 }
 
-// countMounts counts the mounts of the test's namespace.
-func countMounts(t *testing.T) int {
+// countMounts counts the mounts of trees.
+func countMounts(t *testing.T, trees *Trees) int {
 	t.Helper()
-	all, err := mountinfo.GetMounts(nil)
+	all, err := mountinfo.GetMounts(mountinfo.PrefixFilter(trees.dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestVM30Hidden(t *testing.T) {
 		"mapped":    {IDMap: shifted},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := countMounts(t)
+			before := countMounts(t, trees)
 			attributes.Hidden = hidden
 			share := add(t, trees, dir, attributes)
 			for _, tree := range []string{trees.pool(), trees.Pool()} {
@@ -99,13 +99,32 @@ func TestVM30Hidden(t *testing.T) {
 			if err := trees.Remove(share); err != nil {
 				t.Error(err)
 			}
-			if after := countMounts(t); after != before {
+			if after := countMounts(t, trees); after != before {
 				t.Errorf("%d mounts were there and %d are", before, after)
 			}
 		})
 	}
 	// The host's own are as they were.
 	wantFile(t, filepath.Join(dir, ".env"), "secret")
+}
+
+// What is hidden is hidden before the share is where the guest could see it.
+func TestVM30HiddenBefore(t *testing.T) {
+	dir := source(t, ".env")
+	trees := trees(t)
+	source, err := OpenSource(mountns.Namespace{}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	share, err := trees.share(trees.pool(), dirPrefix, "", source.object, Attributes{Hidden: Hide([]string{".env"}, nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if trees.keeper.has(share.target) {
+		t.Error("the keeper has a part in it")
+	}
+	wantHidden(t, filepath.Join(trees.Pool(), share.Tag), ".env")
 }
 
 // attacks are what a file server can be asked to do to a hidden file, or its place.
@@ -254,7 +273,7 @@ func TestVM34Refused(t *testing.T) {
 		"leads out":             {Hide([]string{"../x"}, nil), func(err error) bool { return errors.Is(err, unix.EXDEV) }, "cannot be hidden"},
 	} {
 		for _, recursive := range []bool{true, false} {
-			before := countMounts(t)
+			before := countMounts(t, trees)
 			source, err := OpenSource(mountns.Namespace{}, dir)
 			if err != nil {
 				t.Fatal(err)
@@ -264,7 +283,7 @@ func TestVM34Refused(t *testing.T) {
 			if !c.is(err) || !strings.Contains(err.Error(), c.says) || !strings.HasPrefix(err.Error(), "source "+dir+": ") {
 				t.Errorf("%s: %v", name, err)
 			}
-			if after := countMounts(t); after != before {
+			if after := countMounts(t, trees); after != before {
 				t.Errorf("%s: %d mounts were there and %d are", name, before, after)
 			}
 			for _, place := range []string{trees.scratch(), trees.pool()} {
@@ -293,7 +312,7 @@ func TestVM35Many(t *testing.T) {
 		}
 	}
 	trees := trees(t)
-	before := countMounts(t)
+	before := countMounts(t, trees)
 	start, free := time.Now(), kernelMemory(t)
 	share := add(t, trees, dir, Attributes{Hidden: Hide(names[:maxCovers], nil)})
 	t.Logf("%d paths hidden in %v, %d KiB of the kernel's memory", maxCovers, time.Since(start), kernelMemory(t)-free)
@@ -314,8 +333,8 @@ func TestVM35Many(t *testing.T) {
 		}
 	}
 	start = time.Now()
-	if trees.Release(share); trees.Remove(share) != nil || countMounts(t) != before {
-		t.Errorf("%d mounts are left", countMounts(t)-before)
+	if trees.Release(share); trees.Remove(share) != nil || countMounts(t, trees) != before {
+		t.Errorf("%d mounts are left", countMounts(t, trees)-before)
 	}
 	t.Logf("removed in %v", time.Since(start))
 	// What has gone counts no more.

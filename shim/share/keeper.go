@@ -30,11 +30,14 @@ type keeper struct {
 	closed bool              // guarded by mu
 }
 
-// keepInterval is how long a hidden name may be of something that is not covered. To look at
-// all of many takes long; the keeper then rests, keepRest times as long after a mount has
-// come or gone, keepPause times as long otherwise.
+// keepInterval is how long a hidden name may be of something that is not covered. After a
+// mount has come or gone it is looked again after keepSoon, and then after twice as long as
+// before: what was removed is often made anew. To look at all of many takes long; the keeper
+// then rests, keepRest times as long while there are changes, keepPause times as long
+// otherwise.
 const (
 	keepInterval = time.Second
+	keepSoon     = time.Millisecond
 	keepRest     = 10
 	keepPause    = 100
 )
@@ -111,9 +114,9 @@ func (k *keeper) run(mounts *os.File) {
 	defer mounts.Close()
 	defer k.wake.Close()
 	stop := unix.PollFd{Fd: int32(k.wake.Fd()), Events: unix.POLLIN}
-	changed := unix.PollFd{Fd: int32(mounts.Fd()), Events: unix.POLLPRI}
-	var rest, pause time.Duration
-	for !waited(rest, stop) && !waited(pause, stop, changed) {
+	change := unix.PollFd{Fd: int32(mounts.Fd()), Events: unix.POLLPRI}
+	pause := keepSoon
+	for {
 		start := time.Now()
 		replaced, err := k.pass()
 		if err != nil {
@@ -121,18 +124,27 @@ func (k *keeper) run(mounts *os.File) {
 			return
 		}
 		took := time.Since(start)
-		rest, pause = keepRest*took, max(k.interval, keepPause*took)
-		if replaced {
-			pause = 0
+		if stopped, _ := wait(keepRest*took, stop); stopped {
+			return
+		}
+		stopped, changed := wait(pause, stop, change)
+		switch {
+		case stopped:
+			return
+		case changed, replaced:
+			pause = keepSoon
+		default:
+			pause = min(2*pause, max(k.interval, keepPause*took))
 		}
 	}
 }
 
-// waited waits for something, and tells whether it is the first.
-func waited(timeout time.Duration, fds ...unix.PollFd) bool {
+// wait waits for something, and tells whether it is the first, or another.
+func wait(timeout time.Duration, fds ...unix.PollFd) (first, other bool) {
 	// An error is an interruption, or want of memory: what then follows is a look too many.
-	_, _ = unix.Poll(fds, int(timeout.Milliseconds()))
-	return fds[0].Revents != 0
+	n, _ := unix.Poll(fds, int(timeout.Milliseconds()))
+	first = fds[0].Revents != 0
+	return first, n > 0 && !first
 }
 
 // pass covers what is not covered in any share, and tells whether something is replaced all
