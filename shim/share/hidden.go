@@ -213,9 +213,9 @@ func openHidden(root *os.File, path string) (int, error) {
 func (c *covers) step(root *os.File, path string) (covered bool, err error) {
 	thing, err := openHidden(root, path)
 	switch {
-	case err == unix.ELOOP:
+	case errors.Is(err, unix.ELOOP):
 		return false, errLink
-	case err == unix.EINTR, err == unix.EAGAIN:
+	case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 		return false, nil
 	case err != nil:
 		return false, err

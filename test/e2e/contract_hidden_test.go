@@ -101,7 +101,7 @@ func (c contract) hiddenSources(t *testing.T) []specs.Mount {
 // hiddenEverywhere is hidden by an annotation.
 var hiddenEverywhere = map[string]string{"io.containerd.msb.mounts.hide": ".anywhere,not/there"}
 
-const hiddenCrowd = 1000
+const hiddenCrowd = 300
 
 func numbers(many int) []string {
 	names := make([]string, many)
