@@ -90,7 +90,7 @@ type covers struct {
 // share. What is below served is not counted.
 func openCovers(dir, served string) (*covers, error) {
 	c := &covers{dir: dir, served: served, most: maxCovers}
-	if err := errors.Join(os.MkdirAll(c.emptyDir(), 0o555), os.WriteFile(c.emptyFile(), nil, 0o444)); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Mkdir(c.emptyDir(), 0o555), os.WriteFile(c.emptyFile(), nil, 0o444)); err != nil {
 		return nil, err
 	}
 	var stat unix.Stat_t

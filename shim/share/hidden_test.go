@@ -108,6 +108,22 @@ func TestVM30Hidden(t *testing.T) {
 	wantFile(t, filepath.Join(dir, ".env"), "secret")
 }
 
+// What is withheld need not be hidden; the directory that it was on can be.
+func TestVM34Withheld(t *testing.T) {
+	dir := kernelTree(t)
+	trees := trees(t)
+	served := filepath.Join(trees.Pool(), add(t, trees, dir, Attributes{Recursive: true, Hidden: Hide([]string{"proc", "data"}, []string{"sys/kernel"})}).Tag)
+	wantHidden(t, served, "data/file", "proc/version")
+	source, err := OpenSource(mountns.Namespace{}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	if _, err := trees.Add(source, Attributes{Recursive: true, Hidden: Hide([]string{"proc/version"}, nil)}); !errdefs.IsNotFound(err) {
+		t.Errorf("hiding what is withheld: %v", err)
+	}
+}
+
 // What is hidden is hidden before the share is where the guest could see it.
 func TestVM30HiddenBefore(t *testing.T) {
 	dir := source(t, ".env")
