@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,8 +16,9 @@ import (
 const hiddenSecret = "s3cret"
 
 // hiddenAttacks are what root of a privileged container tries with what is hidden in
-// directory $d, of the mount $m: .env, secrets/key, up/deep/key, and the directory empty.
-// Beside them it has the file own and the directory seen.
+// directory $d, the mount's $m, of number $i: .env, secrets/key, up/deep/key, and the
+// directory empty. Beside them it has the file own and the directory seen. $tags are those of
+// the VM's directories, as the guest's own root finds them.
 var hiddenAttacks = []string{
 	`has $d/.env`,
 	`has $d/seen/../.env`,
@@ -46,7 +49,7 @@ var hiddenAttacks = []string{
 	`mount -o bind $d /m/t && { has /m/t/secrets/key; end /m/t; }`,
 	`mount -o bind $d/up /m/t && { has /m/t/deep/key; end /m/t; }`,
 	`mount -t overlay overlay -o ro,lowerdir=$d:/etc /m/t && { has /m/t/.env; end /m/t; }`,
-	`mount -t virtiofs msbpool /m/t && { for p in /m/t/*; do [ "$(cat $p/mark)" = $m ] && has $p/$i/.env && break; done; end /m/t; }`,
+	`mount -t virtiofs msbpool /m/t && { for t in $tags; do [ "$(cat /m/t/$t/mark)" = $m ] && has /m/t/$t/$i/.env && break; done; end /m/t; }`,
 	`mount -t tmpfs tmpfs /m/t && mkdir /m/t/x && mount -o move $d/secrets /m/t/x; has $d/secrets/key; end /m/t`,
 	`unshare -mUr sh -c "umount -l $d/secrets $d/.env; grep -q ` + hiddenSecret + ` $d/.env $d/secrets/key"`,
 	`echo 3 >/proc/sys/vm/drop_caches; has $d/.env`,
@@ -111,11 +114,17 @@ func numbers(many int) []string {
 	return names
 }
 
+// directoryTag is the name of a mounted directory in the pool.
+var directoryTag = regexp.MustCompile(`dm_[0-9a-f]{32}`)
+
 // vmHidden tries the attacks. Where nothing is hidden each must succeed.
 func vmHidden(t *testing.T, c contract) {
+	tags := directoryTag.FindAllString(c.probe("escape"), -1)
+	slices.Sort(tags)
+	tags = slices.Compact(tags)
 	for mount, all := range map[string]bool{"/d/project": false, "/d/shown": true} {
 		script := new(strings.Builder)
-		fmt.Fprintf(script, "%sm=%s; ", hiddenPrelude, mount)
+		fmt.Fprintf(script, "%sm=%s; tags='%s'; ", hiddenPrelude, mount, strings.Join(tags, " "))
 		for i, attack := range hiddenAttacks {
 			fmt.Fprintf(script, "i=%d; d=$m/$i; if ( %s ) >/tmp/said 2>&1; then echo \"$i got it\"; else echo \"$i $(tr '\\n' ' ' </tmp/said)\"; fi; ", i, attack)
 		}
