@@ -46,16 +46,18 @@ var _ guest.Machine = (*Sandbox)(nil)
 
 func newSandbox(p *Prepared, machine vm.Machine, network hostNetwork) *Sandbox {
 	s := &Sandbox{Prepared: p, Placeholders: p.placeholders(network), machine: machine, network: network}
-	go s.watchShield()
+	go s.watchFiles()
 	return s
 }
 
-// watchShield ends the VM when the shield of its files has ended: they would answer nothing
-// but errors.
-func (s *Sandbox) watchShield() {
+// watchFiles ends the VM when the shield of its files has ended: they would answer nothing
+// but errors; and when it would see what is to be hidden.
+func (s *Sandbox) watchFiles() {
 	select {
 	case <-s.shield.broken:
 		s.End(errShieldBroken)
+	case err := <-s.Trees.Broken():
+		s.End(err)
 	case <-s.Done():
 	}
 }

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	machines "github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -161,5 +163,36 @@ func TestShieldClosedBefore(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its directory: %v", err)
+	}
+}
+
+// When what is to be hidden cannot be hidden any more, the VM ends.
+func TestVM33NotHidden(t *testing.T) {
+	p, _ := onHostsNetwork(t)
+	s, err := p.Boot(t.Context(), nothing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, ".env"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source, err := p.OpenSource(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	shared, err := p.Trees.Add(source, share.Attributes{Hidden: share.Hide([]string{".env"}, nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The share is taken out of the keeper's sight.
+	place := filepath.Join(p.bundle, treesDir, "pool", shared.Tag)
+	if err := errors.Join(unix.Unmount(place, unix.MNT_DETACH), os.Remove(place)); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "to be hidden in a mounted directory cannot be any more") {
+		t.Errorf("the VM ended for %v", err)
 	}
 }

@@ -54,6 +54,8 @@ type Trees struct {
 	random io.Reader
 	shield Shield
 	users  users
+	covers *covers
+	keeper *keeper
 
 	namespaces namespaces
 }
@@ -80,6 +82,10 @@ func Open(dir string, host mountns.Namespace, shield Shield) (_ *Trees, err erro
 			return nil, fmt.Errorf("preparing %s: %w", tree, err)
 		}
 	}
+	if t.covers, err = openCovers(filepath.Join(dir, "covers"), t.Pool()); err != nil {
+		return nil, err
+	}
+	t.keeper = newKeeper(t.covers)
 	return t, nil
 }
 
@@ -139,6 +145,7 @@ func (t *Trees) Files() string { return servedDir(t.files()) }
 // Close takes both trees and every share away. What a VMM still serves lives on
 // in that VMM's namespace only.
 func (t *Trees) Close() error {
+	t.keeper.close()
 	t.namespaces.close()
 	if err := unix.Unmount(t.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "unmount", Path: t.dir, Err: err}
@@ -162,6 +169,8 @@ type Attributes struct {
 	// Follow, of a shielded file, lets each open of the guest find what then has
 	// the source's name on the host.
 	Follow bool
+	// Hidden are paths below a directory that are not shared.
+	Hidden Hidden
 }
 
 // A Share is something of the host in one of the trees.
@@ -188,13 +197,28 @@ type Share struct {
 func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
 	switch {
 	case source.IsDir():
-		return t.users.add(source.object, attributes, func() (Share, error) {
-			return t.share(t.pool(), dirPrefix, "", source.object, attributes)
-		})
+		return t.addDir(source, attributes)
 	case source.IsSocket():
 		return Share{}, fmt.Errorf("source %s is a socket, which is not shared: %w", source.path, errdefs.ErrInvalidArgument)
 	}
 	return t.addFile(source, attributes)
+}
+
+// addDir shares a directory, and keeps hidden what is to be hidden in it. A share that there
+// was has been kept by its names; what was given a name that must be there is looked at anew.
+func (t *Trees) addDir(source *Source, attributes Attributes) (Share, error) {
+	share, err := t.users.add(source.object, attributes, func() (Share, error) {
+		return t.share(t.pool(), dirPrefix, "", source.object, attributes)
+	})
+	if err == nil && attributes.Hidden != (Hidden{}) {
+		if err = t.keeper.keep(share.target, attributes.Hidden); err != nil && t.Release(share) {
+			err = errors.Join(err, t.Remove(share))
+		}
+	}
+	if err != nil {
+		return Share{}, fmt.Errorf("source %s: %w", source.path, err)
+	}
+	return share, nil
 }
 
 // AddRootfs mounts what containerd hands over as a container's root file
@@ -208,7 +232,7 @@ func (t *Trees) AddRootfs(mounts []mount.Mount) (Share, error) {
 	if err := t.restrict(root, Attributes{}); err != nil {
 		return Share{}, err
 	}
-	return t.addTree(rootfsPrefix, root)
+	return t.addTree(rootfsPrefix, root, Hidden{})
 }
 
 // share makes a share of an object.
@@ -218,14 +242,15 @@ func (t *Trees) share(tree, prefix, name string, source object, attributes Attri
 		return Share{}, classify(err)
 	}
 	defer mount.Close()
-	if attributes.Recursive && name == "" {
-		return t.addTree(prefix, mount)
+	if (attributes.Recursive || attributes.Hidden != (Hidden{})) && name == "" {
+		return t.addTree(prefix, mount, attributes.Hidden)
 	}
 	return t.add(tree, prefix, name, mount)
 }
 
-// addTree makes a share of a tree of mounts, in the pool, without those of the kernel.
-func (t *Trees) addTree(prefix string, tree *os.File) (_ Share, err error) {
+// addTree makes a share of a tree of mounts, in the pool, without those of the kernel and
+// what is hidden.
+func (t *Trees) addTree(prefix string, tree *os.File, hidden Hidden) (_ Share, err error) {
 	tag, err := t.newTag(prefix)
 	if err != nil {
 		return Share{}, err
@@ -234,6 +259,9 @@ func (t *Trees) addTree(prefix string, tree *os.File) (_ Share, err error) {
 	defer func() { err = errors.Join(err, unsieved(dir)) }()
 	withheld, err := t.sieve(tree, dir)
 	if err != nil {
+		return Share{}, classify(err)
+	}
+	if err := t.covers.hide(dir, hidden); err != nil {
 		return Share{}, classify(err)
 	}
 	share, err := t.add(t.pool(), prefix, "", tree)
@@ -264,10 +292,11 @@ func (t *Trees) add(tree, prefix, name string, mount *os.File) (_ Share, err err
 	return share, attach(mount, share.target)
 }
 
-// Submounts are the paths of what is mounted below a shared directory, from the pool on.
+// Submounts are the paths of what is mounted below a shared directory, from the pool on,
+// without what covers hidden paths.
 func (t *Trees) Submounts(share Share) ([]string, error) {
 	below, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
-		return !strings.HasPrefix(info.Mountpoint, share.target+"/"), false
+		return t.covers.has(info) || !strings.HasPrefix(info.Mountpoint, share.target+"/"), false
 	})
 	var paths []string
 	for _, mount := range below {
@@ -321,6 +350,7 @@ func (t *Trees) Release(share Share) (last bool) { return t.users.release(share)
 // of it before; if it has not, what it holds stays usable to it until its VM
 // ends, without keeping the host's source busy in any other namespace.
 func (t *Trees) Remove(share Share) error {
+	t.keeper.forget(share.target)
 	if err := detach(share.target); err != nil {
 		return err
 	}

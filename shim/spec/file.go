@@ -85,7 +85,7 @@ func (o *FileOptions) applyOwn(destination, option string) error {
 		}
 		return nil
 	}
-	return invalid("mount %s: unknown option %q; msb has %smetadata=guest|host and %supdate=pinned|follow", destination, name, optionPrefix, optionPrefix)
+	return invalid("mount %s: unknown option %q; msb has %[3]smetadata=guest|host, %[3]supdate=pinned|follow and %[3]shide=PATH", destination, name, optionPrefix)
 }
 
 // check refuses what excludes each other.

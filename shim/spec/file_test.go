@@ -2,6 +2,8 @@ package spec
 
 import (
 	"encoding/json"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,6 +88,8 @@ func FuzzPlan(f *testing.F) {
 	for _, change := range []func(*specs.Spec){
 		withOptions("ro", "x-msb.update=follow"),
 		withAnnotation(AnnotationMetadata, "host"),
+		withAnnotation(AnnotationHide, `a/./b,c\\,d`),
+		withOptions("x-msb.hide=.env,a/b"),
 		withMount(specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: "/a/../b", Options: []string{"size=1m"}}),
 		withMount(specs.Mount{Type: "bind", Source: "../x", Destination: "//./x"}),
 	} {
@@ -111,6 +115,11 @@ func FuzzPlan(f *testing.F) {
 		for _, bind := range plan.Binds {
 			if !strings.HasPrefix(bind.Source, "/") || strings.Contains(bind.Source+"/", "/../") || strings.Contains(bind.Destination+"/", "/../") {
 				t.Errorf("a path that leads out: %+v", bind)
+			}
+			for _, hidden := range slices.Concat(bind.Hide, bind.HideAny) {
+				if !filepath.IsLocal(hidden) || hidden == "." || strings.Contains(hidden, "\x00") {
+					t.Errorf("a hidden path that leads out: %q", hidden)
+				}
 			}
 		}
 		if _, err := plan.Guest(Places{Rootfs: "/r", Cgroup: "/c", Network: "/n", Binds: make([]string, len(plan.Binds))}); err != nil {

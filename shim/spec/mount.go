@@ -28,6 +28,9 @@ type Bind struct {
 	RecursiveIDMap bool
 	// Files is how it behaves if it is a file.
 	Files FileOptions
+	// Hide are paths below a directory that the container is not given, and that must be
+	// there. HideAny are those of which it is given none, wherever there is one.
+	Hide, HideAny []string
 	// Socket says that it must be a socket.
 	Socket bool
 
@@ -76,7 +79,7 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	case !isBind && local[mount.Type] && bind.Files != files:
 		return Bind{}, false, invalid("mount %s: options %s… are for files of the host, not for %s", mount.Destination, optionPrefix, mount.Type)
 	case !isBind && local[mount.Type]:
-		return Bind{}, false, nil
+		return bind, false, nil
 	case !isBind:
 		return Bind{}, false, unsupported("mount %s: file system type %q cannot be mounted in a microVM; msb binds files, directories and sockets and mounts %s",
 			mount.Destination, mount.Type, "proc, sysfs, tmpfs, devpts, mqueue and cgroup")
@@ -160,6 +163,8 @@ func (b *Bind) apply(option string) error {
 	switch {
 	case len(option) > maxOption:
 		return invalid("mount %s: option %s… has %d bytes; the kernel takes %d at most", b.Destination, option[:64], len(option), maxOption)
+	case strings.HasPrefix(option+"=", hideOption+"="):
+		return b.hide(option)
 	case strings.HasPrefix(option, optionPrefix):
 		return b.Files.applyOwn(b.Destination, option)
 	case forOthers(option):

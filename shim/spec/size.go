@@ -14,7 +14,8 @@ import (
 )
 
 // Annotations that a container may carry. They are untrusted input: the list is
-// closed, and none of them names a path, a program or an argument of the host.
+// closed, and none of them names a program, an argument or a path of the host, but for what
+// is to be hidden.
 const (
 	annotationPrefix = "io.containerd.msb."
 	// AnnotationCPUs is the number of virtual CPUs of the VM.
@@ -23,7 +24,7 @@ const (
 	AnnotationMemory = annotationPrefix + "vm.memory"
 )
 
-var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate}
+var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate, AnnotationHide}
 
 const (
 	mib = 1 << 20

@@ -103,16 +103,24 @@ func NewMember(spec *specs.Spec, bundle, sandbox string) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	hide, err := hideEverywhere(spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
 	for i, mount := range spec.Mounts {
 		bind, isBind, err := planMount(mount, bundle, files, p.users)
 		if err != nil {
 			return nil, err
 		}
+		isMemory := isBind && isSandboxMemory(p.Pod(), bind)
+		if err := bind.checkHide(isBind && !isMemory); err != nil {
+			return nil, err
+		}
 		switch {
-		case isBind && isSandboxMemory(p.Pod(), bind):
+		case isMemory:
 			p.sandboxMemory, p.memoryIndex = bind.Source, i
 		case isBind:
-			bind.index = i
+			bind.index, bind.HideAny = i, hide
 			p.Binds = append(p.Binds, bind)
 		}
 	}

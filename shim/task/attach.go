@@ -101,6 +101,8 @@ func attachBind(ctx context.Context, p *sandbox.Prepared, bind spec.Bind) (a att
 	switch {
 	case source.IsDir() && bind.Files.Asked != "":
 		return attachment{}, fmt.Errorf("option %s is for files and %s is a directory: leave it out: %w", bind.Files.Asked, bind.Source, errdefs.ErrInvalidArgument)
+	case !source.IsDir() && len(bind.Hide) > 0:
+		return attachment{}, fmt.Errorf("option x-msb.hide is for directories and %s is none: leave it out: %w", bind.Source, errdefs.ErrInvalidArgument)
 	case bind.Socket && !source.IsSocket():
 		return attachment{}, fmt.Errorf("source %s is not a socket, and a mount of type uds is one of a socket: use the type bind: %w", bind.Source, errdefs.ErrInvalidArgument)
 	case source.IsSocket():
@@ -132,6 +134,7 @@ func attributesOf(bind spec.Bind) share.Attributes {
 		Recursive: bind.Recursive, Slave: bind.Slave,
 		Shield: bind.Files.Follow || !bind.ReadOnly && !bind.Files.HostMetadata,
 		Follow: bind.Files.Follow,
+		Hidden: share.Hide(bind.Hide, bind.HideAny),
 	}
 }
 

@@ -45,7 +45,7 @@ func TestContract(t *testing.T) {
 	c := contract{dir: t.TempDir()}
 	mounts := c.sources(t)
 	c.task = start(t, options{spec: []oci.SpecOpts{
-		oci.WithPrivileged, oci.WithAllDevicesAllowed, oci.WithMounts(mounts),
+		oci.WithPrivileged, oci.WithAllDevicesAllowed, oci.WithMounts(mounts), oci.WithAnnotations(hiddenEverywhere),
 	}}, sleeper...)
 	for _, line := range []struct {
 		name string
@@ -81,6 +81,9 @@ func TestContract(t *testing.T) {
 		{"VM03 an access control list", vmACL},
 		{"VM04 default lists", vmDefaultACL},
 		{"VM05 an overlay on a volume", vmOverlay},
+		{"VM30 VM32 hidden paths", vmHidden},
+		{"VM31 VM33 hidden paths, changed on the host", vmHiddenOnHost},
+		{"VM35 many hidden paths", vmHiddenMany},
 	} {
 		t.Run(line.name, func(t *testing.T) { line.test(t, c.on(t)) })
 	}
@@ -195,7 +198,7 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	listen(t, c.path("socket"))
 	again("socket", "/f/socket", "ro")
 	again("socket", "/f/socket-rw", "rw")
-	return mounts
+	return append(mounts, c.hiddenSources(t)...)
 }
 
 func (c contract) mountTmpfs(t *testing.T, name string) {

@@ -85,7 +85,7 @@ var (
 	qemuVMM    = &place{"QEMU", false, false, qemuAttempts(), stageQEMU}
 	fileServer = &place{"virtiofsd", false, true, serverAttempts(), stageServer}
 
-	places = []*place{vmm, shielding, qemuVMM, fileServer}
+	places = []*place{vmm, shielding, qemuVMM, fileServer, hidden}
 )
 
 func TestFM50FM54Intruder(t *testing.T) { intrude(t, vmm) }

@@ -40,6 +40,8 @@ type Targets struct {
 	Port       int       // a TCP port on the host's loopback interface
 	User       int       // the user that the payload becomes before it attacks, or 0
 	SharedKey  int       // a System V shared memory segment of the host
+	Handle     []byte    // of a hidden file (name_to_handle_at(2))
+	HandleType int32     // of that handle
 }
 
 // An Outcome is what became of an attempt: "" means that it succeeded.
