@@ -23,7 +23,7 @@ const (
 	AnnotationMemory = annotationPrefix + "vm.memory"
 )
 
-var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate}
+var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate, AnnotationSockets}
 
 const (
 	mib = 1 << 20
