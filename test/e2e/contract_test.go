@@ -77,6 +77,7 @@ func TestContract(t *testing.T) {
 		{"DM03 DM04 submounts and propagation", dmSubmounts},
 		{"DM08 DM09 many entries, names", dmEntries},
 		{"DM10 DM11 links and file system calls", dmCalls},
+		{"VM10 VM11 VM12 sockets in a directory", vmSockets},
 	} {
 		t.Run(line.name, func(t *testing.T) { line.test(t, c.on(t)) })
 	}
@@ -189,7 +190,7 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	listen(t, c.path("socket"))
 	again("socket", "/f/socket", "ro")
 	again("socket", "/f/socket-rw", "rw")
-	return mounts
+	return append(mounts, c.socketDirectories(t)...)
 }
 
 func (c contract) mountTmpfs(t *testing.T, name string) {

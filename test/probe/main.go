@@ -26,7 +26,8 @@ var commands = map[string]func(args []string) error{
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
 	"pattern": pattern, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
-	"kvm": func([]string) error { return kvm.Check() },
+	"greet": greet,
+	"kvm":   func([]string) error { return kvm.Check() },
 }
 
 func main() {
