@@ -123,9 +123,9 @@ func (s *Sockets) place(ctx context.Context, container string, socket *api.Direc
 
 // bind is one that is to be made, of which everything but the place is known.
 type bind struct {
-	mount         *os.File // of the agent's socket, attached nowhere
-	own, dir, the unix.Stat_t
-	socket        *api.DirectorySocket
+	mount    *os.File // of the agent's socket, attached nowhere
+	dir, the found    // in the pool
+	socket   *api.DirectorySocket
 }
 
 func newBind(at string, socket *api.DirectorySocket) (_ *bind, err error) {
@@ -140,7 +140,7 @@ func newBind(at string, socket *api.DirectorySocket) (_ *bind, err error) {
 		return nil, passOver(err)
 	}
 	defer the.Close()
-	err = errors.Join(unix.Fstat(int(dir.Fd()), &b.dir), unix.Fstat(int(the.Fd()), &b.the), unix.Lstat(at, &b.own))
+	err = errors.Join(b.dir.stat(dir), b.the.stat(the))
 	if err != nil || b.the.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, err
 	}
@@ -166,12 +166,12 @@ func (b *bind) attach() error {
 		return passOver(err)
 	}
 	defer place.Close()
-	var here, there unix.Stat_t
-	if err := errors.Join(unix.Fstat(int(dir.Fd()), &here), unix.Fstat(int(place.Fd()), &there)); err != nil {
+	var here, there found
+	if err := errors.Join(here.stat(dir), there.stat(place)); err != nil {
 		return err
 	}
-	if !isSame(here, b.dir) || !isSame(there, b.the) {
-		return nil // b.own, or another's
+	if !here.is(b.dir) || !there.is(b.the) && !(there.isBelow(here) && b.the.isBelow(b.dir) && there.Ino == b.the.Ino) {
+		return nil // it is bound, or something else is
 	}
 	const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 	if err := unix.MoveMount(int(b.mount.Fd()), "", int(place.Fd()), "", flags); err != nil {
@@ -180,7 +180,28 @@ func (b *bind) attach() error {
 	return nil
 }
 
-func isSame(a, b unix.Stat_t) bool { return a.Dev == b.Dev && a.Ino == b.Ino }
+// found is what has a path.
+type found struct {
+	unix.Stat_t
+	system int64 // the kind of its file system
+}
+
+func (f *found) stat(file *os.File) error {
+	var system unix.Statfs_t
+	if err := errors.Join(unix.Fstat(int(file.Fd()), &f.Stat_t), unix.Fstatfs(int(file.Fd()), &system)); err != nil {
+		return &os.PathError{Op: "stat", Path: file.Name(), Err: err}
+	}
+	f.system = int64(system.Type)
+	return nil
+}
+
+func (f *found) is(other found) bool { return f.Dev == other.Dev && f.Ino == other.Ino }
+
+// isBelow tells what is on a mount of the host below a shared directory. The kernel makes a
+// file system of its own of it in each mount namespace, with the same inode numbers.
+func (f *found) isBelow(dir found) bool {
+	return f.system == unix.FUSE_SUPER_MAGIC && dir.system == unix.FUSE_SUPER_MAGIC && f.Dev != dir.Dev
+}
 
 // below keeps a path below its directory, whatever is changed there.
 const below = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS

@@ -56,6 +56,11 @@ func (c contract) socketDirectories(t *testing.T) []specs.Mount {
 	greet(t, c.path("sockets/top"), "top")
 	greet(t, c.path("sockets/a/b/deep"), "deep")
 	greet(t, c.path("sockets/groups"), "groups")
+	if err := os.Mkdir(c.path("sockets/mount"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.mountTmpfs(t, "sockets/mount")
+	greet(t, c.path("sockets/mount/socket"), "mounted")
 	c.mode(t, "sockets/top", 0o666, 0, 0)
 	c.mode(t, "sockets/groups", 0o660, 0, 1003)
 	return []specs.Mount{
@@ -107,6 +112,7 @@ func vmSocketsAtCreation(_ *testing.T, c contract) {
 		"as 1001 1002 connect /d/sockets/top x":         "top 1001:1002 <nil>",
 		"as 1001 1002 connect /d/sockets/groups x":      "EACCES",
 		"as 1001 1002,1003 connect /d/sockets/groups x": "groups 1001:1002 <nil>",
+		"connect /d/sockets/mount/socket x":             "mounted 0:0 <nil>",
 		"connect /d/no-sockets/top x":                   "ECONNREFUSED",
 	})
 }
