@@ -232,9 +232,21 @@ func (s *service) ReleaseFiles(_ context.Context, request *api.ReleaseFilesReque
 	return &api.ReleaseFilesResponse{}, nil
 }
 
+func (s *service) SetSockets(_ context.Context, request *api.SetSocketsRequest) (*api.SetSocketsResponse, error) {
+	in, done, err := s.roots.Enter(request.Container)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	defer done()
+	if err := s.sockets.Set(s.life, request.Container, in, request.Sockets); err != nil {
+		return nil, errgrpc.ToGRPC(classify(err))
+	}
+	return &api.SetSocketsResponse{}, nil
+}
+
 func (s *service) RemoveBundle(_ context.Context, request *api.RemoveBundleRequest) (*api.RemoveBundleResponse, error) {
-	s.sockets.Close(request.Container)
 	s.roots.Drop(request.Container)
+	s.sockets.Close(request.Container)
 	if err := bundle.Remove(request.Container, request.Shares); err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}

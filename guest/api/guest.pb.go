@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{28, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31, 0}
 }
 
 type TransferStream_Direction int32
@@ -120,7 +120,7 @@ func (x TransferStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TransferStream_Direction.Descriptor instead.
 func (TransferStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{35, 0}
 }
 
 type StartRequest struct {
@@ -561,6 +561,191 @@ func (x *SocketMount) GetGid() uint32 {
 	return 0
 }
 
+type SetSocketsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Sockets       []*DirectorySocket     `protobuf:"bytes,2,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSocketsRequest) Reset() {
+	*x = SetSocketsRequest{}
+	mi := &file_guest_api_guest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSocketsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSocketsRequest) ProtoMessage() {}
+
+func (x *SetSocketsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSocketsRequest.ProtoReflect.Descriptor instead.
+func (*SetSocketsRequest) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetSocketsRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *SetSocketsRequest) GetSockets() []*DirectorySocket {
+	if x != nil {
+		return x.Sockets
+	}
+	return nil
+}
+
+// DirectorySocket is a socket of the host in a mounted directory.
+type DirectorySocket struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By which a SocketStream names it; always the same for one place.
+	Tag string `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	// The directory's tag in the pool, and where it appears in the container.
+	Share       string `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	Destination string `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	// The path below the directory; bytes, because file names need not be UTF-8.
+	Path []byte `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	// Permission bits and owner of the host's, as the directory's mount shows them.
+	Mode          uint32 `protobuf:"varint,5,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid           uint32 `protobuf:"varint,6,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32 `protobuf:"varint,7,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirectorySocket) Reset() {
+	*x = DirectorySocket{}
+	mi := &file_guest_api_guest_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirectorySocket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirectorySocket) ProtoMessage() {}
+
+func (x *DirectorySocket) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirectorySocket.ProtoReflect.Descriptor instead.
+func (*DirectorySocket) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DirectorySocket) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *DirectorySocket) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *DirectorySocket) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *DirectorySocket) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *DirectorySocket) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *DirectorySocket) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *DirectorySocket) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+type SetSocketsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSocketsResponse) Reset() {
+	*x = SetSocketsResponse{}
+	mi := &file_guest_api_guest_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSocketsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSocketsResponse) ProtoMessage() {}
+
+func (x *SetSocketsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSocketsResponse.ProtoReflect.Descriptor instead.
+func (*SetSocketsResponse) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+}
+
 type CreateBundleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The bundle's directory in the guest.
@@ -571,7 +756,7 @@ type CreateBundleResponse struct {
 
 func (x *CreateBundleResponse) Reset() {
 	*x = CreateBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +768,7 @@ func (x *CreateBundleResponse) String() string {
 func (*CreateBundleResponse) ProtoMessage() {}
 
 func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +781,7 @@ func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleResponse.ProtoReflect.Descriptor instead.
 func (*CreateBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateBundleResponse) GetPath() string {
@@ -615,7 +800,7 @@ type ReleaseFilesRequest struct {
 
 func (x *ReleaseFilesRequest) Reset() {
 	*x = ReleaseFilesRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +812,7 @@ func (x *ReleaseFilesRequest) String() string {
 func (*ReleaseFilesRequest) ProtoMessage() {}
 
 func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +825,7 @@ func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReleaseFilesRequest) GetContainer() string {
@@ -658,7 +843,7 @@ type ReleaseFilesResponse struct {
 
 func (x *ReleaseFilesResponse) Reset() {
 	*x = ReleaseFilesResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +855,7 @@ func (x *ReleaseFilesResponse) String() string {
 func (*ReleaseFilesResponse) ProtoMessage() {}
 
 func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +868,7 @@ func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
 }
 
 type RemoveBundleRequest struct {
@@ -697,7 +882,7 @@ type RemoveBundleRequest struct {
 
 func (x *RemoveBundleRequest) Reset() {
 	*x = RemoveBundleRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +894,7 @@ func (x *RemoveBundleRequest) String() string {
 func (*RemoveBundleRequest) ProtoMessage() {}
 
 func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +907,7 @@ func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBundleRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveBundleRequest) GetContainer() string {
@@ -749,7 +934,7 @@ type RemoveBundleResponse struct {
 
 func (x *RemoveBundleResponse) Reset() {
 	*x = RemoveBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +946,7 @@ func (x *RemoveBundleResponse) String() string {
 func (*RemoveBundleResponse) ProtoMessage() {}
 
 func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +959,7 @@ func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveBundleResponse) GetAgentResident() int64 {
@@ -793,7 +978,7 @@ type CloseStdioRequest struct {
 
 func (x *CloseStdioRequest) Reset() {
 	*x = CloseStdioRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +990,7 @@ func (x *CloseStdioRequest) String() string {
 func (*CloseStdioRequest) ProtoMessage() {}
 
 func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +1003,7 @@ func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioRequest.ProtoReflect.Descriptor instead.
 func (*CloseStdioRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CloseStdioRequest) GetIds() []string {
@@ -836,7 +1021,7 @@ type CloseStdioResponse struct {
 
 func (x *CloseStdioResponse) Reset() {
 	*x = CloseStdioResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1033,7 @@ func (x *CloseStdioResponse) String() string {
 func (*CloseStdioResponse) ProtoMessage() {}
 
 func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1046,7 @@ func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioResponse.ProtoReflect.Descriptor instead.
 func (*CloseStdioResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
 }
 
 // SetNetworkRequest describes interfaces of the host's network namespace whose
@@ -883,7 +1068,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1080,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1093,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetNetworkRequest) GetHost() bool {
@@ -962,7 +1147,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1159,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1172,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -1047,7 +1232,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1244,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1257,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Address) GetPrefix() string {
@@ -1124,7 +1309,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1321,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1334,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Route) GetInterface() string {
@@ -1234,7 +1419,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1431,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1444,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -1294,7 +1479,7 @@ type SetNetworkResponse struct {
 
 func (x *SetNetworkResponse) Reset() {
 	*x = SetNetworkResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1491,7 @@ func (x *SetNetworkResponse) String() string {
 func (*SetNetworkResponse) ProtoMessage() {}
 
 func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1504,7 @@ func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetNetworkResponse) GetResolversError() string {
@@ -1344,7 +1529,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1541,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1554,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreatePodRequest) GetSharedMemory() int64 {
@@ -1403,7 +1588,7 @@ type PodFile struct {
 
 func (x *PodFile) Reset() {
 	*x = PodFile{}
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1600,7 @@ func (x *PodFile) String() string {
 func (*PodFile) ProtoMessage() {}
 
 func (x *PodFile) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1613,7 @@ func (x *PodFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFile.ProtoReflect.Descriptor instead.
 func (*PodFile) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PodFile) GetName() string {
@@ -1458,7 +1643,7 @@ type PodNamespaces struct {
 
 func (x *PodNamespaces) Reset() {
 	*x = PodNamespaces{}
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1655,7 @@ func (x *PodNamespaces) String() string {
 func (*PodNamespaces) ProtoMessage() {}
 
 func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1668,7 @@ func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodNamespaces.ProtoReflect.Descriptor instead.
 func (*PodNamespaces) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PodNamespaces) GetHostname() string {
@@ -1510,7 +1695,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1707,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1720,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreatePodResponse) GetPid() uint32 {
@@ -1553,7 +1738,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1750,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1763,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
 }
 
 type Event struct {
@@ -1592,7 +1777,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1789,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1802,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetTopic() string {
@@ -1660,7 +1845,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1857,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1870,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -1803,7 +1988,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +2000,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +2013,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
 }
 
 type StdioStream struct {
@@ -1842,7 +2027,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2039,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2052,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StdioStream) GetId() string {
@@ -1885,15 +2070,17 @@ func (x *StdioStream) GetDirection() StdioStream_Direction {
 }
 
 type SocketStream struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tag           string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Tag   string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	// Who connects; the host's socket is connected to as this.
+	Peer          *Peer `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2092,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2105,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -1926,6 +2113,76 @@ func (x *SocketStream) GetTag() string {
 		return x.Tag
 	}
 	return ""
+}
+
+func (x *SocketStream) GetPeer() *Peer {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+// Peer is who connected to a socket, in the guest's own user namespace (unix(7),
+// SO_PEERCRED; socket(7), SO_PEERGROUPS).
+type Peer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   uint32                 `protobuf:"varint,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid   uint32                 `protobuf:"varint,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	// Supplementary groups, api.MaxGroups at most.
+	Groups        []uint32 `protobuf:"varint,3,rep,packed,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_guest_api_guest_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Peer) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Peer) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *Peer) GetGroups() []uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
 }
 
 type PortStream struct {
@@ -1938,7 +2195,7 @@ type PortStream struct {
 
 func (x *PortStream) Reset() {
 	*x = PortStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2207,7 @@ func (x *PortStream) String() string {
 func (*PortStream) ProtoMessage() {}
 
 func (x *PortStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2220,7 @@ func (x *PortStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
 func (*PortStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PortStream) GetPort() uint32 {
@@ -1992,7 +2249,7 @@ type TransferStream struct {
 
 func (x *TransferStream) Reset() {
 	*x = TransferStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2261,7 @@ func (x *TransferStream) String() string {
 func (*TransferStream) ProtoMessage() {}
 
 func (x *TransferStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2274,7 @@ func (x *TransferStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferStream.ProtoReflect.Descriptor instead.
 func (*TransferStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TransferStream) GetContainer() string {
@@ -2068,7 +2325,7 @@ type TransferFrame struct {
 
 func (x *TransferFrame) Reset() {
 	*x = TransferFrame{}
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2337,7 @@ func (x *TransferFrame) String() string {
 func (*TransferFrame) ProtoMessage() {}
 
 func (x *TransferFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2350,7 @@ func (x *TransferFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferFrame.ProtoReflect.Descriptor instead.
 func (*TransferFrame) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TransferFrame) GetData() []byte {
@@ -2121,7 +2378,7 @@ type TransferResult struct {
 
 func (x *TransferResult) Reset() {
 	*x = TransferResult{}
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2390,7 @@ func (x *TransferResult) String() string {
 func (*TransferResult) ProtoMessage() {}
 
 func (x *TransferResult) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2403,7 @@ func (x *TransferResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
 func (*TransferResult) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TransferResult) GetCode() uint32 {
@@ -2177,7 +2434,7 @@ type ResolverStream struct {
 
 func (x *ResolverStream) Reset() {
 	*x = ResolverStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2446,7 @@ func (x *ResolverStream) String() string {
 func (*ResolverStream) ProtoMessage() {}
 
 func (x *ResolverStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2459,7 @@ func (x *ResolverStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
 func (*ResolverStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResolverStream) GetAddress() string {
@@ -2229,7 +2486,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2498,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2511,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StreamReply) GetError() string {
@@ -2296,7 +2553,19 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x12\n" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
-	"\x03gid\x18\x05 \x01(\rR\x03gid\"*\n" +
+	"\x03gid\x18\x05 \x01(\rR\x03gid\"j\n" +
+	"\x11SetSocketsRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x127\n" +
+	"\asockets\x18\x02 \x03(\v2\x1d.msb.guest.v1.DirectorySocketR\asockets\"\xa7\x01\n" +
+	"\x0fDirectorySocket\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\tR\x05share\x12 \n" +
+	"\vdestination\x18\x03 \x01(\tR\vdestination\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\fR\x04path\x12\x12\n" +
+	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x06 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\a \x01(\rR\x03gid\"\x14\n" +
+	"\x12SetSocketsResponse\"*\n" +
 	"\x14CreateBundleResponse\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"3\n" +
 	"\x13ReleaseFilesRequest\x12\x1c\n" +
@@ -2387,9 +2656,14 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\tDirection\x12\t\n" +
 	"\x05INPUT\x10\x00\x12\n" +
 	"\n" +
-	"\x06OUTPUT\x10\x01\" \n" +
+	"\x06OUTPUT\x10\x01\"H\n" +
 	"\fSocketStream\x12\x10\n" +
-	"\x03tag\x18\x01 \x01(\tR\x03tag\" \n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\x12&\n" +
+	"\x04peer\x18\x02 \x01(\v2\x12.msb.guest.v1.PeerR\x04peer\"B\n" +
+	"\x04Peer\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x02 \x01(\rR\x03gid\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\rR\x06groups\" \n" +
 	"\n" +
 	"PortStream\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\"\xf5\x01\n" +
@@ -2414,11 +2688,13 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bdatagram\x18\x02 \x01(\bR\bdatagram\"#\n" +
 	"\vStreamReply\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error2\xfc\x04\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error2\xcd\x05\n" +
 	"\x05Guest\x12@\n" +
 	"\x05Start\x12\x1a.msb.guest.v1.StartRequest\x1a\x1b.msb.guest.v1.StartResponse\x12U\n" +
 	"\fCreateBundle\x12!.msb.guest.v1.CreateBundleRequest\x1a\".msb.guest.v1.CreateBundleResponse\x12U\n" +
-	"\fReleaseFiles\x12!.msb.guest.v1.ReleaseFilesRequest\x1a\".msb.guest.v1.ReleaseFilesResponse\x12U\n" +
+	"\fReleaseFiles\x12!.msb.guest.v1.ReleaseFilesRequest\x1a\".msb.guest.v1.ReleaseFilesResponse\x12O\n" +
+	"\n" +
+	"SetSockets\x12\x1f.msb.guest.v1.SetSocketsRequest\x1a .msb.guest.v1.SetSocketsResponse\x12U\n" +
 	"\fRemoveBundle\x12!.msb.guest.v1.RemoveBundleRequest\x1a\".msb.guest.v1.RemoveBundleResponse\x12O\n" +
 	"\n" +
 	"CloseStdio\x12\x1f.msb.guest.v1.CloseStdioRequest\x1a .msb.guest.v1.CloseStdioResponse\x12O\n" +
@@ -2440,7 +2716,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -2451,85 +2727,93 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*CreateBundleRequest)(nil),   // 6: msb.guest.v1.CreateBundleRequest
 	(*FileMount)(nil),             // 7: msb.guest.v1.FileMount
 	(*SocketMount)(nil),           // 8: msb.guest.v1.SocketMount
-	(*CreateBundleResponse)(nil),  // 9: msb.guest.v1.CreateBundleResponse
-	(*ReleaseFilesRequest)(nil),   // 10: msb.guest.v1.ReleaseFilesRequest
-	(*ReleaseFilesResponse)(nil),  // 11: msb.guest.v1.ReleaseFilesResponse
-	(*RemoveBundleRequest)(nil),   // 12: msb.guest.v1.RemoveBundleRequest
-	(*RemoveBundleResponse)(nil),  // 13: msb.guest.v1.RemoveBundleResponse
-	(*CloseStdioRequest)(nil),     // 14: msb.guest.v1.CloseStdioRequest
-	(*CloseStdioResponse)(nil),    // 15: msb.guest.v1.CloseStdioResponse
-	(*SetNetworkRequest)(nil),     // 16: msb.guest.v1.SetNetworkRequest
-	(*Interface)(nil),             // 17: msb.guest.v1.Interface
-	(*Address)(nil),               // 18: msb.guest.v1.Address
-	(*Route)(nil),                 // 19: msb.guest.v1.Route
-	(*Neighbour)(nil),             // 20: msb.guest.v1.Neighbour
-	(*SetNetworkResponse)(nil),    // 21: msb.guest.v1.SetNetworkResponse
-	(*CreatePodRequest)(nil),      // 22: msb.guest.v1.CreatePodRequest
-	(*PodFile)(nil),               // 23: msb.guest.v1.PodFile
-	(*PodNamespaces)(nil),         // 24: msb.guest.v1.PodNamespaces
-	(*CreatePodResponse)(nil),     // 25: msb.guest.v1.CreatePodResponse
-	(*EventsRequest)(nil),         // 26: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 27: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 28: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 29: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 30: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 31: msb.guest.v1.SocketStream
-	(*PortStream)(nil),            // 32: msb.guest.v1.PortStream
-	(*TransferStream)(nil),        // 33: msb.guest.v1.TransferStream
-	(*TransferFrame)(nil),         // 34: msb.guest.v1.TransferFrame
-	(*TransferResult)(nil),        // 35: msb.guest.v1.TransferResult
-	(*ResolverStream)(nil),        // 36: msb.guest.v1.ResolverStream
-	(*StreamReply)(nil),           // 37: msb.guest.v1.StreamReply
-	nil,                           // 38: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 40: google.protobuf.Any
+	(*SetSocketsRequest)(nil),     // 9: msb.guest.v1.SetSocketsRequest
+	(*DirectorySocket)(nil),       // 10: msb.guest.v1.DirectorySocket
+	(*SetSocketsResponse)(nil),    // 11: msb.guest.v1.SetSocketsResponse
+	(*CreateBundleResponse)(nil),  // 12: msb.guest.v1.CreateBundleResponse
+	(*ReleaseFilesRequest)(nil),   // 13: msb.guest.v1.ReleaseFilesRequest
+	(*ReleaseFilesResponse)(nil),  // 14: msb.guest.v1.ReleaseFilesResponse
+	(*RemoveBundleRequest)(nil),   // 15: msb.guest.v1.RemoveBundleRequest
+	(*RemoveBundleResponse)(nil),  // 16: msb.guest.v1.RemoveBundleResponse
+	(*CloseStdioRequest)(nil),     // 17: msb.guest.v1.CloseStdioRequest
+	(*CloseStdioResponse)(nil),    // 18: msb.guest.v1.CloseStdioResponse
+	(*SetNetworkRequest)(nil),     // 19: msb.guest.v1.SetNetworkRequest
+	(*Interface)(nil),             // 20: msb.guest.v1.Interface
+	(*Address)(nil),               // 21: msb.guest.v1.Address
+	(*Route)(nil),                 // 22: msb.guest.v1.Route
+	(*Neighbour)(nil),             // 23: msb.guest.v1.Neighbour
+	(*SetNetworkResponse)(nil),    // 24: msb.guest.v1.SetNetworkResponse
+	(*CreatePodRequest)(nil),      // 25: msb.guest.v1.CreatePodRequest
+	(*PodFile)(nil),               // 26: msb.guest.v1.PodFile
+	(*PodNamespaces)(nil),         // 27: msb.guest.v1.PodNamespaces
+	(*CreatePodResponse)(nil),     // 28: msb.guest.v1.CreatePodResponse
+	(*EventsRequest)(nil),         // 29: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 30: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 31: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 32: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 33: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 34: msb.guest.v1.SocketStream
+	(*Peer)(nil),                  // 35: msb.guest.v1.Peer
+	(*PortStream)(nil),            // 36: msb.guest.v1.PortStream
+	(*TransferStream)(nil),        // 37: msb.guest.v1.TransferStream
+	(*TransferFrame)(nil),         // 38: msb.guest.v1.TransferFrame
+	(*TransferResult)(nil),        // 39: msb.guest.v1.TransferResult
+	(*ResolverStream)(nil),        // 40: msb.guest.v1.ResolverStream
+	(*StreamReply)(nil),           // 41: msb.guest.v1.StreamReply
+	nil,                           // 42: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 44: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	39, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	43, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
 	7,  // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
 	8,  // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
-	17, // 6: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
-	19, // 7: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
-	20, // 8: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
-	18, // 9: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	23, // 10: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
-	24, // 11: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	38, // 12: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	39, // 13: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	40, // 14: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	29, // 15: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	30, // 16: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	31, // 17: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	32, // 18: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	33, // 19: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	36, // 20: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	0,  // 21: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	1,  // 22: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	35, // 23: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 24: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 25: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	10, // 26: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	12, // 27: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	14, // 28: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	16, // 29: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	22, // 30: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	26, // 31: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 32: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	9,  // 33: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	11, // 34: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	13, // 35: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	15, // 36: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	21, // 37: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	25, // 38: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	27, // 39: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	32, // [32:40] is the sub-list for method output_type
-	24, // [24:32] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	10, // 6: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
+	20, // 7: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	22, // 8: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	23, // 9: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	21, // 10: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	26, // 11: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	27, // 12: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	42, // 13: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	43, // 14: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	44, // 15: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	32, // 16: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	33, // 17: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	34, // 18: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	36, // 19: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	37, // 20: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	40, // 21: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	0,  // 22: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	35, // 23: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 24: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	39, // 25: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 26: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 27: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	13, // 28: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	9,  // 29: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	15, // 30: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	17, // 31: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	19, // 32: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	25, // 33: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	29, // 34: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 35: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	12, // 36: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	14, // 37: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	11, // 38: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	16, // 39: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	18, // 40: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	24, // 41: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	28, // 42: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	30, // 43: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	35, // [35:44] is the sub-list for method output_type
+	26, // [26:35] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -2537,7 +2821,7 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[26].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[29].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
@@ -2551,7 +2835,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ type GuestService interface {
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	CreateBundle(context.Context, *CreateBundleRequest) (*CreateBundleResponse, error)
 	ReleaseFiles(context.Context, *ReleaseFilesRequest) (*ReleaseFilesResponse, error)
+	SetSockets(context.Context, *SetSocketsRequest) (*SetSocketsResponse, error)
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
 	SetNetwork(context.Context, *SetNetworkRequest) (*SetNetworkResponse, error)
@@ -54,6 +55,13 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 					return nil, err
 				}
 				return svc.ReleaseFiles(ctx, &req)
+			},
+			"SetSockets": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SetSocketsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.SetSockets(ctx, &req)
 			},
 			"RemoveBundle": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req RemoveBundleRequest
@@ -104,6 +112,7 @@ type GuestClient interface {
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	CreateBundle(context.Context, *CreateBundleRequest) (*CreateBundleResponse, error)
 	ReleaseFiles(context.Context, *ReleaseFilesRequest) (*ReleaseFilesResponse, error)
+	SetSockets(context.Context, *SetSocketsRequest) (*SetSocketsResponse, error)
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
 	SetNetwork(context.Context, *SetNetworkRequest) (*SetNetworkResponse, error)
@@ -140,6 +149,14 @@ func (c *guestClient) CreateBundle(ctx context.Context, req *CreateBundleRequest
 func (c *guestClient) ReleaseFiles(ctx context.Context, req *ReleaseFilesRequest) (*ReleaseFilesResponse, error) {
 	var resp ReleaseFilesResponse
 	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "ReleaseFiles", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) SetSockets(ctx context.Context, req *SetSocketsRequest) (*SetSocketsResponse, error) {
+	var resp SetSocketsResponse
+	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "SetSockets", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

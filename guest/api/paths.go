@@ -31,6 +31,7 @@ const (
 	bundles = run + "/bundles"
 	files   = run + "/files"
 	stages  = run + "/stages"
+	sockets = run + "/sockets"
 	stdio   = run + "/stdio"
 	network = run + "/network"
 	users   = run + "/users"
@@ -76,6 +77,9 @@ func FilesPath(container string) string { return path.Join(files, container) }
 
 // FilePath is the place from which runc takes one mounted file.
 func FilePath(container, tag string) string { return path.Join(files, container, tag) }
+
+// SocketPath is where the agent listens for a socket in a container's directories.
+func SocketPath(container, tag string) string { return path.Join(sockets, container, tag) }
 
 // StagePath is where the agent mounts the files tree while it binds a
 // container's files.

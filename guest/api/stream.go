@@ -13,6 +13,10 @@ import (
 // answered yet. The host ends a guest that opens many more (mux.Backlog).
 const MaxOpening = 16
 
+// MaxGroups is how many supplementary groups of a process that connects to a socket are
+// carried.
+const MaxGroups = 256
+
 // maxHeader bounds the messages that open a stream, in bytes.
 const maxHeader = 4 << 10
 

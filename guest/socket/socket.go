@@ -24,13 +24,19 @@ type Sockets struct {
 	host    *mux.Session
 	opening chan struct{} // a slot for each stream that the host has not answered
 
+	setting sync.Mutex // is held by Set
+
 	mu         sync.Mutex
-	containers map[string][]net.Listener // guarded by mu
+	containers map[string][]net.Listener     // guarded by mu
+	placed     map[string]map[string]*placed // by container and tag; guarded by mu
 }
 
 // New returns none yet.
 func New(host *mux.Session) *Sockets {
-	return &Sockets{host: host, opening: make(chan struct{}, api.MaxOpening), containers: make(map[string][]net.Listener)}
+	return &Sockets{
+		host: host, opening: make(chan struct{}, api.MaxOpening),
+		containers: make(map[string][]net.Listener), placed: make(map[string]map[string]*placed),
+	}
 }
 
 // Listen makes a container's sockets where runc takes them from, and serves them
@@ -42,7 +48,7 @@ func (s *Sockets) Listen(ctx context.Context, container string, sockets []*api.S
 		}
 	}()
 	for _, socket := range sockets {
-		listener, err := listen(container, socket)
+		listener, err := listenFor(container, socket)
 		if err != nil {
 			return fmt.Errorf("mount %s: listening in the guest: %w", socket.Destination, err)
 		}
@@ -54,12 +60,16 @@ func (s *Sockets) Listen(ctx context.Context, container string, sockets []*api.S
 	return nil
 }
 
-// listen makes the socket with the mode and owner of the host's.
-func listen(container string, socket *api.SocketMount) (_ net.Listener, err error) {
+func listenFor(container string, socket *api.SocketMount) (net.Listener, error) {
 	if err := errors.Join(api.CheckName("container id", container), api.CheckName("tag", socket.Tag)); err != nil {
 		return nil, err
 	}
-	path := api.FilePath(container, socket.Tag)
+	// The name goes when the container has its bind.
+	return listen(api.FilePath(container, socket.Tag), socket.Mode, socket.Uid, socket.Gid)
+}
+
+// listen makes a socket with the mode and owner of the host's.
+func listen(path string, mode, uid, gid uint32) (_ net.Listener, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
@@ -69,16 +79,20 @@ func listen(container string, socket *api.SocketMount) (_ net.Listener, err erro
 		return nil, err
 	}
 	defer dir.Close()
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socket.Tag)
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	listener.SetUnlinkOnClose(false) // the name goes when the container has its bind
-	if err := errors.Join(os.Chown(path, int(socket.Uid), int(socket.Gid)), os.Chmod(path, os.FileMode(socket.Mode&0o777))); err != nil {
+	listener.SetUnlinkOnClose(false)
+	if err := own(path, mode, uid, gid); err != nil {
 		return nil, errors.Join(err, listener.Close(), unix.Unlink(path))
 	}
 	return listener, nil
+}
+
+func own(path string, mode, uid, gid uint32) error {
+	return errors.Join(os.Chown(path, int(uid), int(gid)), os.Chmod(path, os.FileMode(mode&0o777)))
 }
 
 func (s *Sockets) serve(ctx context.Context, listener net.Listener, tag string) {
@@ -97,7 +111,11 @@ func (s *Sockets) serve(ctx context.Context, listener net.Listener, tag string) 
 }
 
 func (s *Sockets) forward(conn *net.UnixConn, tag string) error {
-	stream, err := s.Open(&api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}})
+	peer, err := peerOf(conn)
+	if err != nil {
+		return err
+	}
+	stream, err := s.Open(&api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag, Peer: peer}}})
 	if err != nil {
 		return err
 	}
@@ -122,12 +140,18 @@ func (s *Sockets) Open(header *api.StreamHeader) (_ net.Conn, err error) {
 	return stream, nil
 }
 
-// Close ends a container's sockets. Connections live on until one side ends them.
+// Close ends a container's sockets. Connections live on until one side ends them. No Set of
+// the container may be under way, or follow.
 func (s *Sockets) Close(container string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, listener := range s.containers[container] {
 		listener.Close()
 	}
+	for _, one := range s.placed[container] {
+		_ = one.close()
+	}
 	delete(s.containers, container)
+	delete(s.placed, container)
+	_ = os.Remove(filepath.Dir(api.SocketPath(container, "tag"))) // it had none, or has none now
 }

@@ -42,6 +42,8 @@ var over = time.Unix(1, 0)
 // Roots are the file systems of the guest's containers. Its methods may be called
 // concurrently.
 type Roots struct {
+	guide guide
+
 	mu    sync.Mutex
 	roots map[string]*root // by container id; guarded by mu
 }

@@ -33,6 +33,15 @@ func (c *Client) ReleaseFiles(ctx context.Context, container string) error {
 	return err
 }
 
+// SetSockets describes the sockets of the host in a container's directories. A guest that
+// does not answer in time keeps its VM: a file system of the host may hold it up.
+func (c *Client) SetSockets(ctx context.Context, r *api.SetSocketsRequest) error {
+	bounded, cancel := context.WithTimeout(ctx, c.budgets.Prompt)
+	defer cancel()
+	_, err := wait(bounded, c, "SetSockets", func() (*api.SetSocketsResponse, error) { return c.agent.SetSockets(bounded, r) })
+	return err
+}
+
 // RemoveBundle lets the guest write everything of a container back and let go of its
 // shares.
 func (c *Client) RemoveBundle(ctx context.Context, r *api.RemoveBundleRequest) (*api.RemoveBundleResponse, error) {

@@ -24,6 +24,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
@@ -259,7 +260,7 @@ func TestSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer source.Close()
-	socket, err := prepared.Sockets.Add(source, false)
+	added, err := prepared.Sockets.Add(source, false, new(socket.Identities))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +272,7 @@ func TestSockets(t *testing.T) {
 			return err
 		}
 		defer time.AfterFunc(30*time.Second, func() { p.machine().Die(nil) }).Stop() // ends a wait in vain
-		conn, err := p.machine().Agent.OpenSocket(socket.Tag)
+		conn, err := p.machine().Agent.OpenSocket(added.Tag)
 		if err != nil {
 			return err
 		}
@@ -284,7 +285,7 @@ func TestSockets(t *testing.T) {
 	if err != nil || !s.Running() {
 		t.Fatal(err)
 	}
-	if err := s.Sockets.Remove(socket.Tag); err != nil {
+	if err := s.Sockets.Remove(added.Tag); err != nil {
 		t.Error(err)
 	}
 }

@@ -305,6 +305,12 @@ func (t *Trees) Submounts(share Share) ([]string, error) {
 	return paths, err
 }
 
+// OpenDir opens a shared directory as the guest is served it, with what is left out of it
+// and its owners mapped, for its descriptor (O_PATH). The caller closes it, before Remove.
+func (t *Trees) OpenDir(share Share) (*os.File, error) {
+	return os.OpenFile(share.target, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
 // newDir makes the directory of a new tag. A tag that is taken is never reused:
 // the guest may hold what it once meant.
 func (t *Trees) newDir(tree, prefix string) (Share, error) {

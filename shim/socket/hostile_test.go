@@ -77,7 +77,7 @@ func opening(t *testing.T, id uint32, tag string) []byte {
 	t.Helper()
 	var header bytes.Buffer
 	_, err := protodelim.MarshalTo(&header, &api.StreamHeader{
-		Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}},
+		Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag, Peer: &api.Peer{}}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,8 +1,14 @@
-// Package socket forwards sockets of the host that were mounted into a container.
-// A socket is of one kernel, so the guest has one of its own at the mount's
-// destination; each connection to it becomes a stream to the shim, which connects
-// to the host's socket. The guest names a socket by its tag, and can name none but
-// those that it was given.
+// Package socket forwards sockets of the host that were mounted into a container, by
+// themselves or in a directory. A socket is of one kernel, so the guest has one of its own
+// at the place; each connection to it becomes a stream to the shim, which connects to the
+// host's socket. The guest names a socket by its tag, and can name none but those that it
+// was given.
+//
+// The server learns who connects (Peer). The guest tells that, and the host refuses who
+// the container cannot be (Identities). Whether that user may connect to a socket that was
+// mounted itself was decided by mounting it, and by the guest's kernel on the guest's
+// socket. Of one that is only in a directory the host's kernel judges again, unless the
+// container's root would be above that.
 package socket
 
 import (
@@ -46,10 +52,12 @@ type Socket struct {
 	Mode     uint32
 	UID, GID uint32
 
-	file *os.File // O_PATH
-	dir  *os.File // where base is looked up at each connection; nil when pinned
-	base string
-	path string // for messages
+	file       *os.File // O_PATH; the socket's, or the directory's where below is looked up at each connection
+	below      string   // empty when pinned
+	resolve    uint64   // restricts the way to it (openat2(2))
+	path       string   // for messages
+	identities *Identities
+	judged     bool // the host's kernel judges who may connect
 }
 
 // Table holds the sockets of one VM. Its zero value is empty.
@@ -63,10 +71,10 @@ type Table struct {
 	opened  int                          // connections
 }
 
-// Add lets the guest connect to a source, which is a socket, with follow to
-// whatever socket then has its name. The caller closes the source.
-func (t *Table) Add(source *share.Source, follow bool) (_ *Socket, err error) {
-	s := &Socket{Tag: "so_" + rand.Text(), path: source.Path()}
+// Add lets a container that identities are of connect to a source, which is a socket, with
+// follow to whatever socket then has its name. The caller closes the source.
+func (t *Table) Add(source *share.Source, follow bool, identities *Identities) (_ *Socket, err error) {
+	s := &Socket{path: source.Path(), identities: identities}
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(source.File().Fd()), &stat); err != nil {
 		return nil, err
@@ -76,34 +84,60 @@ func (t *Table) Add(source *share.Source, follow bool) (_ *Socket, err error) {
 		return nil, err
 	}
 	if follow {
-		if s.dir, s.base, err = source.Directory(); err != nil {
-			return nil, err
-		}
+		s.file, s.below, err = source.Directory()
+	} else {
+		s.file, err = duplicate(source.File())
 	}
-	if s.file, err = duplicate(source.File()); err != nil {
-		return nil, errors.Join(err, s.close())
+	if err != nil {
+		return nil, err
 	}
+	t.add(s)
+	return s, nil
+}
+
+// add gives a socket, which the table owns from now on, its tag.
+func (t *Table) add(s *Socket) {
+	s.Tag = "so_" + rand.Text()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.sockets == nil {
 		t.sockets, t.conns = make(map[string]*Socket), make(map[string]map[net.Conn]bool)
 	}
 	t.sockets[s.Tag], t.conns[s.Tag] = s, make(map[net.Conn]bool)
-	return s, nil
 }
 
-// refuseDatagrams tells a socket that takes datagrams: connecting to one disturbs
-// nobody, and connecting so to another is refused (unix(7)).
 func refuseDatagrams(source *share.Source) error {
+	taken, err := server(source.File())
+	if err == nil && taken == datagrams {
+		err = fmt.Errorf("source %s is a socket for datagrams; msb forwards those for streams: %w", source.Path(), errdefs.ErrInvalidArgument)
+	}
+	return err
+}
+
+// What may be bound to a socket.
+type kind int
+
+const (
+	nobody kind = iota
+	datagrams
+	streams // or packets in sequence
+)
+
+// server tells what is bound to a socket of which file is a descriptor. Connecting to one
+// that takes datagrams disturbs nobody, and connecting so to another is refused (unix(7)).
+func server(file *os.File) (kind, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
+		return nobody, os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	if unix.Connect(fd, &unix.SockaddrUnix{Name: descriptorPath(source.File())}) == nil {
-		return fmt.Errorf("source %s is a socket for datagrams; msb forwards those for streams: %w", source.Path(), errdefs.ErrInvalidArgument)
+	switch unix.Connect(fd, &unix.SockaddrUnix{Name: descriptorPath(file)}) {
+	case nil:
+		return datagrams, nil
+	case unix.EPROTOTYPE:
+		return streams, nil
 	}
-	return nil
+	return nobody, nil
 }
 
 // descriptorPath is short enough for an address, whatever the socket's own is.
@@ -130,16 +164,7 @@ func (t *Table) Remove(tag string) error {
 	if socket == nil {
 		return nil
 	}
-	return socket.close()
-}
-
-func (s *Socket) close() (err error) {
-	for _, file := range []*os.File{s.file, s.dir} {
-		if file != nil {
-			err = errors.Join(err, file.Close())
-		}
-	}
-	return err
+	return socket.file.Close()
 }
 
 // ServeAll serves the streams that the guest opens, which accept returns one after
@@ -209,7 +234,7 @@ func (t *Table) open(header *api.StreamHeader) (carrier, error) {
 		return connection, nil
 	}
 	tag := header.GetSocket().GetTag()
-	conn, err := t.connect(tag)
+	conn, err := t.connect(tag, header.GetSocket().GetPeer())
 	if err != nil {
 		return nil, err
 	}
@@ -231,22 +256,57 @@ func (c *connection) Close() error {
 }
 
 // connect opens a connection to the host's socket of a tag.
-func (t *Table) connect(tag string) (*net.UnixConn, error) {
+func (t *Table) connect(tag string, named *api.Peer) (*net.UnixConn, error) {
+	peer, err := peerOf(named)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := t.begin(tag)
+	if err != nil {
+		return nil, err
+	}
+	defer socket.file.Close()
+	conn, err := socket.dial(peer)
+	if err != nil {
+		err = fmt.Errorf("connecting to %s: %w", socket.path, err)
+	}
+	return t.began(tag, conn, err)
+}
+
+// begin counts a connection, and returns its socket with a descriptor that is the caller's.
+func (t *Table) begin(tag string) (Socket, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	socket := t.sockets[tag]
 	switch {
 	case socket == nil:
-		return nil, fmt.Errorf("there is no such socket: %w", errdefs.ErrNotFound)
+		return Socket{}, errNoSocket
 	case t.opened >= MaxConnections:
-		return nil, fmt.Errorf("%d connections are open: %w", t.opened, errdefs.ErrResourceExhausted)
+		return Socket{}, fmt.Errorf("%d connections are open: %w", t.opened, errdefs.ErrResourceExhausted)
 	}
-	conn, err := socket.dial()
+	used := *socket
+	var err error
+	if used.file, err = duplicate(socket.file); err != nil {
+		return Socket{}, err
+	}
+	t.opened++
+	return used, nil
+}
+
+var errNoSocket = fmt.Errorf("there is no such socket: %w", errdefs.ErrNotFound)
+
+// began keeps a connection whose socket is still there. After an error there is none.
+func (t *Table) began(tag string, conn *net.UnixConn, err error) (*net.UnixConn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil && t.conns[tag] == nil {
+		err = errors.Join(errNoSocket, conn.Close())
+	}
 	if err != nil {
-		return nil, fmt.Errorf("connecting to %s: %w", socket.path, err)
+		t.opened--
+		return nil, err
 	}
 	t.conns[tag][conn] = true
-	t.opened++
 	return conn, nil
 }
 
@@ -258,22 +318,47 @@ func (t *Table) disconnect(tag string, conn net.Conn) {
 	delete(t.conns[tag], conn)
 }
 
-func (s *Socket) dial() (*net.UnixConn, error) {
+// dial connects as a peer, if the container can be that.
+func (s *Socket) dial(peer Peer) (*net.UnixConn, error) {
+	if err := s.identities.check(peer); err != nil {
+		return nil, err
+	}
 	file := s.file
-	if s.dir != nil {
-		fd, err := unix.Openat(int(s.dir.Fd()), s.base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
+	if s.below != "" {
+		var err error
+		if file, err = openBelow(s.file, s.below, unix.O_PATH, s.resolve); err != nil {
 			return nil, err
 		}
-		file = os.NewFile(uintptr(fd), s.base)
 		defer file.Close()
-		var stat unix.Stat_t
-		if err := unix.Fstat(fd, &stat); err != nil {
-			return nil, err
-		}
-		if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
-			return nil, unix.ECONNREFUSED
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return nil, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, unix.ECONNREFUSED
+	}
+	return peer.dial(file, !s.judged || s.identities.rules(stat.Uid, stat.Gid))
+}
+
+// openBelow opens what has a path below a directory, however the path is changed meanwhile:
+// nothing leads out of it, and no link is followed (openat2(2)). resolve adds restrictions.
+func openBelow(dir *os.File, path string, flags int, resolve uint64) (*os.File, error) {
+	fd, err := openat2(dir, path, flags, resolve)
+	if err != nil {
+		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func openat2(dir *os.File, path string, flags int, resolve uint64) (fd int, err error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
+		Resolve: resolve | unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		if fd, err = unix.Openat2(int(dir.Fd()), path, &how); err != unix.EINTR {
+			return fd, err
 		}
 	}
-	return net.DialUnix("unix", nil, &net.UnixAddr{Name: descriptorPath(file), Net: "unix"})
 }

@@ -42,12 +42,17 @@ func serve(t *testing.T, table *Table, host *mux.Session) {
 
 func open(t *testing.T, session *mux.Session, tag string) (*mux.Stream, error) {
 	t.Helper()
+	return openAs(t, session, tag, &api.Peer{})
+}
+
+func openAs(t *testing.T, session *mux.Session, tag string, peer *api.Peer) (*mux.Stream, error) {
+	t.Helper()
 	stream, err := session.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stream.Close() })
-	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
+	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag, Peer: peer}}}
 	_ = stream.SetDeadline(time.Now().Add(patience))
 	defer func() { _ = stream.SetDeadline(time.Time{}) }()
 	return stream, api.OpenStream(stream, header)
@@ -87,7 +92,7 @@ func add(t *testing.T, table *Table, path string, follow bool) (*Socket, error) 
 		t.Fatal(err)
 	}
 	defer source.Close()
-	return table.Add(source, follow)
+	return table.Add(source, follow, new(Identities))
 }
 
 // A long path is no hindrance, an end is passed on, and what comes after it too.

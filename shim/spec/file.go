@@ -12,11 +12,16 @@ const (
 	AnnotationUpdate   = annotationPrefix + "file-mounts.update"
 )
 
+// AnnotationSockets says for all directories that a container mounts what the option
+// x-msb.sockets says for one.
+const AnnotationSockets = annotationPrefix + "mounts.sockets"
+
 // optionPrefix is that of msb's own mount options. Other options that begin with
 // x- are for others, and passed over as fstab(5) says.
 const optionPrefix = "x-msb."
 
-// FileOptions are how a mounted file behaves. They mean nothing to a directory.
+// FileOptions are how a mounted file behaves. They mean nothing to a directory, except for
+// NoSockets, which means nothing to a file.
 type FileOptions struct {
 	// HostMetadata lets mode, owner, times and extended attributes that the guest
 	// sets reach the host's inode, as with runc.
@@ -24,8 +29,11 @@ type FileOptions struct {
 	// Follow lets the guest's next open see a file that was renamed over the
 	// source on the host.
 	Follow bool
-	// Asked is the mount's own option that only a file can have, if there is one.
-	Asked string
+	// NoSockets leaves sockets of the host in a directory alone.
+	NoSockets bool
+	// Asked is the mount's own option that only a file can have, if there is one, and
+	// AskedOfDir the one that only a directory can.
+	Asked, AskedOfDir string
 }
 
 // setting is one that has two words.
@@ -46,11 +54,19 @@ var settings = []setting{
 		[2]string{"pinned", "follow"},
 		func(o *FileOptions, second bool) { o.Follow = second },
 	},
+	{
+		AnnotationSockets, optionPrefix + "sockets",
+		[2]string{"on", "off"},
+		func(o *FileOptions, second bool) { o.NoSockets = second },
+	},
 }
 
 // onlyFiles are settings that a directory cannot have: its metadata is the host's,
 // and what is renamed over it is another directory.
 var onlyFiles = []string{optionPrefix + "metadata=guest", optionPrefix + "update=follow"}
+
+// onlyDirs are settings that a file cannot have.
+var onlyDirs = []string{optionPrefix + "sockets=off"}
 
 func (s setting) apply(options *FileOptions, value string) bool {
 	i := slices.Index(s.words[:], value)
@@ -60,7 +76,7 @@ func (s setting) apply(options *FileOptions, value string) bool {
 	return i >= 0
 }
 
-// fileOptions are what annotations say for all of a container's file mounts.
+// fileOptions are what annotations say for all of a container's mounts.
 func fileOptions(annotations map[string]string) (options FileOptions, _ error) {
 	for _, s := range settings {
 		if value, given := annotations[s.annotation]; given && !s.apply(&options, value) {
@@ -80,12 +96,15 @@ func (o *FileOptions) applyOwn(destination, option string) error {
 		if !s.apply(o, value) {
 			return invalid("mount %s: option %s: %q is neither %s nor %s", destination, name, value, s.words[0], s.words[1])
 		}
-		if isAny(option, onlyFiles...) {
+		switch {
+		case isAny(option, onlyFiles...):
 			o.Asked = option
+		case isAny(option, onlyDirs...):
+			o.AskedOfDir = option
 		}
 		return nil
 	}
-	return invalid("mount %s: unknown option %q; msb has %[3]smetadata=guest|host, %[3]supdate=pinned|follow and %[3]shide=PATH", destination, name, optionPrefix)
+	return invalid("mount %[1]s: unknown option %[2]q; msb has %[3]smetadata=guest|host, %[3]supdate=pinned|follow, %[3]ssockets=on|off and %[3]shide=PATH", destination, name, optionPrefix)
 }
 
 // check refuses what excludes each other.

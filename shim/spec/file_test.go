@@ -37,6 +37,9 @@ func TestFileOptions(t *testing.T) {
 		"for others":          {[]func(*specs.Spec){withOptions("x-systemd.automount", "X-mount.mkdir")}, FileOptions{}},
 		"follow, read-only":   {[]func(*specs.Spec){withOptions("x-msb.update=follow", "x-msb.metadata=host", "ro")}, FileOptions{HostMetadata: true, Follow: true, Asked: "x-msb.update=follow"}},
 		"annotations":         {[]func(*specs.Spec){withAnnotation(AnnotationMetadata, "host"), withOptions()}, FileOptions{HostMetadata: true}},
+		"no sockets":          {[]func(*specs.Spec){withOptions("x-msb.sockets=off")}, FileOptions{NoSockets: true, AskedOfDir: "x-msb.sockets=off"}},
+		"sockets":             {[]func(*specs.Spec){withAnnotation(AnnotationSockets, "off"), withOptions("x-msb.sockets=on")}, FileOptions{}},
+		"no sockets at all":   {[]func(*specs.Spec){withAnnotation(AnnotationSockets, "off"), withOptions()}, FileOptions{NoSockets: true}},
 		"mount over them all": {[]func(*specs.Spec){withAnnotation(AnnotationUpdate, "follow"), withOptions("x-msb.update=pinned")}, FileOptions{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +66,8 @@ func TestFileOptionsRefused(t *testing.T) {
 		change func(*specs.Spec)
 		says   string
 	}{
-		"unknown option":     {withOptions("x-msb.uid=3"), "unknown option"},
+		"unknown option":     {withOptions("x-msb.uid=3"), `unknown option "x-msb.uid"; msb has x-msb.metadata=guest|host, x-msb.update=pinned|follow and x-msb.sockets=on|off`},
+		"some sockets":       {withOptions("x-msb.sockets=some"), "neither on nor off"},
 		"no value":           {withOptions("x-msb.update"), "neither pinned nor follow"},
 		"another value":      {withOptions("x-msb.metadata=none"), "neither guest nor host"},
 		"together":           {withOptions("x-msb.metadata=host", "x-msb.update=follow"), "leave out x-msb.metadata=host"},

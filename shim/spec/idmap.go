@@ -31,6 +31,18 @@ func (m IDMap) Owner(uid, gid uint32) (mappedUID, mappedGID uint32) {
 	return mapID(m.UIDs, uid), mapID(m.GIDs, gid)
 }
 
+// HasOwner tells whether a user is one that an id is mapped to.
+func (m IDMap) HasOwner(uid uint32) bool { return hasID(m.UIDs, uid) }
+
+// HasGroup is HasOwner of a group.
+func (m IDMap) HasGroup(gid uint32) bool { return hasID(m.GIDs, gid) }
+
+func hasID(mappings []specs.LinuxIDMapping, id uint32) bool {
+	return slices.ContainsFunc(mappings, func(m specs.LinuxIDMapping) bool {
+		return id >= m.HostID && uint64(id) < uint64(m.HostID)+uint64(m.Size)
+	})
+}
+
 const nobody = 65534
 
 func mapID(mappings []specs.LinuxIDMapping, id uint32) uint32 {

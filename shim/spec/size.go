@@ -24,7 +24,7 @@ const (
 	AnnotationMemory = annotationPrefix + "vm.memory"
 )
 
-var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate, AnnotationHide}
+var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetadata, AnnotationUpdate, AnnotationHide, AnnotationSockets}
 
 const (
 	mib = 1 << 20

@@ -23,8 +23,9 @@ import (
 type attachments struct {
 	root     *share.Share // the root file system; nil when it has none
 	binds    []attachment // for each of the plan's binds
-	joined   namespaces   // of others in its VM
-	released bool         // what is left in binds is this container's alone
+	sockets  *socket.Directories
+	joined   namespaces // of others in its VM
+	released bool       // what is left in binds is this container's alone
 }
 
 // attachment is what a container has for one bind: a share, or a socket.
@@ -55,6 +56,7 @@ func (a attachment) detach(p *sandbox.Prepared) error {
 // attached is in c, also after an error.
 func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mount.Mount) error {
 	defer trace.Phase(ctx, "share")()
+	c.identities = socket.NewIdentities(c.plan.Users(), c.plan.Identity())
 	if len(rootfs) == 0 {
 		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
 		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
@@ -69,14 +71,14 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		a, err := attachBind(ctx, p, bind)
+		a, err := c.attachBind(ctx, p, bind)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", bind.Destination, err)
 		}
 		c.attached.binds = append(c.attached.binds, a)
 		tellWithheld(ctx, bind.Destination, a.share)
 	}
-	return nil
+	return c.lookForSockets(ctx, p)
 }
 
 // tellWithheld warns of what a mount is without.
@@ -89,7 +91,7 @@ func tellWithheld(ctx context.Context, destination string, shared share.Share) {
 // maxResolvConf is how many bytes of a resolv.conf are read.
 const maxResolvConf = 64 << 10
 
-func attachBind(ctx context.Context, p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
+func (c *container) attachBind(ctx context.Context, p *sandbox.Prepared, bind spec.Bind) (a attachment, err error) {
 	source, err := p.OpenSource(bind.Source)
 	if err != nil {
 		return attachment{}, err
@@ -103,10 +105,12 @@ func attachBind(ctx context.Context, p *sandbox.Prepared, bind spec.Bind) (a att
 		return attachment{}, fmt.Errorf("option %s is for files and %s is a directory: leave it out: %w", bind.Files.Asked, bind.Source, errdefs.ErrInvalidArgument)
 	case !source.IsDir() && len(bind.Hide) > 0:
 		return attachment{}, fmt.Errorf("option x-msb.hide is for directories and %s is none: leave it out: %w", bind.Source, errdefs.ErrInvalidArgument)
+	case !source.IsDir() && bind.Files.AskedOfDir != "":
+		return attachment{}, fmt.Errorf("option %s is for directories and %s is none: leave it out: %w", bind.Files.AskedOfDir, bind.Source, errdefs.ErrInvalidArgument)
 	case bind.Socket && !source.IsSocket():
 		return attachment{}, fmt.Errorf("source %s is not a socket, and a mount of type uds is one of a socket: use the type bind: %w", bind.Source, errdefs.ErrInvalidArgument)
 	case source.IsSocket():
-		a.socket, err = p.Sockets.Add(source, bind.Files.Follow)
+		a.socket, err = p.Sockets.Add(source, bind.Files.Follow, c.identities)
 	default:
 		a.share, err = p.Trees.Add(source, attributesOf(bind))
 	}
@@ -148,6 +152,15 @@ func (a *attachments) release(p *sandbox.Prepared) {
 	a.binds = slices.DeleteFunc(a.binds, func(b attachment) bool { return b.socket == nil && !p.Trees.Release(b.share) })
 }
 
+// closeSockets ends the forwarding of sockets in directories, and looks for no others.
+func (a *attachments) closeSockets() error {
+	if a.sockets == nil {
+		return nil
+	}
+	defer func() { a.sockets = nil }()
+	return a.sockets.Close()
+}
+
 // detach takes away what a container has of the host; the guest has let go of it. With the
 // place of its VM it has gone already.
 func (c *container) detach(p *sandbox.Prepared) (err error) {
@@ -157,6 +170,7 @@ func (c *container) detach(p *sandbox.Prepared) (err error) {
 	}
 	a := &c.attached
 	a.release(p)
+	err = a.closeSockets()
 	for i := len(a.binds) - 1; i >= 0; i-- {
 		err = errors.Join(err, a.binds[i].detach(p))
 	}
@@ -234,6 +248,9 @@ func submounts(p *sandbox.Prepared, shared share.Share, bind spec.Bind) ([][]byt
 // longer than ctx allows loses its VM.
 func (c *container) removeBundle(ctx context.Context, sb *sandbox.Sandbox) {
 	c.attached.release(sb.Prepared)
+	if err := c.attached.closeSockets(); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id).Error("taking back sockets of the host")
+	}
 	request := &api.RemoveBundleRequest{Container: c.id}
 	if c.attached.root != nil {
 		request.Shares = append(request.Shares, c.attached.root.Tag)

@@ -15,6 +15,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 )
@@ -28,6 +29,9 @@ type container struct {
 	plan     *spec.Plan
 	of       spec.Pod    // that it is part of
 	attached attachments // what its VM has of the host for it; its creator's and its deleter's
+
+	identities *socket.Identities // who its processes may be; set by its creator
+	inGuest    chan struct{}      // closed when the guest has created it
 
 	life    context.Context // ends with its deletion
 	end     context.CancelCauseFunc
@@ -57,7 +61,7 @@ func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.Cance
 	return &container{
 		life: life, end: end,
 		service: s, id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
-		cancel: cancel, settled: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewGate(),
+		cancel: cancel, settled: make(chan struct{}), inGuest: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewGate(),
 		processes: map[string]*process{"": newProcess("", config)},
 	}
 }

@@ -205,6 +205,7 @@ func (c *container) createInGuest(ctx context.Context, sb *sandbox.Sandbox, r *t
 	if err := sb.Guest.ReleaseFiles(detached, c.id); err != nil {
 		return err
 	}
+	c.awaitSockets(ctx)
 	if err := streams.StartInput(); err != nil {
 		return err
 	}

@@ -49,6 +49,13 @@ func TestCreateRefuses(t *testing.T) {
 			spec.Mounts = []specs.Mount{{Destination: "/x", Type: "bind", Source: c.T.TempDir(), Options: []string{"x-msb.update=follow"}}}
 			r.Bundle = c.Bundle(spec)
 		}, errdefs.IsInvalidArgument},
+		"an option for directories on a file": {func(c client, r *taskapi.CreateTaskRequest) {
+			file := filepath.Join(c.T.TempDir(), "file")
+			c.must(os.WriteFile(file, nil, 0o600))
+			spec := rig.Spec("sleep")
+			spec.Mounts = []specs.Mount{{Destination: "/x", Type: "bind", Source: file, Options: []string{"x-msb.sockets=off"}}}
+			r.Bundle = c.Bundle(spec)
+		}, errdefs.IsInvalidArgument},
 		"a size that is none": {func(c client, r *taskapi.CreateTaskRequest) {
 			spec := rig.Spec("sleep")
 			spec.Annotations = map[string]string{"io.containerd.msb.vm.cpus": "none"}

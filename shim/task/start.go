@@ -26,11 +26,16 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	if err != nil {
 		return nil, err
 	}
+	identity, err := spec.ExecIdentity(r.Spec)
+	if err != nil {
+		return nil, err
+	}
 	p := newProcess(r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.Hooks.Mounts})
 	p.state = processAdding
 	if err := c.add(p); err != nil {
 		return nil, err
 	}
+	c.identities.Add(identity)
 	return toItsEnd(ctx, func(ctx context.Context) (*emptypb.Empty, error) {
 		request := &taskapi.ExecProcessRequest{ID: r.ID, ExecID: r.ExecID, Terminal: r.Terminal, Spec: process}
 		if err := c.exec(ctx, sb, p, request); err != nil {

@@ -100,7 +100,7 @@ var lines = []line{
 	{name: "VM10", meaning: "a socket in a mounted directory, on which the host listens, is reached"},
 	{name: "VM11", meaning: "also one that appears later, or is replaced"},
 	{name: "VM12", meaning: "a socket of the guest's own stays its own; x-msb.sockets=off forwards none"},
-	{name: "VM13", meaning: "only sockets below the directory, as many as may be"},
+	{name: "VM13", meaning: "only sockets below the directory, as many as may be", by: "host"},
 	{name: "VM20", meaning: "a change on the host raises no event of inotify; who polls sees it within 5 s"},
 	{name: "VM30", meaning: "a hidden path is not in the VM: not for its root, nor for an intruder in the VMM's place"},
 	{name: "VM31", meaning: "what is made under a hidden name later is not seen"},

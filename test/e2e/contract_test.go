@@ -84,6 +84,7 @@ func TestContract(t *testing.T) {
 		{"VM30 VM32 hidden paths", vmHidden},
 		{"VM31 VM33 hidden paths, changed on the host", vmHiddenOnHost},
 		{"VM35 many hidden paths", vmHiddenMany},
+		{"VM10 VM11 VM12 sockets in a directory", vmSockets},
 	} {
 		t.Run(line.name, func(t *testing.T) { line.test(t, c.on(t)) })
 	}
@@ -199,6 +200,7 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	again("socket", "/f/socket", "ro")
 	again("socket", "/f/socket-rw", "rw")
 	return append(mounts, c.hiddenSources(t)...)
+	return append(mounts, c.socketDirectories(t)...)
 }
 
 func (c contract) mountTmpfs(t *testing.T, name string) {

@@ -239,10 +239,15 @@ func (a *Agent) Left() []string {
 	return slices.Concat(a.tasks.left(), a.bundles.left(), a.stdio.left())
 }
 
-// OpenSocket opens a stream to the host for a mounted socket, as the agent does for each
-// connection of a container, and returns the container's end of the connection. The
-// caller closes it. An error is of the host's refusal, or that the machine has ended.
+// OpenSocket is OpenSocketAs of root.
 func (a *Agent) OpenSocket(tag string) (*net.UnixConn, error) {
+	return a.OpenSocketAs(tag, &api.Peer{})
+}
+
+// OpenSocketAs opens a stream to the host for a mounted socket, as the agent does for each
+// connection of a process that is peer, and returns the container's end of the connection.
+// The caller closes it. An error is of the host's refusal, or that the machine has ended.
+func (a *Agent) OpenSocketAs(tag string, peer *api.Peer) (*net.UnixConn, error) {
 	link, err := a.link()
 	if err != nil {
 		return nil, err
@@ -251,7 +256,7 @@ func (a *Agent) OpenSocket(tag string) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag}}}
+	header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: tag, Peer: peer}}}
 	if err := api.OpenStream(stream, header); err != nil {
 		stream.Close()
 		return nil, err

@@ -28,6 +28,7 @@ func (a *Agent) guestService() *ttrpc.ServiceDesc {
 			"Start":        method(a, "Guest.Start", nothing[*api.StartRequest, *api.StartResponse]()),
 			"CreateBundle": method(a, "Guest.CreateBundle", a.bundles.create),
 			"ReleaseFiles": method(a, "Guest.ReleaseFiles", nothing[*api.ReleaseFilesRequest, *api.ReleaseFilesResponse]()),
+			"SetSockets":   method(a, "Guest.SetSockets", nothing[*api.SetSocketsRequest, *api.SetSocketsResponse]()),
 			"RemoveBundle": method(a, "Guest.RemoveBundle", a.bundles.remove),
 			"CloseStdio":   method(a, "Guest.CloseStdio", a.closeStdio),
 			"SetNetwork":   method(a, "Guest.SetNetwork", nothing[*api.SetNetworkRequest, *api.SetNetworkResponse]()),

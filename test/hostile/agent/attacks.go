@@ -154,7 +154,7 @@ func fillSockets(_ context.Context, g *guest, argument string) error {
 		return errors.New("the container has no socket")
 	}
 	return g.open(argument, func(stream net.Conn) error {
-		header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: sockets[0].Tag}}}
+		header := &api.StreamHeader{Purpose: &api.StreamHeader_Socket{Socket: &api.SocketStream{Tag: sockets[0].Tag, Peer: &api.Peer{}}}}
 		if err := api.OpenStream(stream, header); err != nil {
 			return err
 		}

@@ -1,0 +1,137 @@
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of a look into the mounted directories of one container.
+const (
+	// MaxDepth is how many levels below a mounted directory are looked at; what is in the
+	// directory itself is on the first.
+	MaxDepth = 3
+	// MaxEntries is how many names are read.
+	MaxEntries = 4096
+	// MaxDirectories is how many directories are read, each of which is watched afterwards by
+	// an open descriptor.
+	MaxDirectories = 256
+	// MaxSockets is how many sockets are forwarded.
+	MaxSockets = 64
+)
+
+// A seen socket is one that a look has found.
+type seen struct {
+	path          string // below the directory
+	mode          uint32
+	uid, gid      uint32
+	device, inode uint64
+	changed       unix.Timespec // its owner or mode, or its inode is another (inode(7), ctime)
+	served        bool          // somebody on this host takes streams there
+}
+
+// is tells whether both looks have found one socket in one state.
+func (s seen) is(other seen) bool {
+	return s.device == other.device && s.inode == other.inode && s.changed == other.changed
+}
+
+// A look goes through directories, each level before the next one, as far as its bounds
+// allow.
+type look struct {
+	watch   func(dir *os.File) error // is called before a directory is read
+	blind   error                    // of watch, if any
+	entries int                      // that were read
+	dirs    []*os.File               // that were; the caller closes them
+	exceeded
+}
+
+// exceeded are the bounds that a look has met.
+type exceeded struct{ names, directories bool }
+
+func (e exceeded) String() string {
+	switch {
+	case e.names:
+		return fmt.Sprintf("%d names were read", MaxEntries)
+	case e.directories:
+		return fmt.Sprintf("%d directories were read", MaxDirectories)
+	}
+	return ""
+}
+
+// batch is how many names of a directory are read at a time.
+const batch = 256
+
+// sockets finds those below a directory. resolve restricts how it is gone through (openat2(2)).
+// What cannot be read, or is gone meanwhile, is passed over.
+func (l *look) sockets(root *os.File, resolve uint64) (found []seen) {
+	level := []string{"."}
+	for depth := 1; depth <= MaxDepth && len(level) > 0; depth++ {
+		var next []string
+		for _, dir := range level {
+			sockets, below := l.read(root, dir, resolve)
+			found, next = append(found, sockets...), append(next, below...)
+		}
+		level = next
+	}
+	return found
+}
+
+// read reads one directory.
+func (l *look) read(root *os.File, name string, resolve uint64) (sockets []seen, below []string) {
+	if l.entries >= MaxEntries || len(l.dirs) >= MaxDirectories {
+		l.names, l.directories = l.names || l.entries >= MaxEntries, l.directories || len(l.dirs) >= MaxDirectories
+		return nil, nil
+	}
+	fd, err := openat2(root, name, unix.O_RDONLY|unix.O_DIRECTORY, resolve)
+	if err != nil {
+		return nil, nil
+	}
+	// Where the kernel does not tell the kind of an entry, it is asked for by this name.
+	dir := os.NewFile(uintptr(fd), fmt.Sprintf("/proc/self/fd/%d", fd))
+	l.dirs = append(l.dirs, dir)
+	if err := l.watch(dir); err != nil {
+		l.blind = err
+	}
+	for l.entries < MaxEntries {
+		entries, err := dir.ReadDir(min(batch, MaxEntries-l.entries))
+		l.entries += len(entries)
+		for _, entry := range entries {
+			at := path.Join(name, entry.Name())
+			switch entry.Type() {
+			case os.ModeDir:
+				below = append(below, at)
+			case os.ModeSocket:
+				if one, ok := see(root, at, resolve); ok {
+					sockets = append(sockets, one)
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) || err != nil && len(entries) == 0 {
+			return sockets, below
+		}
+	}
+	l.names = true
+	return sockets, below
+}
+
+// see looks at what may be a socket.
+func see(root *os.File, at string, resolve uint64) (_ seen, ok bool) {
+	file, err := openBelow(root, at, unix.O_PATH, resolve)
+	if err != nil {
+		return seen{}, false
+	}
+	defer file.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return seen{}, false
+	}
+	taken, err := server(file)
+	return seen{
+		path: at, mode: stat.Mode & 0o777, uid: stat.Uid, gid: stat.Gid,
+		device: stat.Dev, inode: stat.Ino, changed: stat.Ctim, served: taken == streams,
+	}, err == nil
+}
