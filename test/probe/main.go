@@ -25,7 +25,7 @@ var commands = map[string]func(args []string) error{
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
-	"pattern": pattern, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
+	"pattern": pattern, "watch": watch, "fill": fill, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
 	"kvm": func([]string) error { return kvm.Check() },
 }
 
