@@ -85,6 +85,8 @@ func TestContract(t *testing.T) {
 		{"VM31 VM33 hidden paths, changed on the host", vmHiddenOnHost},
 		{"VM35 many hidden paths", vmHiddenMany},
 		{"VM10 VM11 VM12 sockets in a directory", vmSockets},
+		{"VM20 changes of the host raise no event", vmWatch},
+		{"VM40 a full volume", vmFull},
 	} {
 		t.Run(line.name, func(t *testing.T) { line.test(t, c.on(t)) })
 	}
@@ -154,7 +156,7 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	file("twice1", "first", "/f/twice", "rw")
 	file("twice2", "second", "/f/twice", "rw")
 	// Directories.
-	for _, sub := range []string{"dir/sub", "dir/below", "late", "many"} {
+	for _, sub := range []string{"dir/sub", "dir/below", "late", "many", "full"} {
 		if err := os.MkdirAll(c.path(sub), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -178,6 +180,8 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	again("many", "/d/many", "rw")
 	c.sourceRights(t)
 	again("rights", "/d/rights", "rw")
+	c.mountTmpfs(t, "full", fmt.Sprintf("size=%d", fullSize))
+	again("full", "/d/full", "rw")
 	write(t, c.path("map/..1/key"), "old")
 	if err := errors.Join(os.Symlink("..1", c.path("map/..data")), os.Symlink("..data/key", c.path("map/key"))); err != nil {
 		t.Fatal(err)
@@ -203,9 +207,9 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	return append(mounts, c.socketDirectories(t)...)
 }
 
-func (c contract) mountTmpfs(t *testing.T, name string) {
+func (c contract) mountTmpfs(t *testing.T, name string, options ...string) {
 	t.Helper()
-	if err := unix.Mount("tmpfs", c.path(name), "tmpfs", 0, ""); err != nil {
+	if err := unix.Mount("tmpfs", c.path(name), "tmpfs", 0, strings.Join(options, ",")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(c.path(name), unix.MNT_DETACH) })
