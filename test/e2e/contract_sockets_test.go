@@ -123,7 +123,7 @@ func vmLaterSocket(t *testing.T, c contract) {
 	}
 	greet(t, c.path("sockets/late/socket"), "late")
 	c.mode(t, "sockets/late/socket", 0o666, 0, 0)
-	c.eventually("a later socket", `[ "$(/probe/probe as 7 8 connect /d/sockets/late/socket x)" = "late 7:8 <nil>" ]`)
+	c.eventually("a later socket", `[ "$(/probe/probe as 7 8 /probe/probe connect /d/sockets/late/socket x)" = "late 7:8 <nil>" ]`)
 }
 
 // A daemon that starts again makes another socket, and some have systemd make the

@@ -203,7 +203,7 @@ func (c contract) sources(t *testing.T) (mounts []specs.Mount) {
 	listen(t, c.path("socket"))
 	again("socket", "/f/socket", "ro")
 	again("socket", "/f/socket-rw", "rw")
-	return append(mounts, c.hiddenSources(t)...)
+	mounts = append(mounts, c.hiddenSources(t)...)
 	return append(mounts, c.socketDirectories(t)...)
 }
 

@@ -20,7 +20,7 @@ import (
 const hiding measure = "hidden paths"
 
 // hidden is msb-krun's place, with a share in which something is hidden for each attempt.
-var hidden = &place{"msb-krun with hidden paths", true, hiddenAttempts(), stageHidden}
+var hidden = &place{"msb-krun with hidden paths", true, true, hiddenAttempts(), stageHidden}
 
 func TestVM30Intruder(t *testing.T) { intrude(t, hidden) }
 
