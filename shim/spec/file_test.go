@@ -66,7 +66,7 @@ func TestFileOptionsRefused(t *testing.T) {
 		change func(*specs.Spec)
 		says   string
 	}{
-		"unknown option":     {withOptions("x-msb.uid=3"), `unknown option "x-msb.uid"; msb has x-msb.metadata=guest|host, x-msb.update=pinned|follow and x-msb.sockets=on|off`},
+		"unknown option":     {withOptions("x-msb.uid=3"), `unknown option "x-msb.uid"; msb has x-msb.metadata=guest|host, x-msb.update=pinned|follow, x-msb.sockets=on|off`},
 		"some sockets":       {withOptions("x-msb.sockets=some"), "neither on nor off"},
 		"no value":           {withOptions("x-msb.update"), "neither pinned nor follow"},
 		"another value":      {withOptions("x-msb.metadata=none"), "neither guest nor host"},
