@@ -19,6 +19,9 @@ const (
 	// lookPause is the least time between two looks, however much changes: it bounds what
 	// a guest can have the host do by changing its directories.
 	lookPause = time.Second
+	// lookShare is of how many parts of the time a look takes one at most: directories that
+	// change all the time may be large, or on a slow file system.
+	lookShare = 20
 	// settling is how long after a change the next look begins: who makes a socket sets its
 	// mode and owner after that.
 	settling = 100 * time.Millisecond
@@ -125,8 +128,9 @@ func (d *Directories) run(ctx context.Context, tell func(context.Context, []*api
 	signal.Notify(changes, unix.SIGIO)
 	defer signal.Stop(changes)
 	for first := true; ctx.Err() == nil; first = false {
-		next := time.Now().Add(lookPause)
+		start := time.Now()
 		sockets, changed := d.look(ctx)
+		next := start.Add(max(lookPause, lookShare*time.Since(start)))
 		if changed {
 			if err := tell(ctx, sockets); err != nil && ctx.Err() == nil {
 				log.G(ctx).WithError(err).Warn("sockets of the host in mounted directories are not reached")

@@ -373,12 +373,23 @@ func parseTime(t *testing.T, seconds string) time.Time {
 }
 
 // A container in a user namespace, as ctr makes it. Its runtime has no options: with those
-// of another than runc, containerd starts no such container.
+// of another than runc, containerd starts no such container. To a server of the host it is
+// who its root is mapped to.
 func TestUserNamespace(t *testing.T) {
 	nothingLeft(t)
+	sockets := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"all": 0o666, "roots": 0o600} {
+		path := filepath.Join(sockets, name)
+		greet(t, path, name)
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
 	stdout, stderr, code := host.Ctr("run", "--rm", "--runtime", harness.Runtime, "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536",
-		harness.Image, "users", "sh", "-c", "echo $(cat /proc/self/uid_map) $(id -u); touch /x && stat -c %u:%g /x /bin; mount -t virtiofs msbpool /mnt 2>&1")
-	if want := "0 100000 65536 0\n0:0\n0:0\nmount: permission denied"; code == 0 || !strings.HasPrefix(stdout, want) {
+		harness.Bind(sockets, "/sockets", "rbind:rw"), harness.Bind(filepath.Join(host.Output, "tools"), "/tools", "rbind:ro"),
+		harness.Image, "users", "sh", "-c", "echo $(cat /proc/self/uid_map) $(id -u); touch /x && stat -c %u:%g /x /bin;"+
+			"for s in all roots; do echo $(/tools/probe connect /sockets/$s x); done; mount -t virtiofs msbpool /mnt 2>&1")
+	if want := "0 100000 65536 0\n0:0\n0:0\nall 100000:100000 <nil>\nEACCES\nmount: permission denied"; code == 0 || !strings.HasPrefix(stdout, want) {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
 }
