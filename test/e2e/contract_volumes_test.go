@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"errors"
 	"os"
 	"strings"
@@ -85,6 +86,13 @@ func vmFull(t *testing.T, c contract) {
 		t.Errorf("msync of a mapping: %q", got)
 	}
 	wantContent(t, c.path("full/mapped"), strings.Repeat("\x00", 65536))
+	// Room for two of sixteen pages, which are written back together.
+	c.must(fmt.Sprintf("truncate -s %d /d/full/fill", fullSize-8192))
+	if got := c.probe(`mmap /d/full/mapped "$(printf %65536s)"`); got != "ENOSPC" {
+		t.Errorf("msync of a mapping of which a part has room: %q", got)
+	}
+	c.must("truncate -s 0 /d/full/mapped && truncate -s 65536 /d/full/mapped")
+	c.probe("fill /d/full/fill")
 	if got := c.probe("allocate /d/full/mapped"); got != "ENOSPC" {
 		t.Errorf("allocating: %q", got)
 	}
