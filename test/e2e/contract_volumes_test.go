@@ -1,8 +1,8 @@
 package e2e
 
 import (
-	"fmt"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
