@@ -90,7 +90,7 @@ var lines = []line{
 	{name: "DM08", meaning: "100,000 entries"},
 	{name: "DM09", meaning: "names with any byte"},
 	{name: "DM10", meaning: "links inside resolve in the guest"},
-	{name: "DM11", meaning: "hard links, fsync, rename, attributes, O_TMPFILE"},
+	{name: "DM11", meaning: "hard links, fsync, rename, attributes; O_TMPFILE: ENOTSUP"},
 	{name: "DM12", meaning: "proc and others of the host's kernel below a directory: left out, named; as a source: refused"},
 	{name: "VM01", meaning: "who may create, change, remove and run what: as with runc, for every user, group and capability"},
 	{name: "VM02", meaning: "set-group and sticky directories, umask: as with runc"},
