@@ -57,7 +57,7 @@ type Directories struct {
 	first      chan struct{} // closed when what was found first was told
 	ended      chan struct{} // closed with Run
 	cancel     context.CancelFunc
-	warned     map[string]bool
+	warned     map[string]string // what was told, by what it is about; Run's
 
 	mu        sync.Mutex
 	looks     int                 // guarded by mu
@@ -85,7 +85,7 @@ func (t *Table) Forward(ctx context.Context, dirs []Directory, identities *Ident
 	d := &Directories{
 		table: t, identities: identities, dirs: dirs, cancel: cancel,
 		first: make(chan struct{}), ended: make(chan struct{}),
-		warned: make(map[string]bool), forwarded: make(map[place]forwarded),
+		warned: make(map[string]string), forwarded: make(map[place]forwarded),
 	}
 	go d.run(ctx, tell)
 	return d
@@ -178,7 +178,7 @@ func (d *Directories) look(ctx context.Context) (sockets []*api.DirectorySocket,
 		}
 	}
 	if l.blind != nil {
-		d.warn(ctx, fmt.Sprintf("sockets of the host that appear later in mounted directories are not reached: %v", l.blind))
+		d.warn(ctx, "changes", "sockets of the host that appear later in mounted directories are not reached: %v", l.blind)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -190,19 +190,19 @@ func (d *Directories) look(ctx context.Context) (sockets []*api.DirectorySocket,
 	}
 	chosen, left := choose(d.forwarded, order, found)
 	if left > 0 {
-		d.warn(ctx, fmt.Sprintf("%d sockets of the host in mounted directories are forwarded, which is the most for a container; %d are not: mount those themselves", MaxSockets, left))
+		d.warn(ctx, "sockets", "%d sockets of the host in mounted directories are forwarded, which is the most for a container; %d are not: mount those themselves", MaxSockets, left)
 	}
 	if bound := l.exceeded.String(); bound != "" {
-		d.warn(ctx, fmt.Sprintf("looking for sockets of the host in mounted directories ended after %s, which is the most for a container: those beyond are not reached: mount them themselves", bound))
+		d.warn(ctx, "look", "looking for sockets of the host in mounted directories ended after %s, which is the most for a container: those beyond are not reached: mount them themselves", bound)
 	}
 	return d.take(ctx, chosen, found)
 }
 
-// warn tells something once.
-func (d *Directories) warn(ctx context.Context, text string) {
-	if !d.warned[text] && len(d.warned) < 16 {
-		d.warned[text] = true
-		log.G(ctx).Warn(text)
+// warn tells of something once.
+func (d *Directories) warn(ctx context.Context, about, format string, args ...any) {
+	if d.warned[about] == "" {
+		d.warned[about] = fmt.Sprintf(format, args...)
+		log.G(ctx).Warn(d.warned[about])
 	}
 }
 
@@ -239,7 +239,7 @@ func (d *Directories) take(ctx context.Context, chosen []place, found map[place]
 		if !known {
 			var err error
 			if one.tag, err = d.table.addBelow(d.dirs[at.dir], at.path, d.identities); err != nil {
-				d.warn(ctx, fmt.Sprintf("forwarding sockets in mounted directories: %v", err))
+				d.warn(ctx, "forwarding", "sockets of the host in mounted directories are not reached: %v", err)
 				continue
 			}
 		}
