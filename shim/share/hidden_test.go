@@ -296,7 +296,7 @@ func TestVM34Refused(t *testing.T) {
 			}
 			_, err = trees.Add(source, Attributes{Hidden: c.hidden, Recursive: recursive})
 			source.Close()
-			if !c.is(err) || !strings.Contains(err.Error(), c.says) || !strings.HasPrefix(err.Error(), "source "+dir+": ") {
+			if !c.is(err) || !strings.Contains(err.Error(), c.says) || !strings.HasPrefix(err.Error(), "source "+dir+": path ") {
 				t.Errorf("%s: %v", name, err)
 			}
 			if after := countMounts(t, trees); after != before {

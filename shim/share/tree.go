@@ -204,19 +204,21 @@ func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
 	return t.addFile(source, attributes)
 }
 
-// addDir shares a directory, and keeps hidden what is to be hidden in it. A share that there
-// was has been kept by its names; what was given a name that must be there is looked at anew.
+// addDir shares a directory, and keeps hidden what is to be hidden in it. Of a share that
+// others use already, something that must be there may have gone since.
 func (t *Trees) addDir(source *Source, attributes Attributes) (Share, error) {
 	share, err := t.users.add(source.object, attributes, func() (Share, error) {
 		return t.share(t.pool(), dirPrefix, "", source.object, attributes)
 	})
-	if err == nil && attributes.Hidden != (Hidden{}) {
-		if err = t.keeper.keep(share.target, attributes.Hidden); err != nil && t.Release(share) {
+	if err != nil || attributes.Hidden == (Hidden{}) {
+		return share, err
+	}
+	if err := t.keeper.keep(share.target, attributes.Hidden); err != nil {
+		err = fmt.Errorf("source %s: %w", source.path, err)
+		if t.Release(share) {
 			err = errors.Join(err, t.Remove(share))
 		}
-	}
-	if err != nil {
-		return Share{}, fmt.Errorf("source %s: %w", source.path, err)
+		return Share{}, err
 	}
 	return share, nil
 }
@@ -262,7 +264,7 @@ func (t *Trees) addTree(prefix string, tree *os.File, hidden Hidden) (_ Share, e
 		return Share{}, classify(err)
 	}
 	if err := t.covers.hide(dir, hidden); err != nil {
-		return Share{}, classify(err)
+		return Share{}, fmt.Errorf("source %s: %w", tree.Name(), classify(err))
 	}
 	share, err := t.add(t.pool(), prefix, "", tree)
 	share.Withheld = withheld
