@@ -181,6 +181,9 @@ func compareHost(t *testing.T, dir string, want, got map[string]string) {
 	var different int
 	for name, state := range want {
 		theirs, ours := withoutLists(state), withoutLists(got[name])
+		if dir == "host" { // the last that was tried there are lists, which set the mode
+			theirs, ours = theirs[:strings.LastIndex(theirs, ":")], ours[:max(0, strings.LastIndex(ours, ":"))]
+		}
 		list := dir == "tree" && (strings.Contains(name, "list") || strings.HasSuffix(name, "/below"))
 		known := strings.HasPrefix(name, "CHOWN without root/file 2660") || host.Driver == "krun" && strings.Contains(name, "file 2660")
 		if theirs != ours && !list && !known {
