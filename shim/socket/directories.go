@@ -171,11 +171,13 @@ func (d *Directories) look(ctx context.Context) (sockets []*api.DirectorySocket,
 	l := look{watch: notify}
 	found := make(map[place]seen)
 	var order []place
-	for i, dir := range d.dirs {
-		for _, one := range l.sockets(dir.File, dir.resolve()) {
-			at := place{i, one.path}
-			found[at], order = one, append(order, at)
-		}
+	var roots []root
+	for _, dir := range d.dirs {
+		roots = append(roots, root{dir.File, dir.resolve()})
+	}
+	for _, one := range l.sockets(roots...) {
+		at := place{one.dir, one.path}
+		found[at], order = one, append(order, at)
 	}
 	if l.blind != nil {
 		d.warn(ctx, "changes", "sockets of the host that appear later in mounted directories are not reached: %v", l.blind)

@@ -102,7 +102,7 @@ func TestMountedOver(t *testing.T) {
 		t.Errorf("sockets: %v", got)
 	}
 	l := look{watch: notify}
-	found := l.sockets(openDir(t, dir), unix.RESOLVE_NO_XDEV)
+	found := l.sockets(root{openDir(t, dir), unix.RESOLVE_NO_XDEV})
 	closeAll(l.dirs)
 	if len(found) != 0 {
 		t.Errorf("of one mount: %v", found)

@@ -266,26 +266,33 @@ func TestVM13Bounds(t *testing.T) {
 	}
 }
 
+// What is large takes nothing from what is looked at beside it, as long as there are not many.
 func TestLookIsBounded(t *testing.T) {
-	dir := t.TempDir()
-	for n := range MaxEntries + 10 {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("file", n)), nil, 0o600); err != nil {
-			t.Fatal(err)
+	dir, beside := t.TempDir(), t.TempDir()
+	for _, sub := range []string{".", "a", "b", "c", "d"} {
+		mkdir(t, filepath.Join(dir, sub))
+		for n := range MaxNames + 10 {
+			if err := os.WriteFile(filepath.Join(dir, sub, fmt.Sprint("file", n)), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	identify(t, filepath.Join(beside, "socket"))
 	l := look{watch: notify}
-	root := openDir(t, dir)
-	l.sockets(root, 0)
+	found := l.sockets(root{openDir(t, dir), 0}, root{openDir(t, beside), 0})
 	closeAll(l.dirs)
-	if l.entries != MaxEntries || !l.names || l.directories {
+	if l.entries > MaxEntries || l.entries < MaxEntries-batch || !l.names || l.directories {
 		t.Errorf("%d entries, bounds %+v", l.entries, l.exceeded)
+	}
+	if len(found) != 1 || found[0].dir != 1 || found[0].path != "socket" {
+		t.Errorf("beside a large directory: %v", found)
 	}
 	dir = t.TempDir()
 	for n := range MaxDirectories + 10 {
 		mkdir(t, filepath.Join(dir, fmt.Sprint("dir", n)))
 	}
 	l = look{watch: notify}
-	l.sockets(openDir(t, dir), 0)
+	l.sockets(root{openDir(t, dir), 0})
 	closeAll(l.dirs)
 	if len(l.dirs) != MaxDirectories || l.names || !l.directories {
 		t.Errorf("%d directories, bounds %+v", len(l.dirs), l.exceeded)
@@ -307,7 +314,7 @@ func TestKernelWithoutNotices(t *testing.T) {
 	dir := t.TempDir()
 	identify(t, filepath.Join(dir, "socket"))
 	l := look{watch: func(*os.File) error { return unix.EINVAL }}
-	found := l.sockets(openDir(t, dir), 0)
+	found := l.sockets(root{openDir(t, dir), 0})
 	closeAll(l.dirs)
 	if len(found) != 1 || !errors.Is(l.blind, unix.EINVAL) {
 		t.Errorf("%v, %v", found, l.blind)

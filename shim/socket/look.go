@@ -15,8 +15,10 @@ const (
 	// MaxDepth is how many levels below a mounted directory are looked at; what is in the
 	// directory itself is on the first.
 	MaxDepth = 3
-	// MaxEntries is how many names are read.
+	// MaxEntries is how many names are read, and MaxNames how many of one directory, so that
+	// a large one does not take all.
 	MaxEntries = 4096
+	MaxNames   = 1024
 	// MaxDirectories is how many directories are read, each of which is watched afterwards by
 	// an open descriptor.
 	MaxDirectories = 256
@@ -26,7 +28,8 @@ const (
 
 // A seen socket is one that a look has found.
 type seen struct {
-	path          string // below the directory
+	dir           int    // which of the directories that were looked into it is below
+	path          string // below it
 	mode          uint32
 	uid, gid      uint32
 	device, inode uint64
@@ -55,7 +58,7 @@ type exceeded struct{ names, directories bool }
 func (e exceeded) String() string {
 	switch {
 	case e.names:
-		return fmt.Sprintf("%d names were read", MaxEntries)
+		return fmt.Sprintf("%d names, or %d of one directory, were read", MaxEntries, MaxNames)
 	case e.directories:
 		return fmt.Sprintf("%d directories were read", MaxDirectories)
 	}
@@ -65,15 +68,35 @@ func (e exceeded) String() string {
 // batch is how many names of a directory are read at a time.
 const batch = 256
 
-// sockets finds those below a directory. resolve restricts how it is gone through (openat2(2)).
-// What cannot be read, or is gone meanwhile, is passed over.
-func (l *look) sockets(root *os.File, resolve uint64) (found []seen) {
-	level := []string{"."}
+// A root is a directory to look into. resolve restricts how it is gone through (openat2(2)).
+type root struct {
+	file    *os.File
+	resolve uint64
+}
+
+// sockets finds those below directories, and tells of each in which of them it is. A level of
+// all directories is looked at before the next one of any. What cannot be read, or is gone
+// meanwhile, is passed over.
+func (l *look) sockets(roots ...root) (found []seen) {
+	type directory struct {
+		of   int
+		name string
+	}
+	var level []directory
+	for i := range roots {
+		level = append(level, directory{i, "."})
+	}
 	for depth := 1; depth <= MaxDepth && len(level) > 0; depth++ {
-		var next []string
+		var next []directory
 		for _, dir := range level {
-			sockets, below := l.read(root, dir, resolve)
-			found, next = append(found, sockets...), append(next, below...)
+			sockets, below := l.read(roots[dir.of], dir.name)
+			for _, one := range sockets {
+				one.dir = dir.of
+				found = append(found, one)
+			}
+			for _, name := range below {
+				next = append(next, directory{dir.of, name})
+			}
 		}
 		level = next
 	}
@@ -81,12 +104,12 @@ func (l *look) sockets(root *os.File, resolve uint64) (found []seen) {
 }
 
 // read reads one directory.
-func (l *look) read(root *os.File, name string, resolve uint64) (sockets []seen, below []string) {
+func (l *look) read(from root, name string) (sockets []seen, below []string) {
 	if l.entries >= MaxEntries || len(l.dirs) >= MaxDirectories {
 		l.names, l.directories = l.names || l.entries >= MaxEntries, l.directories || len(l.dirs) >= MaxDirectories
 		return nil, nil
 	}
-	fd, err := openat2(root, name, unix.O_RDONLY|unix.O_DIRECTORY, resolve)
+	fd, err := openat2(from.file, name, unix.O_RDONLY|unix.O_DIRECTORY, from.resolve)
 	if err != nil {
 		return nil, nil
 	}
@@ -96,8 +119,8 @@ func (l *look) read(root *os.File, name string, resolve uint64) (sockets []seen,
 	if err := l.watch(dir); err != nil {
 		l.blind = err
 	}
-	for l.entries < MaxEntries {
-		entries, err := dir.ReadDir(min(batch, MaxEntries-l.entries))
+	for most := min(l.entries+MaxNames, MaxEntries); l.entries < most; {
+		entries, err := dir.ReadDir(min(batch, most-l.entries))
 		l.entries += len(entries)
 		for _, entry := range entries {
 			at := path.Join(name, entry.Name())
@@ -105,7 +128,7 @@ func (l *look) read(root *os.File, name string, resolve uint64) (sockets []seen,
 			case os.ModeDir:
 				below = append(below, at)
 			case os.ModeSocket:
-				if one, ok := see(root, at, resolve); ok {
+				if one, ok := see(from, at); ok {
 					sockets = append(sockets, one)
 				}
 			}
@@ -119,8 +142,8 @@ func (l *look) read(root *os.File, name string, resolve uint64) (sockets []seen,
 }
 
 // see looks at what may be a socket.
-func see(root *os.File, at string, resolve uint64) (_ seen, ok bool) {
-	file, err := openBelow(root, at, unix.O_PATH, resolve)
+func see(from root, at string) (_ seen, ok bool) {
+	file, err := openBelow(from.file, at, unix.O_PATH, from.resolve)
 	if err != nil {
 		return seen{}, false
 	}

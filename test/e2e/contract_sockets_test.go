@@ -106,14 +106,14 @@ func vmSockets(t *testing.T, c contract) {
 
 func vmSocketsAtCreation(_ *testing.T, c contract) {
 	c.wantSockets(map[string]string{
-		"connect /d/sockets/top x":                      "top 0:0 <nil>",
-		"connect /d/sockets-ro/top x":                   "top 0:0 <nil>",
-		"connect /d/sockets/a/b/deep x":                 "deep 0:0 <nil>",
-		"as 1001 1002 connect /d/sockets/top x":         "top 1001:1002 <nil>",
-		"as 1001 1002 connect /d/sockets/groups x":      "EACCES",
-		"as 1001 1002,1003 connect /d/sockets/groups x": "groups 1001:1002 <nil>",
-		"connect /d/sockets/mount/socket x":             "mounted 0:0 <nil>",
-		"connect /d/no-sockets/top x":                   "ECONNREFUSED",
+		"connect /d/sockets/top x":                                   "top 0:0 <nil>",
+		"connect /d/sockets-ro/top x":                                "top 0:0 <nil>",
+		"connect /d/sockets/a/b/deep x":                              "deep 0:0 <nil>",
+		"as 1001 1002 /probe/probe connect /d/sockets/top x":         "top 1001:1002 <nil>",
+		"as 1001 1002 /probe/probe connect /d/sockets/groups x":      "EACCES",
+		"as 1001 1002,1003 /probe/probe connect /d/sockets/groups x": "groups 1001:1002 <nil>",
+		"connect /d/sockets/mount/socket x":                          "mounted 0:0 <nil>",
+		"connect /d/no-sockets/top x":                                "ECONNREFUSED",
 	})
 }
 
