@@ -175,9 +175,12 @@ func (d *Directories) look(ctx context.Context) (sockets []*api.DirectorySocket,
 	for _, dir := range d.dirs {
 		roots = append(roots, root{dir.File, dir.resolve()})
 	}
-	for _, one := range l.sockets(roots...) {
+	for _, one := range append(d.again(roots), l.sockets(roots...)...) {
 		at := place{one.dir, one.path}
-		found[at], order = one, append(order, at)
+		if _, twice := found[at]; !twice {
+			order = append(order, at)
+		}
+		found[at] = one
 	}
 	if l.blind != nil {
 		d.warn(ctx, "changes", "sockets of the host that appear later in mounted directories are not reached: %v", l.blind)
@@ -198,6 +201,20 @@ func (d *Directories) look(ctx context.Context) (sockets []*api.DirectorySocket,
 		d.warn(ctx, "look", "looking for sockets of the host in mounted directories ended after %s, which is the most for a container: those beyond are not reached: mount them themselves", bound)
 	}
 	return d.take(ctx, chosen, found)
+}
+
+// again looks at the sockets that are forwarded, which a look through directories that have
+// grown might not come to any more.
+func (d *Directories) again(roots []root) (found []seen) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for at := range d.forwarded {
+		if one, ok := see(roots[at.dir], at.path); ok {
+			one.dir = at.dir
+			found = append(found, one)
+		}
+	}
+	return found
 }
 
 // warn tells of something once.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -178,14 +179,17 @@ func TestVM10VM11Directory(t *testing.T) {
 	mkdir(t, g.path("late/dir"))
 	late := identify(t, g.path("late/dir/socket"))
 	g.eventually("a/b/deep", "late/dir/socket", "top")
-	tag := g.sockets()["late/dir/socket"].Tag
 	if err := os.Chmod(g.path("late/dir/socket"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the mode", func() bool { return g.sockets()["late/dir/socket"].Mode == 0o600 })
+	eventually(t, "the mode", func() bool { return g.sockets()["late/dir/socket"].GetMode() == 0o600 })
 	late.Close()
 	identify(t, g.path("late/dir/socket"))
-	eventually(t, "the new socket", func() bool { return g.sockets()["late/dir/socket"].Mode == 0o755 })
+	if err := os.Chmod(g.path("late/dir/socket"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new socket", func() bool { return g.sockets()["late/dir/socket"].GetMode() == 0o777 })
+	tag := g.sockets()["late/dir/socket"].Tag
 	if got, err := g.answer(guest(t, g.table), tag, &api.Peer{Uid: 5, Gid: 6, Groups: []uint32{7, 8}}); got != "5:6[7 8]" {
 		t.Errorf("the server took the guest for %q, %v", got, err)
 	}
@@ -266,10 +270,54 @@ func TestVM13Bounds(t *testing.T) {
 	}
 }
 
+// A socket that is forwarded stays so when the directory gets larger than a look reads.
+func TestVM13DirectoryGrows(t *testing.T) {
+	dir := t.TempDir()
+	mkdir(t, filepath.Join(dir, "a/b"))
+	identify(t, filepath.Join(dir, "a/b/socket"))
+	g := forward(t, dir, new(Identities))
+	for _, sub := range []string{"c", "d", "e", "f", "g"} {
+		mkdir(t, g.path(sub))
+		for n := range MaxNames {
+			if err := os.WriteFile(g.path(fmt.Sprint(sub, "/file", n)), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	looks := g.looked()
+	mkdir(t, g.path("last"))
+	eventually(t, "another look", func() bool { return g.looked() > looks })
+	if got := g.paths(); !slices.Equal(got, []string{"a/b/socket"}) {
+		t.Errorf("after it grew there are %v", got)
+	}
+}
+
+// An access control list narrows what the guest judges by.
+func TestPermissionsOfList(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	identify(t, path)
+	list := acl.List{{Tag: acl.Owner, Permissions: 6, ID: noID}, {Tag: acl.User, Permissions: 6, ID: 1002}, {Tag: acl.OwnerGroup, ID: noID}, {Tag: acl.Mask, Permissions: 6, ID: noID}, {Tag: acl.Other, ID: noID}}
+	if err := unix.Setxattr(path, acl.Attribute, list.Value(), 0); err != nil {
+		t.Fatal(err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if got := permissions(file, &stat); stat.Mode&0o777 != 0o660 || got != 0o600 {
+		t.Errorf("mode %o is %o for the guest", stat.Mode&0o777, got)
+	}
+}
+
 // What is large takes nothing from what is looked at beside it, as long as there are not many.
 func TestLookIsBounded(t *testing.T) {
 	dir, beside := t.TempDir(), t.TempDir()
-	for _, sub := range []string{".", "a", "b", "c", "d"} {
+	for _, sub := range []string{"a", "b", "c", "d", "e"} {
 		mkdir(t, filepath.Join(dir, sub))
 		for n := range MaxNames + 10 {
 			if err := os.WriteFile(filepath.Join(dir, sub, fmt.Sprint("file", n)), nil, 0o600); err != nil {

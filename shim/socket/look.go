@@ -154,7 +154,7 @@ func see(from root, at string) (_ seen, ok bool) {
 	}
 	taken, err := server(file)
 	return seen{
-		path: at, mode: stat.Mode & 0o777, uid: stat.Uid, gid: stat.Gid,
+		path: at, mode: permissions(file, &stat), uid: stat.Uid, gid: stat.Gid,
 		device: stat.Dev, inode: stat.Ino, changed: stat.Ctim, served: taken == streams,
 	}, err == nil
 }

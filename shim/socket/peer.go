@@ -182,3 +182,26 @@ func setgroups(groups []uint32) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
 	return errno
 }
+
+// speaker is a connection that says with all that it sends who sends it.
+type speaker struct {
+	*net.UnixConn
+	credentials []byte
+}
+
+// speak has a server that asks for the credentials of each message be told the peer's
+// (unix(7), SO_PASSCRED). Left alone the kernel tells the real ids of the thread that sends,
+// which are the shim's.
+func (p Peer) speak(conn *net.UnixConn) *speaker {
+	return &speaker{conn, unix.UnixCredentials(&unix.Ucred{Pid: int32(os.Getpid()), Uid: p.UID, Gid: p.GID})}
+}
+
+// Write implements net.Conn.
+func (s *speaker) Write(data []byte) (written int, err error) {
+	for written < len(data) && err == nil {
+		var n int
+		n, _, err = s.WriteMsgUnix(data[written:], s.credentials, nil)
+		written += n
+	}
+	return written, err
+}

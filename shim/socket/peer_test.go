@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"net"
+	"os"
 	"testing"
 	"unsafe"
 
@@ -94,4 +96,51 @@ func TestRules(t *testing.T) {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
+}
+
+// A server that asks who has sent a message is told the peer, for each part of it.
+func TestCredentialsOfMessages(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, client := unixConn(t, fds[0]), unixConn(t, fds[1])
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		t.Fatal(err)
+	}
+	const size = 1 << 20 // more than a socket takes at once
+	sent := make(chan error, 1)
+	go func() {
+		_, err := Peer{UID: 1000, GID: 1001}.speak(client).Write(make([]byte, size))
+		sent <- err
+	}()
+	data, control := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	for received := 0; received < size; {
+		n, controlSize, _, _, err := server.ReadMsgUnix(data, control)
+		if err != nil {
+			t.Fatal(err)
+		}
+		received += n
+		messages, err := unix.ParseSocketControlMessage(control[:controlSize])
+		if err != nil || len(messages) != 1 {
+			t.Fatalf("after %d bytes: %v, %v", received, messages, err)
+		}
+		if got, err := unix.ParseUnixCredentials(&messages[0]); err != nil || got.Uid != 1000 || got.Gid != 1001 {
+			t.Fatalf("after %d bytes the sender is %+v, %v", received, got, err)
+		}
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+}
+
+func unixConn(t *testing.T, fd int) *net.UnixConn {
+	t.Helper()
+	file := os.NewFile(uintptr(fd), "socket")
+	conn, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(); file.Close() })
+	return conn.(*net.UnixConn)
 }

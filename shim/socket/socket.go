@@ -29,6 +29,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
 )
 
 const (
@@ -79,7 +80,7 @@ func (t *Table) Add(source *share.Source, follow bool, identities *Identities) (
 	if err := unix.Fstat(int(source.File().Fd()), &stat); err != nil {
 		return nil, err
 	}
-	s.Mode, s.UID, s.GID = stat.Mode&0o777, stat.Uid, stat.Gid
+	s.Mode, s.UID, s.GID = permissions(source.File(), &stat), stat.Uid, stat.Gid
 	if err := refuseDatagrams(source); err != nil {
 		return nil, err
 	}
@@ -104,6 +105,29 @@ func (t *Table) add(s *Socket) {
 		t.sockets, t.conns = make(map[string]*Socket), make(map[string]map[net.Conn]bool)
 	}
 	t.sockets[s.Tag], t.conns[s.Tag] = s, make(map[net.Conn]bool)
+}
+
+// permissions are the bits by which the guest judges who may connect to a socket: the host's,
+// narrowed by its access control list, if it has one.
+func permissions(file *os.File, stat *unix.Stat_t) uint32 {
+	const all, owner = 0o777, 0o700
+	bits := stat.Mode & all
+	if bits&^owner == 0 {
+		return bits
+	}
+	value := make([]byte, acl.MaxSize)
+	n, err := unix.Getxattr(descriptorPath(file), acl.Attribute, value)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return bits
+	}
+	if err != nil {
+		return bits & owner
+	}
+	list, err := acl.Parse(value[:n])
+	if err != nil {
+		return bits & owner
+	}
+	return list.Narrow(bits)
 }
 
 func refuseDatagrams(source *share.Source) error {
@@ -234,11 +258,15 @@ func (t *Table) open(header *api.StreamHeader) (carrier, error) {
 		return connection, nil
 	}
 	tag := header.GetSocket().GetTag()
-	conn, err := t.connect(tag, header.GetSocket().GetPeer())
+	peer, err := peerOf(header.GetSocket().GetPeer())
 	if err != nil {
 		return nil, err
 	}
-	return &connection{t, tag, conn}, nil
+	conn, err := t.connect(tag, peer)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{t, tag, conn, peer}, nil
 }
 
 // connection is one to a socket.
@@ -246,9 +274,10 @@ type connection struct {
 	table *Table
 	tag   string
 	conn  *net.UnixConn
+	peer  Peer
 }
 
-func (c *connection) Carry(stream net.Conn) { api.Join(c.conn, stream) }
+func (c *connection) Carry(stream net.Conn) { api.Join(c.peer.speak(c.conn), stream) }
 
 func (c *connection) Close() error {
 	c.table.disconnect(c.tag, c.conn)
@@ -256,11 +285,7 @@ func (c *connection) Close() error {
 }
 
 // connect opens a connection to the host's socket of a tag.
-func (t *Table) connect(tag string, named *api.Peer) (*net.UnixConn, error) {
-	peer, err := peerOf(named)
-	if err != nil {
-		return nil, err
-	}
+func (t *Table) connect(tag string, peer Peer) (*net.UnixConn, error) {
 	socket, err := t.begin(tag)
 	if err != nil {
 		return nil, err

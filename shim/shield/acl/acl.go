@@ -43,13 +43,14 @@ const (
 	version    = 2
 	headerSize = 4
 	entrySize  = 8
-	maxSize    = 64 << 10 // in bytes, of any attribute (limits.h, XATTR_SIZE_MAX)
+	// MaxSize is that of a value, in bytes (limits.h, XATTR_SIZE_MAX).
+	MaxSize = 64 << 10
 )
 
 // Parse reads the attribute's value as the kernel says it. The error is EINVAL for what is
 // none.
 func Parse(value []byte) (list List, err error) {
-	if len(value) < headerSize || len(value) > maxSize || (len(value)-headerSize)%entrySize != 0 || binary.LittleEndian.Uint32(value) != version {
+	if len(value) < headerSize || len(value) > MaxSize || (len(value)-headerSize)%entrySize != 0 || binary.LittleEndian.Uint32(value) != version {
 		return nil, unix.EINVAL
 	}
 	for at := headerSize; at < len(value); at += entrySize {
