@@ -50,7 +50,7 @@ func newKeeper(covers *covers) *keeper {
 // should be ended.
 func (t *Trees) Broken() <-chan error { return t.keeper.broken }
 
-// keep hides what is hidden in a share that is in its place from now on, until forget.
+// keep hides what is hidden in a share that is in its place from now on, until close.
 func (k *keeper) keep(at string, hidden Hidden) error {
 	if err := k.start(at, hidden); err != nil {
 		return err
@@ -90,12 +90,6 @@ func openMounts() (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return os.NewFile(uintptr(fd), path), nil
-}
-
-func (k *keeper) forget(at string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.shares, at)
 }
 
 // close ends the keeper, without waiting for a file system that does not answer.

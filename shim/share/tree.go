@@ -145,7 +145,9 @@ func (t *Trees) Files() string { return servedDir(t.files()) }
 // Close takes both trees and every share away. What a VMM still serves lives on
 // in that VMM's namespace only.
 func (t *Trees) Close() error {
-	t.keeper.close()
+	if t.keeper != nil {
+		t.keeper.close()
+	}
 	t.namespaces.close()
 	if err := unix.Unmount(t.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "unmount", Path: t.dir, Err: err}
@@ -189,6 +191,7 @@ type Share struct {
 	target     string   // what the source is attached to
 	shieldName string   // empty if it is not shielded
 	key        identity // of a directory that may have more users
+	hides      bool     // something below it is hidden
 }
 
 // Add shares a source with the guest: a directory in the pool, once however often it is
@@ -267,7 +270,7 @@ func (t *Trees) addTree(prefix string, tree *os.File, hidden Hidden) (_ Share, e
 		return Share{}, fmt.Errorf("source %s: %w", tree.Name(), classify(err))
 	}
 	share, err := t.add(t.pool(), prefix, "", tree)
-	share.Withheld = withheld
+	share.Withheld, share.hides = withheld, hidden != Hidden{}
 	return share, err
 }
 
@@ -357,8 +360,14 @@ func (t *Trees) Release(share Share) (last bool) { return t.users.release(share)
 // Remove takes a share away from the host's side. The guest should have let go
 // of it before; if it has not, what it holds stays usable to it until its VM
 // ends, without keeping the host's source busy in any other namespace.
+//
+// One that hides something stays until Close, and Add finds it again. A mount that is still
+// in use is taken out of the tree of mounts without those on it (umount2(2), MNT_DETACH; its
+// disconnect_mount in fs/namespace.c): whoever holds the share would see what they covered.
 func (t *Trees) Remove(share Share) error {
-	t.keeper.forget(share.target)
+	if share.hides {
+		return nil
+	}
 	if err := detach(share.target); err != nil {
 		return err
 	}

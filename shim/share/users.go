@@ -82,7 +82,8 @@ func (u *users) add(dir object, attributes Attributes, share func() (Share, erro
 	return added, nil
 }
 
-// release takes one mount off, and tells whether it was the last.
+// release takes one mount off, and tells whether it was the last. A share that stays (see
+// Trees.Remove) is there for the next.
 func (u *users) release(share Share) (last bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -91,7 +92,7 @@ func (u *users) release(share Share) (last bool) {
 		return true
 	}
 	have.count--
-	if have.count == 0 {
+	if have.count == 0 && !share.hides {
 		delete(u.shares, share.key)
 	}
 	return have.count == 0

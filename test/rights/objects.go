@@ -204,12 +204,12 @@ func Make(dir string, sample Sample) error {
 	var errs []error
 	for number, i := range identities {
 		for n, k := range directories {
-			if sample.has(number, n) {
+			if sample.has(number, n, k.name) {
 				errs = append(errs, k.makeDirectory(filepath.Join(dir, i.name, "dir "+k.name)))
 			}
 		}
 		for n, k := range files {
-			if !sample.has(number, n) {
+			if !sample.has(number, n, k.name) {
 				continue
 			}
 			for _, part := range parts {
