@@ -56,6 +56,9 @@ func dmCalls(t *testing.T, c contract) {
 	if got := c.probe("setxattr /d/many/b/moved user.a v"); got != want {
 		t.Errorf("setxattr: %q, want %q", got, want)
 	}
+	if got := c.probe(`setxattr /d/many/b/moved "$(printf 'user.\377')" v`); got != want {
+		t.Errorf("setxattr of a name that is not UTF-8: %q, want %q", got, want)
+	}
 	if info, err := os.Stat(c.path("many/a/hard")); err != nil || info.Sys().(*syscall.Stat_t).Nlink != 2 {
 		t.Errorf("the hard link: %v", err)
 	}
