@@ -72,12 +72,6 @@ func (g *told) tell(_ context.Context, sockets []*api.DirectorySocket) error {
 	return nil
 }
 
-func (g *told) count() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.calls)
-}
-
 // looked is how many looks there were.
 func (g *told) looked() int {
 	g.Directories.mu.Lock()
