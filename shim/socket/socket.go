@@ -115,15 +115,7 @@ func permissions(file *os.File, stat *unix.Stat_t) uint32 {
 	if bits&^owner == 0 {
 		return bits
 	}
-	value := make([]byte, acl.MaxSize)
-	n, err := unix.Getxattr(descriptorPath(file), acl.Attribute, value)
-	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
-		return bits
-	}
-	if err != nil {
-		return bits & owner
-	}
-	list, err := acl.Parse(value[:n])
+	list, err := acl.Of(descriptorPath(file))
 	if err != nil {
 		return bits & owner
 	}

@@ -8,6 +8,7 @@ package acl
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,14 +44,33 @@ const (
 	version    = 2
 	headerSize = 4
 	entrySize  = 8
-	// MaxSize is that of a value, in bytes (limits.h, XATTR_SIZE_MAX).
-	MaxSize = 64 << 10
+	maxSize    = 64 << 10 // in bytes, of any attribute (limits.h, XATTR_SIZE_MAX)
 )
+
+// small is enough for a list that names some sixty users and groups.
+const small = 512
+
+// Of reads the list of the object at a path; nil if it has none, or its file system has none.
+func Of(path string) (List, error) {
+	value := make([]byte, small)
+	n, err := unix.Getxattr(path, Attribute, value)
+	if errors.Is(err, unix.ERANGE) {
+		value = make([]byte, maxSize)
+		n, err = unix.Getxattr(path, Attribute, value)
+	}
+	switch {
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.EOPNOTSUPP):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return Parse(value[:n])
+}
 
 // Parse reads the attribute's value as the kernel says it. The error is EINVAL for what is
 // none.
 func Parse(value []byte) (list List, err error) {
-	if len(value) < headerSize || len(value) > MaxSize || (len(value)-headerSize)%entrySize != 0 || binary.LittleEndian.Uint32(value) != version {
+	if len(value) < headerSize || len(value) > maxSize || (len(value)-headerSize)%entrySize != 0 || binary.LittleEndian.Uint32(value) != version {
 		return nil, unix.EINVAL
 	}
 	for at := headerSize; at < len(value); at += entrySize {

@@ -24,7 +24,7 @@ func TestParse(t *testing.T) {
 		"nothing":         nil,
 		"half an entry":   list.Value()[:headerSize+entrySize+3],
 		"another version": append([]byte{1, 0, 0, 0}, list.Value()[headerSize:]...),
-		"too long":        slices.Concat(list.Value()[:headerSize], make([]byte, MaxSize)),
+		"too long":        slices.Concat(list.Value()[:headerSize], make([]byte, maxSize)),
 	} {
 		if _, err := Parse(value); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("%s: %v", name, err)

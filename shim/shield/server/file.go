@@ -54,19 +54,15 @@ func (t *target) stat(stat *unix.Stat_t) error {
 }
 
 // inode looks at the file as stat does, and at its access control list.
-func (t *target) inode() (*inode, error) {
-	host := new(inode)
+func (t *target) inode() (host *inode, err error) {
+	host = new(inode)
 	if err := t.stat(&host.Stat_t); err != nil {
 		return nil, err
 	}
-	value, err := t.attribute(acl.Attribute)
-	switch {
-	case errors.Is(err, unix.ENODATA):
-		return host, nil
-	case err != nil:
-		return nil, err
-	}
-	host.list, err = acl.Parse(value)
+	err = t.with(func(path string) error {
+		host.list, err = acl.Of(path)
+		return err
+	})
 	return host, err
 }
 
