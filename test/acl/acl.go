@@ -3,37 +3,33 @@
 package acl
 
 import (
-	"encoding/binary"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
 )
 
 // Names of the attributes in which the kernel has them (xattr(7)).
 const (
-	Access  = "system.posix_acl_access"
+	Access  = acl.Attribute
 	Default = "system.posix_acl_default"
 )
 
-// The kernel's form (linux/posix_acl_xattr.h): a version, then entries of a tag, rights
-// and an id.
-const (
-	version = 2
-	noID    = 1<<32 - 1
-	entry   = 8
-)
+// noID is that of an entry about the owner, the group, the mask or others.
+const noID = 1<<32 - 1
 
-// words are the tags' by the word before the first colon: of the owner, the group and
-// others if no id follows.
-var words = map[string]struct{ own, named uint16 }{"u": {0x01, 0x02}, "g": {0x04, 0x08}, "m": {0x10, 0}, "o": {0x20, 0}}
+// words are the tags by the word before the first colon: of the owner, the group and others
+// if no id follows.
+var words = map[string]struct{ own, named acl.Tag }{"u": {acl.Owner, acl.User}, "g": {acl.OwnerGroup, acl.Group}, "m": {acl.Mask, 0}, "o": {acl.Other, 0}}
 
 const rights = "rwx"
 
 // Encode makes the kernel's form of a list such as "u::rw-,u:1002:rw-,g::---,m::rw-,o::---".
 // Its entries have to be in this order.
-func Encode(list string) ([]byte, error) {
-	value := binary.LittleEndian.AppendUint32(nil, version)
-	for _, text := range strings.Split(list, ",") {
+func Encode(text string) ([]byte, error) {
+	var list acl.List
+	for _, text := range strings.Split(text, ",") {
 		parts := strings.Split(text, ":")
 		if len(parts) != 3 || words[parts[0]].own == 0 || len(parts[2]) != len(rights) {
 			return nil, fmt.Errorf("%q is not an entry of an access control list", text)
@@ -53,38 +49,37 @@ func Encode(list string) ([]byte, error) {
 				bits |= 1
 			}
 		}
-		value = binary.LittleEndian.AppendUint16(value, tag)
-		value = binary.LittleEndian.AppendUint16(value, bits)
-		value = binary.LittleEndian.AppendUint32(value, uint32(id))
+		list = append(list, acl.Entry{Tag: tag, Permissions: bits, ID: uint32(id)})
 	}
-	return value, nil
+	return list.Value(), nil
 }
 
 // Decode is the reverse.
 func Decode(value []byte) (string, error) {
-	if len(value) < 4 || (len(value)-4)%entry != 0 || binary.LittleEndian.Uint32(value) != version {
-		return "", fmt.Errorf("%x is not an access control list", value)
+	list, err := acl.Parse(value)
+	if err != nil {
+		return "", fmt.Errorf("%x is not an access control list: %w", value, err)
 	}
-	var list []string
-	for value = value[4:]; len(value) > 0; value = value[entry:] {
-		list = append(list, decode(binary.LittleEndian.Uint16(value), binary.LittleEndian.Uint16(value[2:]), binary.LittleEndian.Uint32(value[4:])))
+	var texts []string
+	for _, entry := range list {
+		texts = append(texts, decode(entry))
 	}
-	return strings.Join(list, ","), nil
+	return strings.Join(texts, ","), nil
 }
 
-func decode(tag, bits uint16, id uint32) string {
-	name := fmt.Sprintf("?%d", tag)
+func decode(entry acl.Entry) string {
+	name := fmt.Sprintf("?%d", entry.Tag)
 	for word, tags := range words {
-		switch tag {
+		switch entry.Tag {
 		case tags.own:
 			name = word + ":"
 		case tags.named:
-			name = fmt.Sprintf("%s:%d", word, id)
+			name = fmt.Sprintf("%s:%d", word, entry.ID)
 		}
 	}
 	text := []byte("---")
 	for i := range rights {
-		if bits>>(len(rights)-1-i)&1 == 1 {
+		if entry.Permissions>>(len(rights)-1-i)&1 == 1 {
 			text[i] = rights[i]
 		}
 	}
