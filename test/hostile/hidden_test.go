@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
-	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
 )
 
@@ -190,20 +188,7 @@ func stageHidden(t *testing.T, without map[measure]bool) scene {
 	}
 	trees := open(t, filepath.Join(dir, "trees"))
 	added := add(t, trees, project, attributes)
-	config := vm.Config{
-		Kernel: made(t, filepath.Join(dir, "kit/vmlinux"), "kernel", 0o644), Disk: made(t, filepath.Join(dir, "kit/guest.erofs"), "disk", 0o644),
-		Shares: []vm.Share{{Tag: "pool", Dir: trees.Pool()}, {Tag: "files", Dir: trees.Files()}},
-		Dir:    filepath.Join(dir, "vm"),
-	}
-	if err := os.Mkdir(config.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	agent, err := net.Listen("unix", filepath.Join(config.Dir, "agent.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { agent.Close() })
-	s := scene{spec: krun.Driver{Program: self(t)}.Jail(config)}
+	s := scene{spec: krun.Driver{Program: self(t)}.Jail(machineOf(t, dir, trees.Pool(), trees.Files()))}
 	s.targets.Writable = filepath.Join("/shares/pool", added.Tag)
 	s.targets.HandleType, s.targets.Handle = handle.Type(), handle.Bytes()
 	s.switchOffCommon(t, without)

@@ -209,6 +209,25 @@ func made(t *testing.T, path, content string, mode os.FileMode) string {
 	return path
 }
 
+// machineOf is a machine below a directory that is served two trees, and the agent's socket of it.
+func machineOf(t *testing.T, dir, pool, files string) vm.Config {
+	t.Helper()
+	config := vm.Config{
+		Kernel: made(t, filepath.Join(dir, "kit/vmlinux"), "kernel", 0o644), Disk: made(t, filepath.Join(dir, "kit/guest.erofs"), "disk", 0o644),
+		Shares: []vm.Share{{Tag: "pool", Dir: pool}, {Tag: "files", Dir: files}},
+		Dir:    filepath.Join(dir, "vm"),
+	}
+	if err := os.Mkdir(config.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	agent, err := net.Listen("unix", filepath.Join(config.Dir, "agent.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { agent.Close() })
+	return config
+}
+
 func stageVMM(t *testing.T, without map[measure]bool) scene {
 	t.Helper()
 	dir := t.TempDir()
@@ -239,20 +258,8 @@ func stageVMM(t *testing.T, without map[measure]bool) scene {
 			t.Error(err)
 		}
 	})
-	config := vm.Config{
-		Network: container.VM(),
-		Kernel:  made("kit/vmlinux", "kernel", 0o644), Disk: made("kit/guest.erofs", "disk", 0o644),
-		Shares: []vm.Share{{Tag: "pool", Dir: trees.Pool()}, {Tag: "files", Dir: files}},
-		Dir:    filepath.Join(dir, "vm"),
-	}
-	if err := os.Mkdir(config.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	agent, err := net.Listen("unix", filepath.Join(config.Dir, "agent.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { agent.Close() })
+	config := machineOf(t, dir, trees.Pool(), files)
+	config.Network = container.VM()
 	s := scene{spec: krun.Driver{Program: self(t)}.Jail(config), targets: attackable(t, dir, secret)}
 	s.targets.Other = filepath.Join(dir, "other", "files", foreign.Tag, "foreign")
 	s.targets.Writable = filepath.Join("/shares/pool", directory.Tag)
