@@ -123,9 +123,9 @@ func (s *Sockets) place(ctx context.Context, container string, socket *api.Direc
 
 // bind is one that is to be made, of which everything but the place is known.
 type bind struct {
-	mount    *os.File // of the agent's socket, attached nowhere
-	dir, the found    // in the pool
-	socket   *api.DirectorySocket
+	mount     *os.File // of the agent's socket, attached nowhere
+	dir, file found    // in the pool
+	socket    *api.DirectorySocket
 }
 
 func newBind(at string, socket *api.DirectorySocket) (_ *bind, err error) {
@@ -135,13 +135,13 @@ func newBind(at string, socket *api.DirectorySocket) (_ *bind, err error) {
 		return nil, err
 	}
 	defer dir.Close()
-	the, err := openAt(dir, string(socket.Path), 0, below)
+	file, err := openAt(dir, string(socket.Path), 0, below)
 	if err != nil {
-		return nil, passOver(err)
+		return nil, unlessGone(err)
 	}
-	defer the.Close()
-	err = errors.Join(b.dir.stat(dir), b.the.stat(the))
-	if err != nil || b.the.Mode&unix.S_IFMT != unix.S_IFSOCK {
+	defer file.Close()
+	err = errors.Join(b.dir.stat(dir), b.file.stat(file))
+	if err != nil || b.file.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, err
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
@@ -158,19 +158,19 @@ func (b *bind) close() { b.mount.Close() }
 func (b *bind) attach() error {
 	dir, err := openAt(nil, b.socket.Destination, unix.O_DIRECTORY, unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
-		return passOver(err)
+		return unlessGone(err)
 	}
 	defer dir.Close()
 	place, err := openAt(dir, string(b.socket.Path), 0, below)
 	if err != nil {
-		return passOver(err)
+		return unlessGone(err)
 	}
 	defer place.Close()
 	var here, there found
 	if err := errors.Join(here.stat(dir), there.stat(place)); err != nil {
 		return err
 	}
-	if !here.is(b.dir) || !there.is(b.the) && !(there.isBelow(here) && b.the.isBelow(b.dir) && there.Ino == b.the.Ino) {
+	if !here.is(b.dir) || !there.is(b.file) && !(there.isBelow(here) && b.file.isBelow(b.dir) && there.Ino == b.file.Ino) {
 		return nil // it is bound, or something else is
 	}
 	const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
@@ -224,8 +224,8 @@ func openAt(dir *os.File, path string, flags, resolve uint64) (*os.File, error) 
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// passOver takes a place that is gone, or has a link on its way, for none.
-func passOver(err error) error {
+// unlessGone is an error, but for that of a place that is gone or has a link on its way.
+func unlessGone(err error) error {
 	for _, gone := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV} {
 		if errors.Is(err, gone) {
 			return nil
