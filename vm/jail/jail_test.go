@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,9 +96,14 @@ func ended(t *testing.T, p *Process) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the process does not end")
 	}
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	if strings.Contains(string(mounts), "jail") {
-		t.Errorf("mounts are left:\n%s", mounts)
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(filepath.Dir(t.TempDir())))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, left := range mounts {
+		if left.Source == "jail" {
+			t.Errorf("the jail's root is left at %s", left.Mountpoint)
+		}
 	}
 	if root, err := os.Readlink("/proc/self/root"); root != "/" || err != nil {
 		t.Errorf("the root of this process is %s, %v", root, err)
