@@ -16,7 +16,8 @@ SHIM    := $(OUTPUT)/bin/containerd-shim-msb-v2
 AGENT   := $(OUTPUT)/guest/msb-agent
 RUNC    := $(OUTPUT)/guest/runc
 IMAGE   := $(OUTPUT)/images/busybox.tar
-KRUNFW  := $(KIT)/libkrunfw.so.5
+KRUNFW  := $(OUTPUT)/guest/libkrunfw.so.5
+LINUX   := $(OUTPUT)/guest/vmlinux
 KRUN    := $(KIT)/libkrun.so.1
 VIRTIOFSD := $(KIT)/virtiofsd
 VMM     := $(KIT)/msb-krun
@@ -39,6 +40,10 @@ RESULTS := $(OUTPUT)/results
 # How long the tests of one package may take: it ends what hangs.
 MSB_TIMEOUT ?= 3h
 
+# Which kernel the guest has: msb is built from source; libkrunfw is the one that libkrunfw
+# carries, which also is vmlinux-tsi, for the host's network under libkrun.
+KERNEL  ?= msb
+
 PREFIX  ?= /usr/local
 DESTDIR ?=
 IMAGE_NAME ?= localhost/msb-install:latest
@@ -55,7 +60,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-krun lint proto \
+.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients kubernetes always
 
@@ -65,6 +70,9 @@ help: ## list the targets
 	@echo "What a target needs and is missing it installs, as root on Debian, or names."
 
 build: shim kit ## build the shim and the guest kit into _output
+
+# Those who only try it need not wait for the kernel: until it is built they get libkrunfw's.
+demo demo-% shell: export KERNEL := $(if $(wildcard $(LINUX)),$(KERNEL),libkrunfw)
 
 demo: root build tools ## run containers in microVMs and show what they can and cannot do (root)
 	@hack/containerd-private hack/demo
@@ -285,14 +293,14 @@ install: build ## install the shim and the kit below PREFIX (default /usr/local)
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
 	@install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
 	@install -m 0755 $(VMM) $(SHIELD) $(PLACEHOLDER) $(DESTDIR)$(PREFIX)/lib/msb/
-	@install -m 0644 $(addprefix $(KIT)/,vmlinux guest.erofs VERSIONS libkrunfw.so.5) $(DESTDIR)$(PREFIX)/lib/msb/
+	@install -m 0644 $(addprefix $(KIT)/,vmlinux vmlinux-tsi guest.erofs VERSIONS) $(DESTDIR)$(PREFIX)/lib/msb/
 	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@if [ -e $(VIRTIOFSD) ]; then install -m 0755 $(VIRTIOFSD) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
 	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 virtiofsd msb-krun msb-shield msb-placeholder vmlinux guest.erofs VERSIONS libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 virtiofsd msb-krun msb-shield msb-placeholder vmlinux vmlinux-tsi guest.erofs VERSIONS)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
@@ -334,7 +342,7 @@ shield:
 
 kit: agent vmm shield placeholder
 	@$(DEPS) qemu virtiofsd erofs seccomp gcc
-	@$(MAKE) $(KIT)/vmlinux $(KIT)/guest.erofs $(KIT)/VERSIONS
+	@$(MAKE) $(KIT)/vmlinux $(KIT)/vmlinux-tsi $(KIT)/guest.erofs $(KIT)/VERSIONS
 
 deps-krun: $(KRUN) ## build libkrun, with msb's changes, into _output (Rust)
 
@@ -365,8 +373,21 @@ tools: probe
 $(KRUNFW) $(ORIGIN) &: hack/libkrunfw
 	@hack/libkrunfw $(KRUNFW) $(ORIGIN)
 
-$(KIT)/vmlinux: $(KRUNFW) hack/kernel/main.go
-	@$(STEP) "wrapping the guest's kernel" go run -C hack -buildvcs=false ./kernel $(KRUNFW) $@
+$(KIT)/vmlinux-tsi: $(KRUNFW) hack/kernel/main.go
+	@$(STEP) "wrapping libkrunfw's kernel" go run -C hack -buildvcs=false ./kernel $(KRUNFW) $@
+
+kernel: $(LINUX) ## build the guest's kernel from source (about twelve minutes when new)
+
+$(LINUX): hack/build-kernel hack/kernel/check hack/kernel/config
+	@hack/build-kernel $@
+
+ifeq ($(KERNEL),libkrunfw)
+KERNEL_FILE := $(KIT)/vmlinux-tsi
+else
+KERNEL_FILE := $(LINUX)
+endif
+$(KIT)/vmlinux: $(KERNEL_FILE) always
+	@cp $< $@.$$$$ && $(REPLACE)
 
 $(RUNC): hack/tools/runc/go.mod
 	@$(STEP) "building runc for the guest (static, about a minute when new)" env CGO_ENABLED=1 \
@@ -383,7 +404,7 @@ $(KIT)/guest.erofs: $(OUTPUT)/guest/sums hack/guest-image
 
 $(KIT)/VERSIONS: $(RUNC) $(KIT)/vmlinux $(ORIGIN) always
 	@{ echo "msb $(VERSION)"; \
-		grep -aom1 'Linux version [0-9.]*' $(KIT)/vmlinux; \
+		grep -aom1 'Linux version [^ ]*' $(KIT)/vmlinux; \
 		cat $(ORIGIN); $(RUNC) --version; } >$@.$$$$ && $(REPLACE)
 
 $(TOOLS)/containerd: hack/tools/containerd/go.mod

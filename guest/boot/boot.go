@@ -3,6 +3,7 @@
 package boot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,8 +64,11 @@ func Run() error {
 		}
 		// The kernel may have mounted devtmpfs already.
 		if err := unix.Mount(m.kind, m.target, m.kind, m.flags, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("mounting %s on %s: %w", m.kind, m.target, err)
+			return cmp.Or(checkKernel(), fmt.Errorf("mounting %s on %s: %w", m.kind, m.target, err))
 		}
+	}
+	if err := checkKernel(); err != nil {
+		return err
 	}
 	for name, target := range links {
 		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {

@@ -23,6 +23,7 @@ import (
 // Files of the kit.
 const (
 	kernelFile      = "vmlinux"
+	tsiKernelFile   = "vmlinux-tsi" // of the krun driver's machines with the host's network
 	diskFile        = "guest.erofs"
 	shieldFile      = "msb-shield"
 	placeholderFile = "msb-placeholder"
@@ -62,7 +63,10 @@ func PlatformOf(config config.Config) Platform {
 func drivers(config config.Config) []vm.Driver {
 	library := cmp.Or(config.Krun.Library, filepath.Join(config.Kit, krun.Library))
 	all := []vm.Driver{
-		krun.Driver{Program: filepath.Join(config.Kit, vmmFile), Library: library},
+		krun.Driver{
+			Program: filepath.Join(config.Kit, vmmFile), Library: library,
+			HostNetworkKernel: filepath.Join(config.Kit, tsiKernelFile),
+		},
 		qemu.Driver{QEMU: config.QEMU.Path, Virtiofsd: config.QEMU.Virtiofsd, OwnVirtiofsd: filepath.Join(config.Kit, virtiofsdFile)},
 	}
 	for _, driver := range all {

@@ -31,6 +31,9 @@ type Driver struct {
 	Program string
 	// Library is the path of libkrun, as msb builds it.
 	Library string
+	// HostNetworkKernel is the path of the kernel of machines that have the host's network:
+	// it has libkrun's transparent socket impersonation, which Linux has not.
+	HostNetworkKernel string
 }
 
 var _ vm.Driver = Driver{}
@@ -49,10 +52,10 @@ func (d Driver) Check(context.Context) error {
 
 // Start implements vm.Driver.
 func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
-	if err := config.CheckFiles(); err != nil {
+	p := d.plan(config)
+	if err := p.config.CheckFiles(); err != nil {
 		return nil, err
 	}
-	p := d.plan(config)
 	input, err := json.Marshal(p.machine())
 	if err != nil {
 		return nil, err
@@ -79,6 +82,9 @@ func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
 func (d Driver) Jail(config vm.Config) jail.Spec { return d.plan(config).jail() }
 
 func (d Driver) plan(config vm.Config) plan {
+	if config.Network.Host {
+		config.Kernel = d.HostNetworkKernel
+	}
 	return plan{driver: d, config: config, descriptors: jail.DescriptorLimit()}
 }
 

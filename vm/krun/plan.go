@@ -78,7 +78,7 @@ func (p plan) commandLine() string {
 	}
 	words = append(words, p.config.Parameters...)
 	if p.config.Network.Host {
-		words = append(words, "tsi_hijack") // libkrunfw's kernel makes sockets the host's
+		words = append(words, "tsi_hijack") // HostNetworkKernel makes sockets the host's
 	}
 	return strings.Join(words, " ")
 }

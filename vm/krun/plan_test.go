@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -124,10 +125,16 @@ func TestNetwork(t *testing.T) {
 	if got := p.machine(); len(got.Interfaces) != 1 || got.Interfaces[0].Tap != "msbtap0" || got.HostNetwork || strings.Contains(got.CommandLine, "tsi") {
 		t.Errorf("its machine: %+v", got)
 	}
-	p.config.Network = vm.Network{Host: true}
+	p = Driver{HostNetworkKernel: "/kit/vmlinux-tsi"}.plan(vm.Config{Kernel: "/kit/vmlinux", Network: vm.Network{Host: true}})
 	spec = p.jail()
 	if spec.Network != nil || spec.Namespaces != others || !spec.Internet || len(spec.Capabilities) != len(capabilities)+1 {
 		t.Errorf("with the host's: %+v", spec)
+	}
+	if !slices.Contains(spec.Root.Binds, jail.Bind{Source: "/kit/vmlinux-tsi", Target: "/vmlinux", ReadOnly: true}) {
+		t.Errorf("its binds: %+v", spec.Root.Binds)
+	}
+	if _, err := (Driver{HostNetworkKernel: "/kit/none"}).Start(t.Context(), vm.Config{Network: vm.Network{Host: true}}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/kit/none") {
+		t.Errorf("without its kernel: %v", err)
 	}
 	if got := p.machine(); !got.HostNetwork || !strings.HasSuffix(got.CommandLine, " tsi_hijack") {
 		t.Errorf("its machine: %+v", got)
