@@ -49,6 +49,7 @@ func Run(ctx context.Context, changes ...Change) error {
 	if err != nil {
 		return fmt.Errorf("listening for the host: %w", err)
 	}
+	boot.Note("ready for the host")
 	c.opened(listener)
 	if err := bundle.MountPool(); err != nil {
 		return err

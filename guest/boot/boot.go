@@ -139,6 +139,12 @@ func Reap(ctx context.Context) {
 	}
 }
 
+// Note writes a line to the kernel's log, which dates it (Documentation/ABI/testing/dev-kmsg).
+// A log that takes none is no reason not to boot.
+func Note(line string) {
+	_ = os.WriteFile("/dev/kmsg", []byte("<6>msb-agent: "+line+"\n"), 0)
+}
+
 // SetClock sets the time of day.
 func SetClock(now time.Time) error {
 	spec := unix.NsecToTimespec(now.UnixNano())

@@ -27,7 +27,7 @@ type limitRule struct {
 
 // limitRules are for every limit of LinuxResources, by the names that it has there
 // (runtime-spec, config-linux.md). What the guest's runc is to set needs a file of the
-// guest's kernel, which is Linux 6.12 of libkrunfw with control groups of version 2:
+// guest's kernel, which is Linux 6.12 with control groups of version 2:
 // TestResourceLimits (test/e2e) compares.
 var limitRules = map[string]limitRule{
 	"devices":                         {kept: inGuest},

@@ -40,7 +40,7 @@ type result struct {
 	unit          string  // of the figure
 }
 
-var only = flag.String("only", "", "measure this alone: boot, exec, output, memory, network or files")
+var only = flag.String("only", "", "measure this alone: instructions, which is measured no other way, boot, exec, output, memory, network or files")
 
 func run() error {
 	flag.Parse()
@@ -59,10 +59,17 @@ func run() error {
 	measures := []struct {
 		name string
 		run  func(*harness.Host) ([]result, error)
-	}{{"boot", boot}, {"exec", exec}, {"output", output}, {"memory", memory}, {"network", network}, {"files", files}}
+	}{{"boot", boot}, {"exec", execs}, {"output", output}, {"memory", memory}, {"network", network}, {"files", files}}
 	if flag.NArg() > 0 {
 		// The peer's directory: under KVM, the machine is compared with its.
 		measures[0].run = func(host *harness.Host) ([]result, error) { return peer(host, flag.Arg(0)) }
+	}
+	if *only == "instructions" {
+		results, err := instructions(host)
+		if err == nil {
+			print(results)
+		}
+		return err
 	}
 	var results []result
 	for _, measure := range measures {

@@ -145,9 +145,9 @@ func (r *running) remove(ctx context.Context) error {
 	return errors.Join(append(errs, r.container.Delete(ctx, client.WithSnapshotCleanup))...)
 }
 
-// exec compares "ctr task exec ... true" with runc's own exec inside the guest:
+// execs compares "ctr task exec ... true" with runc's own exec inside the guest:
 // in a privileged container a second runc runs a container of its own.
-func exec(host *harness.Host) (_ []result, err error) {
+func execs(host *harness.Host) (_ []result, err error) {
 	ctx, cancel := host.Context()
 	defer cancel()
 	c, err := start(ctx, host, "exec", harness.Runtime, cio.NullIO, []oci.SpecOpts{

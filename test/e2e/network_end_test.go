@@ -1,13 +1,21 @@
 package e2e
 
 import (
+	"bytes"
+	"crypto/rand"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -54,6 +62,79 @@ func TestHostNetwork(t *testing.T) {
 	}
 	if got := c.probe("pump tcp:10.99.0.1:7 20 100000"); got != "ok" {
 		t.Errorf("20 connections: %s", got)
+	}
+	interrupted(c)
+}
+
+// interrupted sends a stream to the host, where it is read slowly, while signals interrupt
+// the threads of the VMM: a send that one ends after a part must be gone on with.
+func interrupted(c contract) {
+	c.t.Helper()
+	const size = 4 << 20
+	data := make([]byte, size)
+	if _, err := rand.Read(data); err != nil {
+		c.t.Fatal(err)
+	}
+	var listener net.Listener
+	err := host.InNetwork(func() (err error) {
+		listener, err = net.Listen("tcp", net.JoinHostPort(harness.BridgeAddress, "9"))
+		return err
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer listener.Close()
+	received := make(chan []byte, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		var all bytes.Buffer
+		for part := int64(16 << 10); ; time.Sleep(time.Millisecond) {
+			if _, err := io.CopyN(&all, conn, part); err != nil {
+				received <- all.Bytes()
+				return
+			}
+		}
+	}()
+	signalled, stop := make(chan struct{}), make(chan struct{})
+	vmm := c.vmm()
+	go func() {
+		defer close(signalled)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+				// Go, which msb-krun is written in, and QEMU ignore it in what is not theirs.
+				threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", vmm))
+				for _, thread := range threads {
+					if tid, err := strconv.Atoi(thread.Name()); err == nil {
+						_ = unix.Tgkill(vmm, tid, unix.SIGURG)
+					}
+				}
+			}
+		}
+	}()
+	process, exit := c.startExec(cio.NewCreator(cio.WithStreams(bytes.NewReader(data), io.Discard, io.Discard)), nil, "nc", harness.BridgeAddress, "9")
+	if err := process.CloseIO(c.ctx, client.WithStdinCloser); err != nil {
+		c.t.Error(err)
+	}
+	await(c.t, exit)
+	if _, err := process.Delete(c.ctx); err != nil {
+		c.t.Error(err)
+	}
+	close(stop)
+	<-signalled
+	select {
+	case got := <-received:
+		if !bytes.Equal(got, data) {
+			c.t.Errorf("%d of %d bytes came, or others", len(got), size)
+		}
+	case <-c.ctx.Done():
+		c.t.Error("the stream did not end")
 	}
 }
 
