@@ -3,15 +3,15 @@ package rights
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
-// An identity is a process's users, groups and capabilities.
+// An identity is a thread's users, groups and capabilities.
 type identity struct {
 	name     string
 	uid, gid uint32
@@ -51,21 +51,32 @@ var identities = []identity{
 	{name: "FSETID without root", uid: owner, gid: owner, has: []uintptr{unix.CAP_FSETID}},
 }
 
-// command runs this program as somebody.
-func (i identity) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", append([]string{"rights", as, i.name}, args...)...)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential:  &syscall.Credential{Uid: i.uid, Gid: i.gid, Groups: i.groups},
-		AmbientCaps: i.has,
-	}
-	return cmd
+// as does something as the identity, on a thread that ends with it: these calls change the
+// thread's users, groups and capabilities alone (credentials(7), nptl(7)).
+func (i identity) as(do func() error) error {
+	return thread.Run(func() error {
+		if err := i.become(); err != nil {
+			return fmt.Errorf("becoming %s: %w", i.name, err)
+		}
+		return do()
+	})
 }
 
-// drop takes what the identity lacks from all threads of this process.
-func (i identity) drop() error {
-	if i.lacks == nil {
-		return nil
+// become makes the thread the identity's.
+func (i identity) become() error {
+	groups := append([]uint32{}, i.groups...)
+	if err := raw("setgroups", unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); err != nil {
+		return err
+	}
+	if err := raw("setresgid", unix.SYS_SETRESGID, uintptr(i.gid), uintptr(i.gid), uintptr(i.gid)); err != nil {
+		return err
+	}
+	// Who is root no more keeps what is permitted, for capset to choose from.
+	if err := raw("prctl", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0); err != nil {
+		return err
+	}
+	if err := raw("setresuid", unix.SYS_SETRESUID, uintptr(i.uid), uintptr(i.uid), uintptr(i.uid)); err != nil {
+		return err
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [capabilityWords]unix.CapUserData
@@ -73,22 +84,30 @@ func (i identity) drop() error {
 		return os.NewSyscallError("capget", err)
 	}
 	for c := range uintptr(64) {
-		if len(i.lacks) == 0 || slices.Contains(i.lacks, c) {
-			data[c/32].Effective &^= 1 << (c % 32)
-			data[c/32].Permitted &^= 1 << (c % 32)
+		if word, bit := &data[c/32], uint32(1)<<(c%32); i.may(c) {
+			word.Effective |= bit & word.Permitted
+		} else {
+			word.Effective, word.Permitted = word.Effective&^bit, word.Permitted&^bit
 		}
 	}
-	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0); errno != 0 {
-		return os.NewSyscallError("capset", errno)
-	}
-	return nil
+	return os.NewSyscallError("capset", unix.Capset(&header, &data[0]))
 }
 
-func find(name string) (identity, error) {
-	for _, i := range identities {
-		if i.name == name {
-			return i, nil
-		}
+// may tells whether the identity has a capability, if this program has it.
+func (i identity) may(capability uintptr) bool {
+	switch {
+	case i.uid != root:
+		return slices.Contains(i.has, capability)
+	case i.lacks == nil:
+		return true
 	}
-	return identity{}, fmt.Errorf("no identity %q", name)
+	return len(i.lacks) > 0 && !slices.Contains(i.lacks, capability)
+}
+
+// raw is a system call for this thread alone: those of package syscall are for all of them.
+func raw(name string, number, a, b, c uintptr) error {
+	if _, _, errno := unix.RawSyscall(number, a, b, c); errno != 0 {
+		return os.NewSyscallError(name, errno)
+	}
+	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,8 +32,6 @@ const (
 	Made = "made"
 	// Mounts tries files of MakeFiles that are mounted in a directory.
 	Mounts = "mounts"
-
-	as = "as" // NAME what is run as an identity
 )
 
 // A Sample is how many of the pairs of an identity and a kind are tried: one of so many, and
@@ -60,9 +57,6 @@ func Main(args []string) error {
 	if len(args) < 3 {
 		return errors.New("rights: tree, made or mounts, a directory and a sample")
 	}
-	if args[0] == as {
-		return runAs(args[1], args[2:])
-	}
 	n, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err
@@ -73,79 +67,86 @@ func Main(args []string) error {
 		fmt.Printf("root, all, make: %s\n", text(Make(dir, sample)))
 		fallthrough
 	case Tree:
-		return each(func(i identity) error { return i.run(Tree, filepath.Join(dir, i.name), args[2]) })
+		return each(func(t tries) error { return t.tree(filepath.Join(dir, t.name)) }, sample)
 	case Mounts:
-		return mounts(dir, args[2])
+		return mounts(dir, sample)
 	default:
 		return fmt.Errorf("rights: no command %s", args[0])
 	}
 }
 
-func each(do func(identity) error) error {
-	for _, i := range identities {
-		if err := do(i); err != nil {
+// tries are those of an identity. They print a line for each case.
+type tries struct {
+	identity
+	number int
+	sample Sample
+	out    *bufio.Writer
+}
+
+func each(do func(tries) error, sample Sample) error {
+	unix.Umask(0o022)
+	for number, i := range identities {
+		t := tries{i, number, sample, bufio.NewWriter(os.Stdout)}
+		if err := errors.Join(do(t), t.out.Flush()); err != nil {
 			return fmt.Errorf("%s: %w", i.name, err)
 		}
 	}
 	return nil
 }
 
-func (i identity) run(args ...string) error {
-	cmd := i.command(args...)
-	cmd.Stdout = os.Stdout
-	return cmd.Run()
+func (t tries) say(kind, what, result string) {
+	fmt.Fprintf(t.out, "%s, %s, %s: %s\n", t.name, kind, what, result)
+}
+
+// tree tries what Make made for the identity.
+func (t tries) tree(dir string) error {
+	return t.as(func() error {
+		for k, d := range directories {
+			if t.sample.has(t.number, k, d.name) {
+				tryDirectory(t.identity, filepath.Join(dir, "dir "+d.name), func(what, result string) { t.say("dir "+d.name, what, result) })
+			}
+		}
+		for k, f := range files {
+			for _, part := range parts {
+				if t.sample.has(t.number, k, f.name) {
+					try(t.identity, filepath.Join(dir, "file "+f.name+", "+part.name), part.cases, func(what, result string) { t.say("file "+f.name, what, result) })
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // mounts tries each file as it was mounted, with what changes nothing, and then, as each
 // identity finds it once root has made it again what it was, with everything.
-func mounts(dir, sample string) error {
-	if err := each(func(i identity) error { return i.run(Mounts, dir, sample, "as mounted") }); err != nil {
+func mounts(dir string, sample Sample) error {
+	if err := each(func(t tries) error { return t.mounts(dir, "as mounted") }, sample); err != nil {
 		return err
 	}
-	return each(func(i identity) error {
-		for _, k := range files {
-			fmt.Printf("root, mount %s, make again for %s: %s\n", k.name, i.name, text(k.writeFile(filepath.Join(dir, k.name))))
-		}
-		return i.run(Mounts, dir, sample, "all")
-	})
-}
-
-// runAs is what a process of an identity does.
-func runAs(name string, args []string) error {
-	i, err := find(name)
-	if err != nil {
-		return err
-	}
-	if err := i.drop(); err != nil {
-		return err
-	}
-	unix.Umask(0o022)
-	out := bufio.NewWriter(os.Stdout)
-	say := func(kind, what, result string) { fmt.Fprintf(out, "%s, %s, %s: %s\n", name, kind, what, result) }
-	n, err := strconv.Atoi(args[2])
-	if err != nil {
-		return err
-	}
-	sample, number, dir := Sample(n), slices.IndexFunc(identities, func(other identity) bool { return other.name == name }), args[1]
-	for k, d := range directories {
-		if args[0] == Tree && sample.has(number, k, d.name) {
-			tryDirectory(i, filepath.Join(dir, "dir "+d.name), func(what, result string) { say("dir "+d.name, what, result) })
-		}
-	}
-	for k, f := range files {
-		if !sample.has(number, k, f.name) {
-			continue
-		}
-		for _, part := range parts {
-			switch {
-			case args[0] == Tree:
-				try(i, filepath.Join(dir, "file "+f.name+", "+part.name), part.cases, func(what, result string) { say("file "+f.name, what, result) })
-			case args[3] == "all" || part.harmless:
-				try(i, filepath.Join(dir, f.name), part.cases, func(what, result string) { say("mount "+f.name+" "+args[3], what, result) })
+	return each(func(t tries) error {
+		for k, f := range files {
+			if sample.has(t.number, k, f.name) {
+				fmt.Fprintf(t.out, "root, mount %s, make again for %s: %s\n", f.name, t.name, text(f.writeFile(filepath.Join(dir, f.name))))
 			}
 		}
-	}
-	return out.Flush()
+		return t.mounts(dir, all)
+	}, sample)
+}
+
+// all are the cases, also those that change the file.
+const all = "all"
+
+func (t tries) mounts(dir, cases string) error {
+	return t.as(func() error {
+		for k, f := range files {
+			for _, part := range parts {
+				if t.sample.has(t.number, k, f.name) && (cases == all || part.harmless) {
+					try(t.identity, filepath.Join(dir, f.name), part.cases, func(what, result string) { t.say("mount "+f.name+" "+cases, what, result) })
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // A trial is one call of somebody on a file, and what to look at afterwards.
