@@ -15,8 +15,8 @@ func namespaces(options *cri.NamespaceOption) func(*cri.PodSandboxConfig) {
 	return func(config *cri.PodSandboxConfig) { config.Linux.SecurityContext.NamespaceOptions = options }
 }
 
-// TestRefused: what a microVM cannot have is refused in a sentence, and leaves nothing.
-func TestRefused(t *testing.T) {
+// TestPodRefused: what a microVM cannot have is refused in a sentence, and leaves nothing.
+func TestPodRefused(t *testing.T) {
 	perHandler(t, func(t *testing.T, handler string) {
 		t.Run("pods", func(t *testing.T) { testRefusedPods(t, handler) })
 		t.Run("containers", func(t *testing.T) { testRefusedContainers(t, startPod(t, handler, nil)) })
