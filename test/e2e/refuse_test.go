@@ -103,8 +103,8 @@ func TestRefused(t *testing.T) {
 		"unknown driver":        {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
 		"missing kit":           {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
 		"no kernel":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
-		"damaged kernel":        {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
-		"kernel panic":          {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
+		"damaged kernel":        {config(t, dir, patient(kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
+		"kernel panic":          {config(t, dir, patient(kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
 		"no answer in time":     {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
 	}
 	maps.Copy(cases, refusedBy(t, host.Driver, dir))
@@ -170,6 +170,11 @@ func config(t *testing.T, dir, content string) []string {
 		t.Fatal(err)
 	}
 	return []string{"--runtime-config-path", file.Name()}
+}
+
+// patient is a configuration with a kit whose guest is given time to fail, however slow the machine is.
+func patient(kit string) string {
+	return fmt.Sprintf("kit = %q\nvm.boot_timeout = %q", kit, harness.Patience)
 }
 
 // kit is a copy of the kit in which one file has another content.
