@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/clock"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -144,7 +145,31 @@ func (s *Sandbox) connect(ctx context.Context) (err error) {
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
 	}
+	if err == nil {
+		go s.tellTime(context.WithoutCancel(ctx))
+	}
 	return err
+}
+
+// tellTime tells the guest the time until the machine ends. One that does not ask harms
+// nobody's clock but its own.
+func (s *Sandbox) tellTime(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var jumps <-chan struct{}
+	if notify := s.platform.ClockJumps; notify != nil {
+		var err error
+		if jumps, err = notify(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("the guest learns within a minute when the host's clock is set")
+		}
+	}
+	stream, err := s.Guest.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Clock{Clock: &api.ClockStream{}}})
+	if err == nil {
+		err = clock.Serve(stream, time.Now, jumps)
+	}
+	if err != nil && s.Running() {
+		log.G(ctx).WithError(err).Warn("telling the guest the time")
+	}
 }
 
 // explain adds what is known of a machine that did not boot: if it died, why,

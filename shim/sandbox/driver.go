@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/clockset"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
@@ -47,6 +48,8 @@ type Platform struct {
 	// Placeholder starts a process, from the kit, with a root and in a network namespace;
 	// nil means the host's.
 	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)
+	// ClockJumps tells when the host's clock is set (clockset.Notify); nil: nobody does.
+	ClockJumps func(context.Context) (<-chan struct{}, error)
 }
 
 // PlatformOf is the one that a configuration describes. Which of the drivers it is, is
@@ -55,6 +58,7 @@ func PlatformOf(config config.Config) Platform {
 	return Platform{
 		Kit: config.Kit, Drivers: drivers(config), BootTimeout: time.Duration(config.VM.BootTimeout),
 		Budgets: guest.DefaultBudgets, OpenNetwork: openNetwork, Placeholder: startPlaceholder,
+		ClockJumps: clockset.Notify,
 	}
 }
 
