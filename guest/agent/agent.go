@@ -208,6 +208,9 @@ func (s *service) Start(_ context.Context, request *api.StartRequest) (*api.Star
 	if err := boot.SetClock(request.Now.AsTime()); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
+	if err := boot.Seed(request.Seed); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
 	if request.Users == nil {
 		return &api.StartResponse{}, nil
 	}

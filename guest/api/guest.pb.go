@@ -127,7 +127,10 @@ type StartRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Now   *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=now,proto3" json:"now,omitempty"`
 	// The user namespace of the containers; unset: they have the guest's.
-	Users         *UserNamespace `protobuf:"bytes,2,opt,name=users,proto3" json:"users,omitempty"`
+	Users *UserNamespace `protobuf:"bytes,2,opt,name=users,proto3" json:"users,omitempty"`
+	// Random bytes of the host's, for the kernel's random numbers: a machine may have no
+	// device for them.
+	Seed          []byte `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +175,13 @@ func (x *StartRequest) GetNow() *timestamppb.Timestamp {
 func (x *StartRequest) GetUsers() *UserNamespace {
 	if x != nil {
 		return x.Users
+	}
+	return nil
+}
+
+func (x *StartRequest) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
 	}
 	return nil
 }
@@ -2580,10 +2590,11 @@ var File_guest_api_guest_proto protoreflect.FileDescriptor
 
 const file_guest_api_guest_proto_rawDesc = "" +
 	"\n" +
-	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n" +
+	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
 	"\fStartRequest\x12,\n" +
 	"\x03now\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x121\n" +
-	"\x05users\x18\x02 \x01(\v2\x1b.msb.guest.v1.UserNamespaceR\x05users\"i\n" +
+	"\x05users\x18\x02 \x01(\v2\x1b.msb.guest.v1.UserNamespaceR\x05users\x12\x12\n" +
+	"\x04seed\x18\x03 \x01(\fR\x04seed\"i\n" +
 	"\rUserNamespace\x12+\n" +
 	"\x04uids\x18\x01 \x03(\v2\x17.msb.guest.v1.IDMappingR\x04uids\x12+\n" +
 	"\x04gids\x18\x02 \x03(\v2\x17.msb.guest.v1.IDMappingR\x04gids\"S\n" +

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -94,6 +95,9 @@ func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Co
 
 		CPUs:   p.config.Size.CPUs,
 		Memory: p.config.Size.Memory,
+
+		ReturnMemory: p.platform.ReturnMemory,
+
 		Shares: []vm.Share{
 			{Tag: api.PoolTag, Dir: p.Trees.Pool(), Submounts: true},
 			{Tag: api.FilesTag, Dir: p.Trees.Files()},
@@ -141,7 +145,9 @@ func (s *Sandbox) connect(ctx context.Context) (err error) {
 	}
 	s.undo.Add(s.Guest.Close)
 	go s.Sockets.ServeAll(context.WithoutCancel(ctx), s.machine.Accept)
-	err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.config.Users)})
+	seed := make([]byte, api.SeedSize)
+	_, _ = rand.Read(seed) // it never fails
+	err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.config.Users), Seed: seed})
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
 	}

@@ -37,6 +37,8 @@ type Platform struct {
 	Kit string
 	// Drivers are tried in turn.
 	Drivers []vm.Driver
+	// ReturnMemory gives memory that guests have freed back to the host.
+	ReturnMemory bool
 	// BootTimeout is how long the agent may take to answer.
 	BootTimeout time.Duration
 	// Budgets are how long the guest may take for a call.
@@ -56,7 +58,7 @@ type Platform struct {
 // decided at every start: a kernel module may come and go.
 func PlatformOf(config config.Config) Platform {
 	return Platform{
-		Kit: config.Kit, Drivers: drivers(config), BootTimeout: time.Duration(config.VM.BootTimeout),
+		Kit: config.Kit, Drivers: drivers(config), ReturnMemory: config.VM.ReturnMemory, BootTimeout: time.Duration(config.VM.BootTimeout),
 		Budgets: guest.DefaultBudgets, OpenNetwork: openNetwork, Placeholder: startPlaceholder,
 		ClockJumps: clockset.Notify,
 	}
