@@ -2,6 +2,7 @@ package clock
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -154,6 +155,11 @@ func TestKeep(t *testing.T) {
 		"nobody says so":      func(w *world) { w.setHost(time.Hour, false); w.within(2*time.Minute, 1) },
 		"slow answers": func(w *world) {
 			w.delays = []time.Duration{time.Second, 400 * time.Millisecond, 20 * time.Millisecond, time.Second, time.Second}
+			w.set(5 * time.Second)
+			w.within(6*time.Second, 1)
+		},
+		"as slow there as back": func(w *world) { // half of the round trip is taken off
+			w.delays = slices.Repeat([]time.Duration{180 * time.Millisecond}, 100)
 			w.set(5 * time.Second)
 			w.within(6*time.Second, 1)
 		},

@@ -25,11 +25,16 @@ func TestMemoryReturns(t *testing.T) {
 		oci.WithMemoryLimit(uint64(use+256) << 20),
 		oci.WithMounts([]specs.Mount{bind(filepath.Join(host.Output, "tools"), "/probe", "ro")}),
 	}}, sleeper...)
-	occupy := fmt.Sprintf("/probe/probe occupy %d", use)
-	c.must("/probe/probe occupy 1") // what the first run of anything leaves in the guest's cache
+	occupy := func(mib int64) {
+		c.must(fmt.Sprintf("/probe/probe occupy %d >/said & until grep -q occupied /said; do sleep 0.1; done", mib))
+	}
+	free := func() { c.must("killall -9 probe && rm /said") }
+	occupy(1) // what the first run of anything leaves in the guest's cache
+	free()
 	before := resident(t, c.vmm())
-	c.must(occupy + " && free -m >/dev/null")
+	occupy(use)
 	used := resident(t, c.vmm())
+	free()
 	t.Logf("before %d MiB, with %d MiB used %d MiB", before>>20, use, used>>20)
 	if used < before+use<<20/2 {
 		t.Errorf("the VMM has %d MiB, and had %d MiB before a container used %d MiB", used>>20, before>>20, use)

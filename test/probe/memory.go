@@ -11,8 +11,7 @@ import (
 
 const page = 4096
 
-// occupy MIB has a process use so much memory, no two pages alike, and give it up again at
-// its end.
+// occupy MIB uses so much memory, no two pages alike, says so, and waits to be killed.
 func occupy(args []string) error {
 	mib, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -26,5 +25,5 @@ func occupy(args []string) error {
 		binary.NativeEndian.PutUint64(area[at:], rand.Uint64())
 	}
 	fmt.Println("occupied")
-	return unix.Munmap(area)
+	return unix.Pause()
 }
