@@ -79,6 +79,9 @@ type Config struct {
 	CPUs int
 	// Memory is the guest's RAM in bytes, a multiple of MiB.
 	Memory int64
+	// ReturnMemory gives memory that the guest has freed back to the host, a few seconds
+	// later.
+	ReturnMemory bool
 	// Shares are the directories that the guest may mount, one virtio-fs
 	// device each, whatever is mounted below them now or later.
 	Shares []Share

@@ -1,7 +1,7 @@
 // Package agent is the program that runs as PID 1 of the guest. It serves, over
 // ttrpc on the host's control stream, containerd's own task service for runc
 // and beside it the service that prepares bundles; another stream from the host
-// is one of a process's standard streams, a connection, or an archive.
+// is one of a process's standard streams, a connection, an archive, or for the time.
 package agent
 
 import (
@@ -25,6 +25,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
 	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
+	"github.com/msb-runtime/containerd-shim-msb/guest/clock"
 	"github.com/msb-runtime/containerd-shim-msb/guest/network"
 	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
 	"github.com/msb-runtime/containerd-shim-msb/guest/resolver"
@@ -128,6 +129,12 @@ func (s *server) accept(ctx context.Context, conn net.Conn, control *handover) {
 		s.streams.Join(ctx, conn, purpose.Stdio)
 	case *api.StreamHeader_Port:
 		network.ServePort(conn, purpose.Port.Port)
+	case *api.StreamHeader_Clock:
+		if err := api.ReplyStream(conn, nil); err != nil {
+			conn.Close()
+			return
+		}
+		clock.Keep(ctx, conn)
 	case *api.StreamHeader_Transfer:
 		s.roots.Serve(ctx, conn, purpose.Transfer)
 	default:
@@ -200,6 +207,9 @@ var _ api.GuestService = (*service)(nil)
 
 func (s *service) Start(_ context.Context, request *api.StartRequest) (*api.StartResponse, error) {
 	if err := boot.SetClock(request.Now.AsTime()); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	if err := boot.Seed(request.Seed); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	if request.Users == nil {

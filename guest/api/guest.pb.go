@@ -127,7 +127,10 @@ type StartRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Now   *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=now,proto3" json:"now,omitempty"`
 	// The user namespace of the containers; unset: they have the guest's.
-	Users         *UserNamespace `protobuf:"bytes,2,opt,name=users,proto3" json:"users,omitempty"`
+	Users *UserNamespace `protobuf:"bytes,2,opt,name=users,proto3" json:"users,omitempty"`
+	// Random bytes of the host's, for the kernel's random numbers: a machine may have no
+	// device for them.
+	Seed          []byte `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +175,13 @@ func (x *StartRequest) GetNow() *timestamppb.Timestamp {
 func (x *StartRequest) GetUsers() *UserNamespace {
 	if x != nil {
 		return x.Users
+	}
+	return nil
+}
+
+func (x *StartRequest) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
 	}
 	return nil
 }
@@ -1838,6 +1848,7 @@ type StreamHeader struct {
 	//	*StreamHeader_Port
 	//	*StreamHeader_Transfer
 	//	*StreamHeader_Resolver
+	//	*StreamHeader_Clock
 	Purpose       isStreamHeader_Purpose `protobuf_oneof:"purpose"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1934,6 +1945,15 @@ func (x *StreamHeader) GetResolver() *ResolverStream {
 	return nil
 }
 
+func (x *StreamHeader) GetClock() *ClockStream {
+	if x != nil {
+		if x, ok := x.Purpose.(*StreamHeader_Clock); ok {
+			return x.Clock
+		}
+	}
+	return nil
+}
+
 type isStreamHeader_Purpose interface {
 	isStreamHeader_Purpose()
 }
@@ -1968,6 +1988,11 @@ type StreamHeader_Resolver struct {
 	Resolver *ResolverStream `protobuf:"bytes,6,opt,name=resolver,proto3,oneof"`
 }
 
+type StreamHeader_Clock struct {
+	// The host's time; opened by the host.
+	Clock *ClockStream `protobuf:"bytes,7,opt,name=clock,proto3,oneof"`
+}
+
 func (*StreamHeader_Control) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
@@ -1979,6 +2004,8 @@ func (*StreamHeader_Port) isStreamHeader_Purpose() {}
 func (*StreamHeader_Transfer) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Resolver) isStreamHeader_Purpose() {}
+
+func (*StreamHeader_Clock) isStreamHeader_Purpose() {}
 
 type ControlStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2476,6 +2503,44 @@ func (x *ResolverStream) GetDatagram() bool {
 	return false
 }
 
+// ClockStream is for the time. The agent asks and the host answers, in the form of
+// clock.go. The host also says, without a question, that its clock was set.
+type ClockStream struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockStream) Reset() {
+	*x = ClockStream{}
+	mi := &file_guest_api_guest_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockStream) ProtoMessage() {}
+
+func (x *ClockStream) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockStream.ProtoReflect.Descriptor instead.
+func (*ClockStream) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+}
+
 type StreamReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the stream is ready.
@@ -2486,7 +2551,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2563,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2576,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StreamReply) GetError() string {
@@ -2525,10 +2590,11 @@ var File_guest_api_guest_proto protoreflect.FileDescriptor
 
 const file_guest_api_guest_proto_rawDesc = "" +
 	"\n" +
-	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n" +
+	"\x15guest/api/guest.proto\x12\fmsb.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
 	"\fStartRequest\x12,\n" +
 	"\x03now\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x121\n" +
-	"\x05users\x18\x02 \x01(\v2\x1b.msb.guest.v1.UserNamespaceR\x05users\"i\n" +
+	"\x05users\x18\x02 \x01(\v2\x1b.msb.guest.v1.UserNamespaceR\x05users\x12\x12\n" +
+	"\x04seed\x18\x03 \x01(\fR\x04seed\"i\n" +
 	"\rUserNamespace\x12+\n" +
 	"\x04uids\x18\x01 \x03(\v2\x17.msb.guest.v1.IDMappingR\x04uids\x12+\n" +
 	"\x04gids\x18\x02 \x03(\v2\x17.msb.guest.v1.IDMappingR\x04gids\"S\n" +
@@ -2640,14 +2706,15 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
-	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xe3\x02\n" +
+	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\x96\x03\n" +
 	"\fStreamHeader\x127\n" +
 	"\acontrol\x18\x01 \x01(\v2\x1b.msb.guest.v1.ControlStreamH\x00R\acontrol\x121\n" +
 	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdio\x124\n" +
 	"\x06socket\x18\x03 \x01(\v2\x1a.msb.guest.v1.SocketStreamH\x00R\x06socket\x12.\n" +
 	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04port\x12:\n" +
 	"\btransfer\x18\x05 \x01(\v2\x1c.msb.guest.v1.TransferStreamH\x00R\btransfer\x12:\n" +
-	"\bresolver\x18\x06 \x01(\v2\x1c.msb.guest.v1.ResolverStreamH\x00R\bresolverB\t\n" +
+	"\bresolver\x18\x06 \x01(\v2\x1c.msb.guest.v1.ResolverStreamH\x00R\bresolver\x121\n" +
+	"\x05clock\x18\a \x01(\v2\x19.msb.guest.v1.ClockStreamH\x00R\x05clockB\t\n" +
 	"\apurpose\"\x0f\n" +
 	"\rControlStream\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
@@ -2686,7 +2753,8 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"F\n" +
 	"\x0eResolverStream\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
-	"\bdatagram\x18\x02 \x01(\bR\bdatagram\"#\n" +
+	"\bdatagram\x18\x02 \x01(\bR\bdatagram\"\r\n" +
+	"\vClockStream\"#\n" +
 	"\vStreamReply\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error2\xcd\x05\n" +
 	"\x05Guest\x12@\n" +
@@ -2716,7 +2784,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -2759,13 +2827,14 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*TransferFrame)(nil),         // 38: msb.guest.v1.TransferFrame
 	(*TransferResult)(nil),        // 39: msb.guest.v1.TransferResult
 	(*ResolverStream)(nil),        // 40: msb.guest.v1.ResolverStream
-	(*StreamReply)(nil),           // 41: msb.guest.v1.StreamReply
-	nil,                           // 42: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 44: google.protobuf.Any
+	(*ClockStream)(nil),           // 41: msb.guest.v1.ClockStream
+	(*StreamReply)(nil),           // 42: msb.guest.v1.StreamReply
+	nil,                           // 43: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 45: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	43, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	44, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
@@ -2778,42 +2847,43 @@ var file_guest_api_guest_proto_depIdxs = []int32{
 	21, // 10: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
 	26, // 11: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
 	27, // 12: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	42, // 13: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	43, // 14: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	44, // 15: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	43, // 13: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	44, // 14: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	45, // 15: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
 	32, // 16: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
 	33, // 17: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
 	34, // 18: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
 	36, // 19: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
 	37, // 20: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
 	40, // 21: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	0,  // 22: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	35, // 23: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
-	1,  // 24: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	39, // 25: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 26: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 27: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	13, // 28: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	9,  // 29: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
-	15, // 30: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	17, // 31: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	19, // 32: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	25, // 33: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	29, // 34: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 35: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	12, // 36: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	14, // 37: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	11, // 38: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
-	16, // 39: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	18, // 40: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	24, // 41: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	28, // 42: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	30, // 43: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	35, // [35:44] is the sub-list for method output_type
-	26, // [26:35] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	41, // 22: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
+	0,  // 23: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	35, // 24: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 25: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	39, // 26: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 27: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 28: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	13, // 29: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	9,  // 30: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	15, // 31: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	17, // 32: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	19, // 33: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	25, // 34: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	29, // 35: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 36: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	12, // 37: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	14, // 38: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	11, // 39: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	16, // 40: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	18, // 41: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	24, // 42: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	28, // 43: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	30, // 44: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	36, // [36:45] is the sub-list for method output_type
+	27, // [27:36] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -2828,6 +2898,7 @@ func file_guest_api_guest_proto_init() {
 		(*StreamHeader_Port)(nil),
 		(*StreamHeader_Transfer)(nil),
 		(*StreamHeader_Resolver)(nil),
+		(*StreamHeader_Clock)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2835,7 +2906,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -5,6 +5,7 @@ package boot
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/containerd/log"
@@ -150,6 +152,24 @@ func SetClock(now time.Time) error {
 	spec := unix.NsecToTimespec(now.UnixNano())
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &spec); err != nil {
 		return fmt.Errorf("setting the clock: %w", err)
+	}
+	return nil
+}
+
+// Seed adds random bytes, all of them unknown to others, to what the kernel makes its random
+// numbers of.
+func Seed(seed []byte) error {
+	device, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	// struct rand_pool_info: entropy in bits, bytes that follow, these (random(4)).
+	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed)))
+	info = append(binary.NativeEndian.AppendUint32(info, uint32(len(seed))), seed...)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, device.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
+	if errno != 0 {
+		return fmt.Errorf("seeding the random numbers: %w", errno)
 	}
 	return nil
 }

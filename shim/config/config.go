@@ -67,6 +67,8 @@ func (c Compat) VMForHost() bool { return c.HostNamespaces == vmForHost }
 type VM struct {
 	CPUs   int   `toml:"cpus"`
 	Memory Bytes `toml:"memory"`
+	// ReturnMemory gives memory that the guest has freed back to the host.
+	ReturnMemory bool `toml:"return_memory"`
 	// BootTimeout is how long the agent may take to answer.
 	BootTimeout Duration `toml:"boot_timeout"`
 	// PodAnnotations lets the annotations of a pod size its VM under the Sandbox
@@ -115,7 +117,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 func Default() Config {
 	return Config{
 		Driver: "auto",
-		VM:     VM{CPUs: 1, Memory: 512 << 20, BootTimeout: Duration(time.Minute)},
+		VM:     VM{CPUs: 1, Memory: 512 << 20, ReturnMemory: true, BootTimeout: Duration(time.Minute)},
 		Compat: Compat{HostNamespaces: refuseHost},
 	}
 }

@@ -22,6 +22,7 @@ func TestParse(t *testing.T) {
 		"all": {"driver='qemu'\nkit='/k'\n[vm]\ncpus=3\nmemory='1GiB'\nboot_timeout='5s'\n[qemu]\npath='/q'\nvirtiofsd='/v'", func(c Config) bool {
 			return c.VM.CPUs == 3 && c.VM.Memory == 1<<30 && c.VM.BootTimeout == Duration(5*time.Second) && c.QEMU.Virtiofsd == "/v"
 		}, ""},
+		"memory stays": {"[vm]\nreturn_memory=false", func(c Config) bool { return !c.VM.ReturnMemory && Default().VM.ReturnMemory }, ""},
 		"VM for host":  {"[compat]\nhost_namespaces='vm'", func(c Config) bool { return c.Compat.VMForHost() && !Default().Compat.VMForHost() }, ""},
 		"for host":     {"[compat]\nhost_namespaces='guest'", nil, "unknown compat.host_namespaces"},
 		"unknown":      {"kernel='/k'", nil, "unknown setting"},

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/clock"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -93,6 +95,9 @@ func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Co
 
 		CPUs:   p.config.Size.CPUs,
 		Memory: p.config.Size.Memory,
+
+		ReturnMemory: p.platform.ReturnMemory,
+
 		Shares: []vm.Share{
 			{Tag: api.PoolTag, Dir: p.Trees.Pool(), Submounts: true},
 			{Tag: api.FilesTag, Dir: p.Trees.Files()},
@@ -140,11 +145,37 @@ func (s *Sandbox) connect(ctx context.Context) (err error) {
 	}
 	s.undo.Add(s.Guest.Close)
 	go s.Sockets.ServeAll(context.WithoutCancel(ctx), s.machine.Accept)
-	err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.config.Users)})
+	seed := make([]byte, api.SeedSize)
+	_, _ = rand.Read(seed) // it never fails
+	err = s.Guest.Start(ctx, &api.StartRequest{Now: timestamppb.Now(), Users: userNamespace(s.config.Users), Seed: seed})
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
 	}
+	if err == nil {
+		go s.tellTime(context.WithoutCancel(ctx))
+	}
 	return err
+}
+
+// tellTime tells the guest the time until the machine ends. One that does not ask harms
+// nobody's clock but its own.
+func (s *Sandbox) tellTime(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var jumps <-chan struct{}
+	if notify := s.platform.ClockJumps; notify != nil {
+		var err error
+		if jumps, err = notify(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("the guest learns within a minute when the host's clock is set")
+		}
+	}
+	stream, err := s.Guest.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Clock{Clock: &api.ClockStream{}}})
+	if err == nil {
+		err = clock.Serve(stream, time.Now, jumps)
+	}
+	if err != nil && s.Running() {
+		log.G(ctx).WithError(err).Warn("telling the guest the time")
+	}
 }
 
 // explain adds what is known of a machine that did not boot: if it died, why,

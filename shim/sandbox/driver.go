@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/clockset"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
@@ -37,6 +38,8 @@ type Platform struct {
 	Kit string
 	// Drivers are tried in turn.
 	Drivers []vm.Driver
+	// ReturnMemory gives memory that guests have freed back to the host.
+	ReturnMemory bool
 	// BootTimeout is how long the agent may take to answer.
 	BootTimeout time.Duration
 	// Budgets are how long the guest may take for a call.
@@ -48,14 +51,17 @@ type Platform struct {
 	// Placeholder starts a process, from the kit, with a root and in a network namespace;
 	// nil means the host's.
 	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)
+	// ClockJumps tells when the host's clock is set (clockset.Notify); nil: nobody does.
+	ClockJumps func(context.Context) (<-chan struct{}, error)
 }
 
 // PlatformOf is the one that a configuration describes. Which of the drivers it is, is
 // decided at every start: a kernel module may come and go.
 func PlatformOf(config config.Config) Platform {
 	return Platform{
-		Kit: config.Kit, Drivers: drivers(config), BootTimeout: time.Duration(config.VM.BootTimeout),
+		Kit: config.Kit, Drivers: drivers(config), ReturnMemory: config.VM.ReturnMemory, BootTimeout: time.Duration(config.VM.BootTimeout),
 		Budgets: guest.DefaultBudgets, OpenNetwork: openNetwork, Placeholder: startPlaceholder,
+		ClockJumps: clockset.Notify,
 	}
 }
 

@@ -114,6 +114,8 @@ func (a *Agent) accept(conn net.Conn, control *handover) {
 			serve, err = a.port(purpose.Port.Port)
 		case *api.StreamHeader_Transfer:
 			serve = func(conn net.Conn) { a.transfers.serve(conn, purpose.Transfer) }
+		case *api.StreamHeader_Clock:
+			serve = func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) } // it never asks
 		default:
 			err = fmt.Errorf("a stream for %T: %w", purpose, errdefs.ErrNotImplemented)
 		}
@@ -141,6 +143,8 @@ func streamName(header *api.StreamHeader) string {
 		return "Stream.Port"
 	case *api.StreamHeader_Transfer:
 		return "Stream.Transfer"
+	case *api.StreamHeader_Clock:
+		return "Stream.Clock"
 	default:
 		return "Stream.Control"
 	}

@@ -72,8 +72,7 @@ func (p plan) machine() api.Machine {
 func (p plan) commandLine() string {
 	words := []string{
 		"console=hvc0", "quiet", "reboot=k", "panic=-1", "mitigations=off", "nomodule", "no-kvmapf",
-		// The kernel's other random numbers need no jitter RNG, whose self-test takes time.
-		"initcall_blacklist=jent_mod_init",
+		"initcall_blacklist=" + strings.Join(p.withoutInitcalls(), ","),
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
 	}
 	words = append(words, p.config.Parameters...)
@@ -81,6 +80,17 @@ func (p plan) commandLine() string {
 		words = append(words, "tsi_hijack") // HostNetworkKernel makes sockets the host's
 	}
 	return strings.Join(words, " ")
+}
+
+// withoutInitcalls are what the kernel starts without.
+func (p plan) withoutInitcalls() []string {
+	// The kernel's other random numbers need no jitter RNG, whose self-test takes time.
+	without := []string{"jent_mod_init"}
+	if !p.config.ReturnMemory {
+		// libkrun always has the device.
+		without = append(without, "virtio_balloon_driver_init")
+	}
+	return without
 }
 
 // jail is what the VMM's process is confined to.

@@ -21,7 +21,7 @@ func testPlan() plan {
 	return plan{
 		driver: Driver{Program: "/kit/msb-krun", Library: "/kit/libkrun.so.1"},
 		config: vm.Config{
-			Kernel: "/kit/vmlinux", Disk: "/kit/guest.erofs", Init: "/sbin/msb-agent", Parameters: []string{"sysctl.fs.x=1"}, CPUs: 2, Memory: 640 << 20,
+			Kernel: "/kit/vmlinux", Disk: "/kit/guest.erofs", Init: "/sbin/msb-agent", Parameters: []string{"sysctl.fs.x=1"}, CPUs: 2, Memory: 640 << 20, ReturnMemory: true,
 			Shares: []vm.Share{{Tag: "msbpool", Dir: "/b/msb/pool/.served"}, {Tag: "msbfiles", Dir: "/b/msb/files/.served"}},
 			Dir:    "/b/msb/vm",
 		},
@@ -138,5 +138,15 @@ func TestNetwork(t *testing.T) {
 	}
 	if got := p.machine(); !got.HostNetwork || !strings.HasSuffix(got.CommandLine, " tsi_hijack") {
 		t.Errorf("its machine: %+v", got)
+	}
+}
+
+// libkrun always has the balloon's device: what keeps memory is a guest without its driver.
+func TestReturnMemory(t *testing.T) {
+	for _, returned := range []bool{true, false} {
+		without := plan{config: vm.Config{ReturnMemory: returned}}.commandLine()
+		if driver := !strings.Contains(without, "jent_mod_init,virtio_balloon_driver_init "); driver != returned {
+			t.Errorf("ReturnMemory %v: %s", returned, without)
+		}
 	}
 }

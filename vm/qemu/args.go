@@ -121,7 +121,7 @@ func (p plan) args() []string {
 		"-append", p.commandLine(),
 		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + jailDisk,
 		"-device", "virtio-blk-device,drive=root",
-		"-device", "virtio-rng-device",
+		"-device", p.eighthDevice(),
 		"-device", "virtio-serial-device,max_ports=2",
 		"-chardev", "stdio,id=console,signal=off,mux=off",
 		"-device", "virtconsole,chardev=console,nr=0",
@@ -135,6 +135,17 @@ func (p plan) args() []string {
 			"-device", "vhost-user-fs-device,chardev="+id+",tag="+share.Tag)
 	}
 	return append(args, p.networkArgs()...)
+}
+
+// eighthDevice is what there is room for beside the disk, the ports, the shares and the
+// interfaces: the machine has eight virtio devices without ACPI (QEMU, hw/i386/microvm.c).
+// The host's random numbers are in the agent's first call as well; pages that the guest
+// has freed only the balloon's device can give back.
+func (p plan) eighthDevice() string {
+	if p.config.ReturnMemory {
+		return "virtio-balloon-device,free-page-reporting=on"
+	}
+	return "virtio-rng-device"
 }
 
 // networkArgs are the virtio-net devices.

@@ -175,3 +175,21 @@ func TestNetworkArgs(t *testing.T) {
 		t.Errorf("none: %+v", spec)
 	}
 }
+
+// The machine has eight virtio devices, whether or not the guest's memory goes back to the host.
+func TestDevices(t *testing.T) {
+	for returned, want := range map[bool]string{true: "virtio-balloon-device,free-page-reporting=on", false: "virtio-rng-device"} {
+		p := example()
+		p.config.ReturnMemory = returned
+		for i := range vm.MaxInterfaces {
+			p.config.Network.Interfaces = append(p.config.Network.Interfaces, vm.Interface{})
+			p.tapFD = append(p.tapFD, 6+i)
+		}
+		devices := slices.DeleteFunc(after(p.args(), "-device"), func(device string) bool {
+			return strings.HasPrefix(device, "virtconsole,") || strings.HasPrefix(device, "virtserialport,") // of virtio-serial
+		})
+		if len(devices) != 8 || !slices.Contains(devices, want) {
+			t.Errorf("%d devices, want 8 with %s: %q", len(devices), want, devices)
+		}
+	}
+}
