@@ -72,6 +72,8 @@ func (p plan) machine() api.Machine {
 func (p plan) commandLine() string {
 	words := []string{
 		"console=hvc0", "quiet", "reboot=k", "panic=-1", "mitigations=off", "nomodule", "no-kvmapf",
+		// Interfaces that the tunnels' drivers make in each network namespace are not the host's.
+		"fb_tunnels=none",
 		// The kernel's other random numbers need no jitter RNG, whose self-test takes time.
 		"initcall_blacklist=jent_mod_init",
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
