@@ -72,6 +72,8 @@ func (p plan) machine() api.Machine {
 func (p plan) commandLine() string {
 	words := []string{
 		"console=hvc0", "quiet", "reboot=k", "panic=-1", "mitigations=off", "nomodule", "no-kvmapf",
+		// Interfaces that the tunnels' drivers make in each network namespace are not the host's.
+		"fb_tunnels=none",
 		"initcall_blacklist=" + strings.Join(p.withoutInitcalls(), ","),
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
 	}
