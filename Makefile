@@ -190,7 +190,7 @@ kubernetes: $(KUBERNETES)/kubelet
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:
 # they are under QEMU alone. The table of the contract says host or guest for their lines.
-NOT_THE_VMM := TestClientKilled|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestFrozen|TestHooks|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodKilled|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestTerminal|TestTransfer
+NOT_THE_VMM := TestClientKilled|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestFrozen|TestHooks|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMemoryReturns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodKilled|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestTerminal|TestTransfer
 
 test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
