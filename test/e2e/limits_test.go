@@ -20,12 +20,14 @@ import (
 // guestFiles are the limits that the guest's kernel has: files that can be written, of the
 // controllers of control groups of version 2. If its kernel gets others or loses some, the
 // rules of shim/spec/resources.go have to follow. Of huge pages a processor may have more.
+// What limits swap and the use of devices is for what a privileged container makes of them in
+// the guest: a spec's limits are about the host's devices, and there is no swap.
 const guestFiles = `cgroup.max.depth cgroup.max.descendants
 cpu.idle cpu.max cpu.max.burst cpu.weight cpu.weight.nice
 cpuset.cpus cpuset.cpus.exclusive cpuset.cpus.partition cpuset.mems
-hugetlb.2MB.max hugetlb.2MB.rsvd.max
+hugetlb.2MB.max hugetlb.2MB.rsvd.max io.max
 memory.high memory.low memory.max memory.min memory.oom.group
-pids.max`
+memory.swap.high memory.swap.max memory.swap.peak pids.max`
 
 // everyLimit asks for all that there is, in the terms of both versions.
 func everyLimit(disk specs.LinuxBlockIODevice) *specs.LinuxResources {

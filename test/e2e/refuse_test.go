@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"debug/elf"
 	"fmt"
 	"maps"
 	"net"
@@ -204,13 +206,22 @@ func anyLibrary(t *testing.T) string {
 	return ""
 }
 
-// damagedKernel has the kernel's ELF header and, behind it, no code.
+// damagedKernel is the kernel's ELF file with no code in what is to be executed.
 func damagedKernel(t *testing.T) string {
 	t.Helper()
 	kernel, err := os.ReadFile(filepath.Join(host.Output, "lib", "msb", "vmlinux"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const headers = 4096
-	return string(kernel[:headers]) + strings.Repeat("\xff", len(kernel)-headers)
+	file, err := elf.NewFile(bytes.NewReader(kernel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, segment := range file.Progs {
+		if segment.Type == elf.PT_LOAD && segment.Flags&elf.PF_X != 0 {
+			code := kernel[segment.Off : segment.Off+segment.Filesz]
+			copy(code, bytes.Repeat([]byte{0xff}, len(code)))
+		}
+	}
+	return string(kernel)
 }
