@@ -60,9 +60,9 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-krun lint proto \
+.PHONY: test-long guest-table help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
-	install uninstall image clean distclean root clients kubernetes always
+	install uninstall image clean distclean root clients guests kubernetes always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -86,13 +86,16 @@ shell: root build tools ## a shell with a private containerd to try things in (r
 # The emulated host of the krun driver has one processor and shares nothing, so what runs
 # there runs beside the others. What they would all build or install is there before.
 LANES ?= lint test-unit test-e2e test-1.7 test-docker test-race
-test: root build tools hostile clients docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) $(if $(findstring buildkit,$(LANES)),buildkit) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
+test: root build tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(LANES)),critest suites) $(if $(findstring buildkit,$(LANES)),buildkit) ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc shellcheck mke2fs dpkg-deb
 	@hack/lanes $(LANES) -- test-krun test-qemu-kvm -- test-contract
 
 test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
 	@MSB_RESULTS=$(RESULTS) go test -count=1 -v ./test/contract
+
+guest-table: root build tools ## write the table of what a guest can do into docs/guest.md (root)
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -run '^TestGuestTable$$' ./test/e2e -update-guest
 
 contract: ## write the table of the last "make test" into docs/file-mounts.md
 	@MSB_RESULTS=$(RESULTS) go test -count=1 ./test/contract -update
@@ -103,7 +106,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@echo "==> unit tests, and an intruder in the VMM's place"
 	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/fake ./test/rig ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 
-test-e2e: root build tools hostile clients deps-qemu ## end to end: a real containerd, real microVMs (root)
+test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -p 1 -timeout $(MSB_TIMEOUT) -skip '$(RACED)' ./test/e2e ./test/nerdctl | tee -i $(RESULTS)/qemu.log
@@ -148,6 +151,10 @@ clients:
 	@$(DEPS) iptables
 	@$(STEP) "building CNI plugins" bash -c 'cd hack/tools/cni && CGO_ENABLED=0 GOBIN=$(OUTPUT)/cni go install -buildvcs=false tool'
 	@if [ ! -e $(NERDCTL) ]; then $(STEP) "building nerdctl" hack/nerdctl $(NERDCTL); fi
+
+# What docs/guest.md's lines run in containers, from the host's directories.
+guests:
+	@$(DEPS) iptables nft wg ip mke2fs erofs systemd
 
 # All pods, and of the containers what the shim does at the same time, with a shim that has
 # the race detector; what it finds is in files, because containerd throws a shim's standard
@@ -198,7 +205,7 @@ kubernetes: $(KUBERNETES)/kubelet
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:
 # they are under QEMU alone. The table of the contract says host or guest for their lines.
-NOT_THE_VMM := TestClientKilled|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestFrozen|TestHooks|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodKilled|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestTerminal|TestTransfer
+NOT_THE_VMM := TestClientKilled|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodKilled|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestTerminal|TestTransfer
 
 test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
