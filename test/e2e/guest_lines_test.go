@@ -254,4 +254,14 @@ var guestAbilities = []ability{
 			[ -e /sys/fs/cgroup/guest/cgroup.procs ]
 			rmdir /sys/fs/cgroup/guest`,
 	},
+	{
+		name: "docker", use: "Docker in a container", needs: privileged,
+		works: "dockerd with overlay2 and its bridge: a container runs, with a network and limits",
+		test:  dockerInContainer,
+	},
+	{
+		name: "systemd", use: "systemd as init", needs: privileged,
+		works: "it starts its units, and a service runs in a group of its own",
+		test:  systemd,
+	},
 }

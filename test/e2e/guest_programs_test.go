@@ -1,6 +1,11 @@
 package e2e
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/oci"
+)
 
 // wireguard joins the two VMs: each knows the other's key.
 func wireguard(t *testing.T, g *guests) {
@@ -25,5 +30,39 @@ func wireguard(t *testing.T, g *guests) {
 	g.run(t, sides[0].needs, "/bin/ping -c 1 -W 5 "+sides[0].other+" || /bin/ping -c 2 -W 60 "+sides[0].other)
 	for _, side := range sides {
 		g.run(t, side.needs, "ip link del wg0")
+	}
+}
+
+// dockerInContainer runs an engine and a container of its own. A group with controllers for
+// others has no processes itself: those that are in the container's go into one below, as the
+// entry point of Docker's own image does it.
+func dockerInContainer(t *testing.T, g *guests) {
+	g.run(t, privileged, `
+		cd /sys/fs/cgroup
+		mkdir init
+		for pid in $(cat cgroup.procs); do echo $pid >init/cgroup.procs || [ ! -e /proc/$pid ]; done 2>/dev/null
+		sed 's/[^ ]*/+&/g' cgroup.controllers >cgroup.subtree_control
+		mkdir -p /tmp/bin
+		ln -sf /usr/sbin/iptables-legacy /tmp/bin/iptables
+		ln -sf /usr/sbin/ip6tables-legacy /tmp/bin/ip6tables
+		export PATH=/tmp/bin:/docker/usr/bin:/docker/usr/sbin:$PATH
+		dockerd --iptables=true --storage-driver overlay2 >/tmp/dockerd.log 2>&1 &
+		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/dockerd.log; kill %1; wait; exit $status' EXIT
+		until docker version >/dev/null 2>&1; do kill -0 %1; sleep 0.2; done
+		docker load -i /images/busybox.tar
+		[ "$(docker run --rm --memory 64m msb.test/busybox:latest sh -c 'ip addr show eth0 | grep -c 172.17.; cat /sys/fs/cgroup/memory.max')" = $'1\n67108864' ]`)
+}
+
+// systemd boots in a container of its own: it has to be the first process.
+func systemd(t *testing.T, _ *guests) {
+	c := start(t, options{spec: []oci.SpecOpts{
+		oci.WithMounts(programsOfTheHost(t)), oci.WithPrivileged, oci.WithHostDevices, oci.WithAllDevicesAllowed, oci.WithEnv([]string{"container=containerd"}),
+	}}, "/lib/systemd/systemd", "--unit=multi-user.target")
+	state := c.must("until systemctl is-system-running --wait 2>/dev/null | grep -E 'running|degraded'; do sleep 0.2; done")
+	if state != "running" && state != "degraded" {
+		t.Errorf("the system is %s", state)
+	}
+	if got := c.must("systemctl list-units --failed --plain --no-legend; systemd-run --wait --pipe cat /proc/self/cgroup"); !strings.Contains(got, "/system.slice/run-") {
+		t.Errorf("a service's group is %q", got)
 	}
 }
