@@ -58,7 +58,7 @@ func systemd(t *testing.T, _ *guests) {
 	c := start(t, options{spec: []oci.SpecOpts{
 		oci.WithMounts(programsOfTheHost(t)), oci.WithPrivileged, oci.WithHostDevices, oci.WithAllDevicesAllowed, oci.WithEnv([]string{"container=containerd"}),
 	}}, "/lib/systemd/systemd", "--unit=multi-user.target")
-	state := c.must("until systemctl is-system-running --wait | grep -E 'running|degraded'; do sleep 0.2; done")
+	state := c.must("until systemctl is-system-running --wait 2>/dev/null | grep -E 'running|degraded'; do sleep 0.2; done")
 	if state != "running" && state != "degraded" {
 		t.Errorf("the system is %s", state)
 	}
