@@ -18,10 +18,15 @@ import (
 
 // counting is QEMU with a clock of instructions: one takes a nanosecond of the guest's time,
 // and waits take none (qemu(1), -icount). So a time of the guest is the number of its
-// instructions, whatever else this machine does. "quiet" is replaced by the words of %[2]s.
+// instructions, whatever else this machine does. The time stamp counter runs with that clock,
+// which the kernel is told. "quiet" is replaced by the words of %[2]s.
 const counting = `#!/bin/bash
+shopt -s extglob
 words=()
-for word; do words+=("${word/ quiet / %[2]s }"); done
+for word; do
+	word=${word/ quiet / %[2]s }
+	words+=("${word/tsc_early_khz=+([0-9])/tsc_early_khz=1000000}")
+done
 exec %[1]s "${words[@]}" -icount shift=0,sleep=off
 `
 
@@ -29,7 +34,7 @@ exec %[1]s "${words[@]}" -icount shift=0,sleep=off
 type milestone struct{ name, line string }
 
 // firstInstruction is what the container writes to the log before anything else.
-const firstInstruction = "bench: the container's first instruction"
+const firstInstruction = "bench: first instruction of the container"
 
 var milestones = []milestone{
 	{"init", " as init process"},
@@ -46,7 +51,7 @@ func instructions(host *harness.Host) ([]result, error) {
 	kernels := []string{"vmlinux", "vmlinux-tsi"}
 	times := make([][]time.Duration, len(kernels))
 	for i, kernel := range kernels {
-		log, err := guestLog(host, kernel, "quiet")
+		log, err := guestLog(host, kernel, "quiet printk.time=1")
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +62,7 @@ func instructions(host *harness.Host) ([]result, error) {
 			}
 			times[i] = append(times[i], at)
 		}
-		if log, err = guestLog(host, kernel, "quiet initcall_debug log_buf_len=1M"); err != nil {
+		if log, err = guestLog(host, kernel, "quiet printk.time=1 initcall_debug log_buf_len=1M"); err != nil {
 			return nil, err
 		}
 		printInitcalls(kernel, log)

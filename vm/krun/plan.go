@@ -71,7 +71,7 @@ func (p plan) machine() api.Machine {
 // controller, which libkrun takes for the machine's end.
 func (p plan) commandLine() string {
 	words := []string{
-		"console=hvc0", "quiet", "reboot=k", "panic=-1", "mitigations=off", "nomodule", "no-kvmapf",
+		"console=hvc0", "quiet", "reboot=k", "panic=-1", "nomodule", "no-kvmapf",
 		// Interfaces that the tunnels' drivers make in each network namespace are not the host's.
 		"fb_tunnels=none",
 		"initcall_blacklist=" + strings.Join(p.withoutInitcalls(), ","),
@@ -79,7 +79,8 @@ func (p plan) commandLine() string {
 	}
 	words = append(words, p.config.Parameters...)
 	if p.config.Network.Host {
-		words = append(words, "tsi_hijack") // HostNetworkKernel makes sockets the host's
+		// HostNetworkKernel makes sockets the host's; and it has what msb's kernel is built without.
+		words = append(words, "mitigations=off", "tsi_hijack")
 	}
 	return strings.Join(words, " ")
 }

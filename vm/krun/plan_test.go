@@ -43,7 +43,7 @@ func TestMachine(t *testing.T) {
 		Library: "/kit/libkrun.so.1",
 		CPUs:    2, MemoryMiB: 640,
 		Kernel:      "/vmlinux",
-		CommandLine: "console=hvc0 quiet reboot=k panic=-1 mitigations=off nomodule no-kvmapf fb_tunnels=none initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent sysctl.fs.x=1",
+		CommandLine: "console=hvc0 quiet reboot=k panic=-1 nomodule no-kvmapf fb_tunnels=none initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent sysctl.fs.x=1",
 		Disk:        "/guest.erofs",
 		Shares:      []api.Share{{Tag: "msbpool", Dir: "/shares/msbpool"}, {Tag: "msbfiles", Dir: "/shares/msbfiles"}},
 		Console:     "/proc/self/fd/1",
@@ -136,7 +136,7 @@ func TestNetwork(t *testing.T) {
 	if _, err := (Driver{HostNetworkKernel: "/kit/none"}).Start(t.Context(), vm.Config{Network: vm.Network{Host: true}}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/kit/none") {
 		t.Errorf("without its kernel: %v", err)
 	}
-	if got := p.machine(); !got.HostNetwork || !strings.HasSuffix(got.CommandLine, " tsi_hijack") {
+	if got := p.machine(); !got.HostNetwork || !strings.HasSuffix(got.CommandLine, " mitigations=off tsi_hijack") {
 		t.Errorf("its machine: %+v", got)
 	}
 }

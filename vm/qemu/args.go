@@ -178,7 +178,7 @@ func (p plan) cpu() string {
 // commandLine is the guest kernel's.
 func (p plan) commandLine() string {
 	words := []string{
-		"console=hvc0", "quiet", "reboot=t", "panic=-1", "mitigations=off",
+		"console=hvc0", "quiet", "reboot=t", "panic=-1",
 		// Interfaces that the tunnels' drivers make in each network namespace are not the host's.
 		"fb_tunnels=none",
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
