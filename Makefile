@@ -286,7 +286,7 @@ lint: ## go vet, staticcheck, errorlint, unparam, gofumpt, shellcheck
 		(cd $$dir && $(TOOLS)/go-errorlint ./...) || status=1; \
 		(cd $$dir && $(TOOLS)/unparam ./...) || status=1; \
 	done; \
-	grep -d skip -lE '^#!.*(bash|sh)$$' .ci/run hack/* | xargs shellcheck --severity=warning || status=1; \
+	grep -d skip -lE '^#!.*(bash|sh)$$' .ci/run hack/* hack/kernel/* | xargs shellcheck --severity=warning || status=1; \
 	unformatted=$$($(TOOLS)/gofumpt -l .) || status=1; \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofumpt -w on:"; echo "$$unformatted"; status=1; fi; \
 	if [ $$status != 0 ]; then echo "==> lint: see above" >&2; exit 1; fi; \
@@ -310,7 +310,7 @@ install: build ## install the shim and the kit below PREFIX (default /usr/local)
 
 uninstall: ## remove what install put there
 	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 virtiofsd msb-krun msb-shield msb-placeholder vmlinux vmlinux-tsi guest.erofs VERSIONS)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 virtiofsd msb-krun msb-shield msb-placeholder vmlinux vmlinux-tsi guest.erofs VERSIONS libkrunfw.so.5)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
@@ -391,11 +391,7 @@ kernel: $(LINUX) ## build the guest's kernel from source (about twelve minutes w
 $(LINUX): hack/build-kernel hack/kernel/check hack/kernel/config
 	@hack/build-kernel $@
 
-ifeq ($(KERNEL),libkrunfw)
-KERNEL_FILE := $(KIT)/vmlinux-tsi
-else
-KERNEL_FILE := $(LINUX)
-endif
+KERNEL_FILE := $(if $(filter libkrunfw,$(KERNEL)),$(KIT)/vmlinux-tsi,$(if $(filter msb,$(KERNEL)),$(LINUX),$(error KERNEL is $(KERNEL): it is msb or libkrunfw)))
 $(KIT)/vmlinux: $(KERNEL_FILE) always
 	@cp $< $@.$$$$ && $(REPLACE)
 

@@ -17,7 +17,7 @@ const ClockJumped = 0
 // How often the agent may ask: the host closes the stream of one that asks more.
 const (
 	ClockBurst     = 20
-	ClockPerSecond = 5
+	ClockPerSecond = 10
 )
 
 // AppendClockAnswer appends an answer to b.

@@ -3,7 +3,6 @@
 package boot
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -66,11 +65,16 @@ func Run() error {
 		}
 		// The kernel may have mounted devtmpfs already.
 		if err := unix.Mount(m.kind, m.target, m.kind, m.flags, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
-			return cmp.Or(checkKernel(), fmt.Errorf("mounting %s on %s: %w", m.kind, m.target, err))
+			return errors.Join(fmt.Errorf("mounting %s on %s: %w", m.kind, m.target, err), checkKernel())
 		}
 	}
 	if err := checkKernel(); err != nil {
 		return err
+	}
+	// Linux' own default is a choice of its build: BPF is for those who have CAP_BPF
+	// (Documentation/admin-guide/sysctl/kernel.rst).
+	if err := os.WriteFile("/proc/sys/kernel/unprivileged_bpf_disabled", []byte("2"), 0); err != nil {
+		return fmt.Errorf("keeping BPF from users: %w", err)
 	}
 	for name, target := range links {
 		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {

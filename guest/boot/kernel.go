@@ -68,13 +68,15 @@ func missing(root fs.FS) (names []string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	// Before control groups are mounted nothing is known of their controllers.
+	unknown := controllers == nil && slices.Contains(strings.Fields(string(fileSystems)), "cgroup2")
 	for _, option := range options {
 		on := false
 		switch {
 		case option.fileSystem != "":
 			on = slices.Contains(strings.Fields(string(fileSystems)), option.fileSystem)
 		case option.controller != "":
-			on = slices.Contains(strings.Fields(string(controllers)), option.controller)
+			on = unknown || slices.Contains(strings.Fields(string(controllers)), option.controller)
 		default:
 			_, err := fs.Stat(root, strings.TrimPrefix(option.file, "/"))
 			on = err == nil

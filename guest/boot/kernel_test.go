@@ -26,6 +26,7 @@ func TestMissing(t *testing.T) {
 		"a controller": {func(f map[string]string) {
 			f["sys/fs/cgroup/cgroup.controllers"] = strings.ReplaceAll(f["sys/fs/cgroup/cgroup.controllers"], "memory", "x")
 		}, []string{"CONFIG_MEMCG"}},
+		"groups not mounted yet": {func(f map[string]string) { delete(f, "sys/fs/cgroup/cgroup.controllers") }, nil},
 		"a namespace, seccomp": {func(f map[string]string) {
 			delete(f, "proc/self/ns/user")
 			delete(f, "proc/sys/kernel/seccomp/actions_avail")

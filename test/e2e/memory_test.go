@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,11 +15,7 @@ import (
 // What a container uses is the host's again when it has freed it.
 func TestMemoryReturns(t *testing.T) {
 	nothingLeft(t)
-	// An emulated host has 4 GiB for everything, and is slow.
-	use := int64(1024)
-	if os.Getenv("MSB_EMULATED") != "" {
-		use = 256
-	}
+	const use = 1024 // MiB
 	c := start(t, options{spec: []oci.SpecOpts{
 		oci.WithMemoryLimit(uint64(use+256) << 20),
 		oci.WithMounts([]specs.Mount{bind(filepath.Join(host.Output, "tools"), "/probe", "ro")}),

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,31 +16,43 @@ import (
 // has gone back at most since it was last set here; "set DURATION" sets it, and nothing is
 // answered but "ok".
 func clock([]string) error {
-	var back, last atomic.Int64
-	last.Store(time.Now().UnixNano())
+	var mu sync.Mutex // the clock is looked at or set, not both
+	var back int64
+	last := time.Now().UnixNano()
 	go func() {
 		for ; ; time.Sleep(time.Millisecond) {
+			mu.Lock()
 			now := time.Now().UnixNano()
-			back.Store(max(back.Load(), last.Swap(now)-now))
+			back, last = max(back, last-now), now
+			mu.Unlock()
 		}
 	}()
+	set := func(by time.Duration) error {
+		mu.Lock()
+		defer mu.Unlock()
+		spec := unix.NsecToTimespec(time.Now().Add(by).UnixNano())
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &spec); err != nil {
+			return err
+		}
+		back, last = 0, time.Now().UnixNano()
+		return nil
+	}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		word, by, _ := strings.Cut(lines.Text(), " ")
 		if word == "now" {
-			fmt.Println(time.Now().UnixNano(), back.Load())
+			mu.Lock()
+			fmt.Println(time.Now().UnixNano(), back)
+			mu.Unlock()
 			continue
 		}
 		duration, err := time.ParseDuration(by)
 		if err != nil {
 			return err
 		}
-		spec := unix.NsecToTimespec(time.Now().Add(duration).UnixNano())
-		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &spec); err != nil {
+		if err := set(duration); err != nil {
 			return err
 		}
-		time.Sleep(10 * time.Millisecond) // the looks have seen it
-		back.Store(0)
 		fmt.Println("ok")
 	}
 	return lines.Err()
