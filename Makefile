@@ -393,7 +393,7 @@ $(LINUX): hack/build-kernel hack/kernel/check hack/kernel/config
 
 KERNEL_FILE := $(if $(filter libkrunfw,$(KERNEL)),$(KIT)/vmlinux-tsi,$(if $(filter msb,$(KERNEL)),$(LINUX),$(error KERNEL is $(KERNEL): it is msb or libkrunfw)))
 $(KIT)/vmlinux: $(KERNEL_FILE) always
-	@cp $< $@.$$$$ && $(REPLACE)
+	@cmp -s $< $@ || { cp $< $(OUTPUT)/guest/kit.$$$$ && mv $(OUTPUT)/guest/kit.$$$$ $@; }
 
 $(RUNC): hack/tools/runc/go.mod
 	@$(STEP) "building runc for the guest (static, about a minute when new)" env CGO_ENABLED=1 \
@@ -411,7 +411,7 @@ $(KIT)/guest.erofs: $(OUTPUT)/guest/sums hack/guest-image
 $(KIT)/VERSIONS: $(RUNC) $(KIT)/vmlinux $(ORIGIN) always
 	@{ echo "msb $(VERSION)"; \
 		grep -aom1 'Linux version [^ ]*' $(KIT)/vmlinux; \
-		cat $(ORIGIN); $(RUNC) --version; } >$@.$$$$ && $(REPLACE)
+		$(if $(filter msb,$(KERNEL)),cat $(LINUX).origin;) cat $(ORIGIN); $(RUNC) --version; } >$@.$$$$ && $(REPLACE)
 
 $(TOOLS)/containerd: hack/tools/containerd/go.mod
 	@$(STEP) "building containerd and ctr (one or two minutes when new)" env CGO_ENABLED=0 \
