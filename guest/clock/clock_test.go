@@ -133,14 +133,29 @@ func (w *world) setHost(by time.Duration, told bool) {
 	}
 }
 
+// count reads one of the world's counters.
+func (w *world) count(counter *int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return *counter
+}
+
+// delay sets how long the next answers take.
+func (w *world) delay(delays ...time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.delays = delays
+}
+
 // within checks that after a time the clocks agree, and how often the guest's was set meanwhile.
 func (w *world) within(wait time.Duration, steps int) {
 	w.t.Helper()
-	before := w.stepped
+	before := w.count(&w.stepped)
 	time.Sleep(wait)
 	synctest.Wait()
-	if off := w.off(); off.Abs() > bound || w.stepped-before != steps {
-		w.t.Errorf("after %v the clock is %v ahead, set %d times, want %d", wait, off, w.stepped-before, steps)
+	off, stepped := w.off(), w.count(&w.stepped)-before
+	if off.Abs() > bound || stepped != steps {
+		w.t.Errorf("after %v the clock is %v ahead, set %d times, want %d", wait, off, stepped, steps)
 	}
 }
 
@@ -154,12 +169,12 @@ func TestKeep(t *testing.T) {
 		"a little":            func(w *world) { w.setHost(-400*time.Millisecond, true); w.within(12*time.Second, 0) },
 		"nobody says so":      func(w *world) { w.setHost(time.Hour, false); w.within(2*time.Minute, 1) },
 		"slow answers": func(w *world) {
-			w.delays = []time.Duration{time.Second, 400 * time.Millisecond, 20 * time.Millisecond, time.Second, time.Second}
+			w.delay(time.Second, 400*time.Millisecond, 20*time.Millisecond, time.Second, time.Second)
 			w.set(5 * time.Second)
 			w.within(6*time.Second, 1)
 		},
 		"as slow there as back": func(w *world) { // half of the round trip is taken off
-			w.delays = slices.Repeat([]time.Duration{180 * time.Millisecond}, 100)
+			w.delay(slices.Repeat([]time.Duration{180 * time.Millisecond}, 100)...)
 			w.set(5 * time.Second)
 			w.within(6*time.Second, 1)
 		},
@@ -177,7 +192,7 @@ func TestKeep(t *testing.T) {
 			w.within(time.Minute, 1)
 		},
 		"again and again": func(w *world) {
-			before := w.asked
+			before := w.count(&w.asked)
 			for range 100 {
 				select {
 				case w.jumps <- struct{}{}:
@@ -185,14 +200,14 @@ func TestKeep(t *testing.T) {
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
-			if asked := w.asked - before; asked < 5 || asked > 11 {
+			if asked := w.count(&w.asked) - before; asked < 5 || asked > 11 {
 				w.t.Errorf("asked %d times in 10 s", asked)
 			}
 		},
 		"idle": func(w *world) {
-			before := w.asked
+			before := w.count(&w.asked)
 			time.Sleep(time.Hour)
-			if asked := w.asked - before; asked != 60 {
+			if asked := w.count(&w.asked) - before; asked != 60 {
 				w.t.Errorf("asked %d times in an hour", asked)
 			}
 		},
