@@ -87,19 +87,10 @@ func guestLog(host *harness.Host, kernel, words string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	kit := filepath.Join(host.Output, "lib", "msb")
-	files, err := os.ReadDir(kit)
+	const file = "vmlinux"
+	err = errors.Join(host.KitBut(file, dir), os.Symlink(filepath.Join(host.Output, "lib", "msb", kernel), filepath.Join(dir, file)))
 	if err != nil {
 		return "", err
-	}
-	for _, file := range files {
-		from := filepath.Join(kit, file.Name())
-		if file.Name() == "vmlinux" {
-			from = filepath.Join(kit, kernel)
-		}
-		if err := os.Symlink(from, filepath.Join(dir, file.Name())); err != nil {
-			return "", err
-		}
 	}
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {

@@ -6,15 +6,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/document"
 )
 
 var update = flag.Bool("update", false, "write the table into docs/file-mounts.md")
 
-// The table stands in the document between these.
-const (
-	begin = "<!-- The table is made by \"make test\"; \"make contract\" writes it. -->\n"
-	end   = "<!-- end of the table -->\n"
-)
+// place is the table's.
+var place = document.Place{
+	Path:   filepath.Join("..", "..", "docs", "file-mounts.md"),
+	Begin:  "<!-- The table is made by \"make test\"; \"make contract\" writes it. -->\n",
+	End:    "<!-- end of the table -->\n",
+	Writes: "make contract",
+}
 
 // Every line was shown by the run of tests that has just been, and the document has
 // the same table.
@@ -39,23 +43,7 @@ func TestContract(t *testing.T) {
 	for _, what := range missing {
 		t.Error(what)
 	}
-	path := filepath.Join("..", "..", "docs", "file-mounts.md")
-	document, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, found := strings.Cut(string(document), begin)
-	old, after, foundEnd := strings.Cut(rest, end)
-	switch {
-	case !found || !foundEnd:
-		t.Errorf("%s has no place for the table", path)
-	case *update:
-		if err := os.WriteFile(path, []byte(before+begin+text+end+after), 0o644); err != nil {
-			t.Error(err)
-		}
-	case old != text:
-		t.Errorf("%s has another table: \"make contract\" writes it", path)
-	}
+	place.Holds(t, text, *update)
 }
 
 // The table itself: what fails, what is missing, and what is open.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/document"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
@@ -153,11 +153,13 @@ func TestGuest(t *testing.T) {
 	}
 }
 
-// The table stands in docs/guest.md between these.
-const (
-	guestTableBegin = "<!-- The table is test/e2e's; \"make guest-table\" writes it. -->\n"
-	guestTableEnd   = "<!-- end of the table -->\n"
-)
+// guestPlace is the table's.
+var guestPlace = document.Place{
+	Path:   filepath.Join("..", "..", "docs", "guest.md"),
+	Begin:  "<!-- The table is test/e2e's; \"make guest-table\" writes it. -->\n",
+	End:    "<!-- end of the table -->\n",
+	Writes: "make guest-table",
+}
 
 // The document has the lines that TestGuest tries, and no others.
 func TestGuestTable(t *testing.T) {
@@ -176,21 +178,5 @@ func TestGuestTable(t *testing.T) {
 		fmt.Fprintf(&table, "| %s | %s | %s | `%s` |\n", line.use, line.works, needs, line.name)
 	}
 	text := strings.ReplaceAll(table.String(), "|  |", "| |")
-	path := filepath.Join("..", "..", "docs", "guest.md")
-	document, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, found := strings.Cut(string(document), guestTableBegin)
-	old, after, foundEnd := strings.Cut(rest, guestTableEnd)
-	switch {
-	case !found || !foundEnd:
-		t.Errorf("%s has no place for the table", path)
-	case *updateGuest:
-		if err := os.WriteFile(path, []byte(before+guestTableBegin+text+guestTableEnd+after), 0o644); err != nil {
-			t.Error(err)
-		}
-	case old != text:
-		t.Errorf("%s has another table: \"make guest-table\" writes it", path)
-	}
+	guestPlace.Holds(t, text, *updateGuest)
 }

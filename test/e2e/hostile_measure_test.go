@@ -139,10 +139,16 @@ func (w *memoryWatch) stop() int64 {
 }
 
 // peakMemory is the most memory that a process has had resident, in bytes; 0 if there is
-// no such process (proc_pid_status(5), VmHWM).
-func peakMemory(pid int) (peak int64) {
+// no such process.
+func peakMemory(pid int) int64 { return memoryOf(pid, "VmHWM") }
+
+// residentMemory is how much a process has now, as peakMemory tells it.
+func residentMemory(pid int) int64 { return memoryOf(pid, "VmRSS") }
+
+// memoryOf reads a field of proc_pid_status(5), in bytes.
+func memoryOf(pid int, field string) (kib int64) {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	_, rest, _ := strings.Cut(string(status), "\nVmHWM:")
-	_, _ = fmt.Sscan(rest, &peak)
-	return peak << 10
+	_, rest, _ := strings.Cut(string(status), "\n"+field+":")
+	_, _ = fmt.Sscan(rest, &kib)
+	return kib << 10
 }

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -44,15 +43,12 @@ func TestMemoryReturns(t *testing.T) {
 	t.Logf("after %d MiB", after>>20)
 }
 
-// resident is how much memory a process has, the guest's included, in bytes (proc(5)).
-func resident(t *testing.T, pid int) int64 {
+// resident is how much memory the process of a VM has, the guest's included, in bytes.
+func resident(t *testing.T, vmm int) int64 {
 	t.Helper()
-	for line := range strings.Lines(content(t, fmt.Sprintf("/proc/%d/status", pid))) {
-		var kib int64
-		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kib); err == nil {
-			return kib << 10
-		}
+	bytes := residentMemory(vmm)
+	if bytes == 0 {
+		t.Fatalf("process %d has no memory", vmm)
 	}
-	t.Fatalf("process %d has no VmRSS", pid)
-	return 0
+	return bytes
 }

@@ -183,14 +183,10 @@ func patient(kit string) string {
 func kit(t *testing.T, broken, content string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "guest.erofs", "msb-krun", "msb-shield", "msb-placeholder", "libkrun.so.1"} {
-		path := filepath.Join(dir, name)
-		if name == broken {
-			write(t, path, content)
-		} else if err := os.Symlink(filepath.Join(host.Output, "lib", "msb", name), path); err != nil {
-			t.Fatal(err)
-		}
+	if err := host.KitBut(broken, dir); err != nil {
+		t.Fatal(err)
 	}
+	write(t, filepath.Join(dir, broken), content)
 	return dir
 }
 

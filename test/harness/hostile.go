@@ -11,17 +11,8 @@ import (
 // container yet; see test/hostile/agent.
 func (h *Host) HostileKit(dir, words string) error {
 	const disk = "guest.erofs"
-	kit := filepath.Join(h.Output, "lib", "msb")
-	entries, err := os.ReadDir(kit)
-	if err != nil {
+	if err := h.KitBut(disk, dir); err != nil {
 		return err
-	}
-	for _, entry := range entries {
-		if entry.Name() != disk {
-			if err := os.Symlink(filepath.Join(kit, entry.Name()), filepath.Join(dir, entry.Name())); err != nil {
-				return err
-			}
-		}
 	}
 	hostile := filepath.Join(h.Output, "tools", "hostile", disk)
 	content, err := os.ReadFile(hostile)
