@@ -60,23 +60,23 @@ func checkKernel() error {
 
 // missing are the names of options that are off, as the files below root tell.
 func missing(root fs.FS) (names []string, err error) {
-	fileSystems, err := fs.ReadFile(root, "proc/filesystems")
+	fileSystems, err := words(root, "proc/filesystems")
 	if err != nil {
 		return nil, err
 	}
-	controllers, err := fs.ReadFile(root, "sys/fs/cgroup/cgroup.controllers")
+	controllers, err := words(root, "sys/fs/cgroup/cgroup.controllers")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	// Before control groups are mounted nothing is known of their controllers.
-	unknown := controllers == nil && slices.Contains(strings.Fields(string(fileSystems)), "cgroup2")
+	unknown := err != nil && slices.Contains(fileSystems, "cgroup2")
 	for _, option := range options {
 		on := false
 		switch {
 		case option.fileSystem != "":
-			on = slices.Contains(strings.Fields(string(fileSystems)), option.fileSystem)
+			on = slices.Contains(fileSystems, option.fileSystem)
 		case option.controller != "":
-			on = unknown || slices.Contains(strings.Fields(string(controllers)), option.controller)
+			on = unknown || slices.Contains(controllers, option.controller)
 		default:
 			_, err := fs.Stat(root, strings.TrimPrefix(option.file, "/"))
 			on = err == nil
@@ -86,4 +86,10 @@ func missing(root fs.FS) (names []string, err error) {
 		}
 	}
 	return names, nil
+}
+
+// words are those of a file.
+func words(root fs.FS, name string) ([]string, error) {
+	data, err := fs.ReadFile(root, name)
+	return strings.Fields(string(data)), err
 }
