@@ -26,6 +26,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/boot"
 	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
 	"github.com/msb-runtime/containerd-shim-msb/guest/clock"
+	"github.com/msb-runtime/containerd-shim-msb/guest/image"
 	"github.com/msb-runtime/containerd-shim-msb/guest/network"
 	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
 	"github.com/msb-runtime/containerd-shim-msb/guest/resolver"
@@ -199,6 +200,7 @@ type service struct {
 	sockets *socket.Sockets
 	network *network.Network
 	pod     pod.Pod
+	images  image.Images
 	life    context.Context // the agent's
 	change  change
 }
@@ -226,14 +228,33 @@ func (s *service) Start(_ context.Context, request *api.StartRequest) (*api.Star
 }
 
 func (s *service) CreateBundle(_ context.Context, request *api.CreateBundleRequest) (*api.CreateBundleResponse, error) {
-	path, err := bundle.Create(request)
+	path, err := s.createBundle(request)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
-	if err := s.sockets.Listen(s.life, request.Container, request.Sockets); err != nil {
-		return nil, errgrpc.ToGRPC(classify(errors.Join(err, bundle.Remove(request.Container, nil))))
-	}
 	return &api.CreateBundleResponse{Path: path}, nil
+}
+
+func (s *service) createBundle(request *api.CreateBundleRequest) (path string, err error) {
+	if path, err = bundle.Create(request); err != nil {
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, bundle.Remove(request.Container, nil))
+		}
+	}()
+	if err := s.sockets.Listen(s.life, request.Container, request.Sockets); err != nil {
+		return "", err
+	}
+	if request.Root == nil {
+		return path, nil
+	}
+	if err := s.images.Assemble(request.Container, request.Root); err != nil {
+		s.sockets.Close(request.Container)
+		return "", err
+	}
+	return path, nil
 }
 
 func (s *service) ReleaseFiles(_ context.Context, request *api.ReleaseFilesRequest) (*api.ReleaseFilesResponse, error) {
@@ -258,7 +279,8 @@ func (s *service) SetSockets(_ context.Context, request *api.SetSocketsRequest) 
 func (s *service) RemoveBundle(_ context.Context, request *api.RemoveBundleRequest) (*api.RemoveBundleResponse, error) {
 	s.roots.Drop(request.Container)
 	s.sockets.Close(request.Container)
-	if err := bundle.Remove(request.Container, request.Shares); err != nil {
+	err := s.images.Release(request.Container, request.Images)
+	if err := errors.Join(err, bundle.Remove(request.Container, request.Shares)); err != nil {
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
 	return &api.RemoveBundleResponse{AgentResident: resident()}, nil

@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type TransferStream_Direction int32
@@ -120,7 +120,7 @@ func (x TransferStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TransferStream_Direction.Descriptor instead.
 func (TransferStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{35, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40, 0}
 }
 
 type StartRequest struct {
@@ -347,7 +347,9 @@ type CreateBundleRequest struct {
 	// They are entered before runc binds them: a mount that the kernel makes only in a
 	// container's namespace would be a file system of that container's own, and as
 	// read-only as the mount above it.
-	Submounts     [][]byte `protobuf:"bytes,5,rep,name=submounts,proto3" json:"submounts,omitempty"`
+	Submounts [][]byte `protobuf:"bytes,5,rep,name=submounts,proto3" json:"submounts,omitempty"`
+	// The root file system, at RootPath, if it is made of images; unset: it is a share.
+	Root          *ImageRoot `protobuf:"bytes,6,opt,name=root,proto3" json:"root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -417,6 +419,351 @@ func (x *CreateBundleRequest) GetSubmounts() [][]byte {
 	return nil
 }
 
+func (x *CreateBundleRequest) GetRoot() *ImageRoot {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+// ImageRoot is a root file system made of images: staged files that hold a file system each.
+type ImageRoot struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Images []*Image               `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	// Made first, unless they are there.
+	Make []*NewDirectory `protobuf:"bytes,2,rep,name=make,proto3" json:"make,omitempty"`
+	// The root; unset: directory is.
+	Overlay       *Overlay   `protobuf:"bytes,3,opt,name=overlay,proto3" json:"overlay,omitempty"`
+	Directory     *Directory `protobuf:"bytes,4,opt,name=directory,proto3" json:"directory,omitempty"`
+	ReadOnly      bool       `protobuf:"varint,5,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageRoot) Reset() {
+	*x = ImageRoot{}
+	mi := &file_guest_api_guest_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageRoot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageRoot) ProtoMessage() {}
+
+func (x *ImageRoot) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageRoot.ProtoReflect.Descriptor instead.
+func (*ImageRoot) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ImageRoot) GetImages() []*Image {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *ImageRoot) GetMake() []*NewDirectory {
+	if x != nil {
+		return x.Make
+	}
+	return nil
+}
+
+func (x *ImageRoot) GetOverlay() *Overlay {
+	if x != nil {
+		return x.Overlay
+	}
+	return nil
+}
+
+func (x *ImageRoot) GetDirectory() *Directory {
+	if x != nil {
+		return x.Directory
+	}
+	return nil
+}
+
+func (x *ImageRoot) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+// Image is mounted at ImagePath of its file's tag, once for all containers that have it.
+type Image struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its destination is the file's path on the host.
+	File *FileMount `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// "erofs" or "ext4".
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Files with more of an erofs image's data.
+	Devices       []*FileMount `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Image) Reset() {
+	*x = Image{}
+	mi := &file_guest_api_guest_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Image) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Image) ProtoMessage() {}
+
+func (x *Image) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Image.ProtoReflect.Descriptor instead.
+func (*Image) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Image) GetFile() *FileMount {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *Image) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Image) GetDevices() []*FileMount {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// Directory is one of an image.
+type Directory struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An index of ImageRoot.images.
+	Image uint32 `protobuf:"varint,1,opt,name=image,proto3" json:"image,omitempty"`
+	// Below the image's root; empty is the root itself.
+	Path          []byte `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Directory) Reset() {
+	*x = Directory{}
+	mi := &file_guest_api_guest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Directory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Directory) ProtoMessage() {}
+
+func (x *Directory) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Directory.ProtoReflect.Descriptor instead.
+func (*Directory) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Directory) GetImage() uint32 {
+	if x != nil {
+		return x.Image
+	}
+	return 0
+}
+
+func (x *Directory) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+type NewDirectory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Directory     *Directory             `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewDirectory) Reset() {
+	*x = NewDirectory{}
+	mi := &file_guest_api_guest_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewDirectory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewDirectory) ProtoMessage() {}
+
+func (x *NewDirectory) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewDirectory.ProtoReflect.Descriptor instead.
+func (*NewDirectory) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *NewDirectory) GetDirectory() *Directory {
+	if x != nil {
+		return x.Directory
+	}
+	return nil
+}
+
+func (x *NewDirectory) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *NewDirectory) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *NewDirectory) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+// Overlay is one of directories (Documentation/filesystems/overlayfs.rst).
+type Overlay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The top one first.
+	Lower []*Directory `protobuf:"bytes,1,rep,name=lower,proto3" json:"lower,omitempty"`
+	// Both or none.
+	Upper *Directory `protobuf:"bytes,2,opt,name=upper,proto3" json:"upper,omitempty"`
+	Work  *Directory `protobuf:"bytes,3,opt,name=work,proto3" json:"work,omitempty"`
+	// As mount(8) takes them.
+	Options       []string `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Overlay) Reset() {
+	*x = Overlay{}
+	mi := &file_guest_api_guest_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Overlay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Overlay) ProtoMessage() {}
+
+func (x *Overlay) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Overlay.ProtoReflect.Descriptor instead.
+func (*Overlay) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Overlay) GetLower() []*Directory {
+	if x != nil {
+		return x.Lower
+	}
+	return nil
+}
+
+func (x *Overlay) GetUpper() *Directory {
+	if x != nil {
+		return x.Upper
+	}
+	return nil
+}
+
+func (x *Overlay) GetWork() *Directory {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+func (x *Overlay) GetOptions() []string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 // FileMount is one staged file: the only entry of a directory with a random
 // name in the files tree.
 type FileMount struct {
@@ -434,7 +781,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +793,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +806,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FileMount) GetTag() string {
@@ -508,7 +855,7 @@ type SocketMount struct {
 
 func (x *SocketMount) Reset() {
 	*x = SocketMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +867,7 @@ func (x *SocketMount) String() string {
 func (*SocketMount) ProtoMessage() {}
 
 func (x *SocketMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +880,7 @@ func (x *SocketMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketMount.ProtoReflect.Descriptor instead.
 func (*SocketMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SocketMount) GetTag() string {
@@ -581,7 +928,7 @@ type SetSocketsRequest struct {
 
 func (x *SetSocketsRequest) Reset() {
 	*x = SetSocketsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +940,7 @@ func (x *SetSocketsRequest) String() string {
 func (*SetSocketsRequest) ProtoMessage() {}
 
 func (x *SetSocketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +953,7 @@ func (x *SetSocketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSocketsRequest.ProtoReflect.Descriptor instead.
 func (*SetSocketsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SetSocketsRequest) GetContainer() string {
@@ -643,7 +990,7 @@ type DirectorySocket struct {
 
 func (x *DirectorySocket) Reset() {
 	*x = DirectorySocket{}
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +1002,7 @@ func (x *DirectorySocket) String() string {
 func (*DirectorySocket) ProtoMessage() {}
 
 func (x *DirectorySocket) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +1015,7 @@ func (x *DirectorySocket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectorySocket.ProtoReflect.Descriptor instead.
 func (*DirectorySocket) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DirectorySocket) GetTag() string {
@@ -728,7 +1075,7 @@ type SetSocketsResponse struct {
 
 func (x *SetSocketsResponse) Reset() {
 	*x = SetSocketsResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +1087,7 @@ func (x *SetSocketsResponse) String() string {
 func (*SetSocketsResponse) ProtoMessage() {}
 
 func (x *SetSocketsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +1100,7 @@ func (x *SetSocketsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSocketsResponse.ProtoReflect.Descriptor instead.
 func (*SetSocketsResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
 }
 
 type CreateBundleResponse struct {
@@ -766,7 +1113,7 @@ type CreateBundleResponse struct {
 
 func (x *CreateBundleResponse) Reset() {
 	*x = CreateBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +1125,7 @@ func (x *CreateBundleResponse) String() string {
 func (*CreateBundleResponse) ProtoMessage() {}
 
 func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +1138,7 @@ func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleResponse.ProtoReflect.Descriptor instead.
 func (*CreateBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateBundleResponse) GetPath() string {
@@ -810,7 +1157,7 @@ type ReleaseFilesRequest struct {
 
 func (x *ReleaseFilesRequest) Reset() {
 	*x = ReleaseFilesRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1169,7 @@ func (x *ReleaseFilesRequest) String() string {
 func (*ReleaseFilesRequest) ProtoMessage() {}
 
 func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1182,7 @@ func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReleaseFilesRequest) GetContainer() string {
@@ -853,7 +1200,7 @@ type ReleaseFilesResponse struct {
 
 func (x *ReleaseFilesResponse) Reset() {
 	*x = ReleaseFilesResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1212,7 @@ func (x *ReleaseFilesResponse) String() string {
 func (*ReleaseFilesResponse) ProtoMessage() {}
 
 func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,21 +1225,23 @@ func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
 }
 
 type RemoveBundleRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	// Tags of the container's shares in the pool.
-	Shares        []string `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
+	Shares []string `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
+	// Tags of images that no other container has.
+	Images        []string `protobuf:"bytes,3,rep,name=images,proto3" json:"images,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveBundleRequest) Reset() {
 	*x = RemoveBundleRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1253,7 @@ func (x *RemoveBundleRequest) String() string {
 func (*RemoveBundleRequest) ProtoMessage() {}
 
 func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1266,7 @@ func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBundleRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveBundleRequest) GetContainer() string {
@@ -934,6 +1283,13 @@ func (x *RemoveBundleRequest) GetShares() []string {
 	return nil
 }
 
+func (x *RemoveBundleRequest) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
 type RemoveBundleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The agent's own resident memory in bytes, for the shim's trace.
@@ -944,7 +1300,7 @@ type RemoveBundleResponse struct {
 
 func (x *RemoveBundleResponse) Reset() {
 	*x = RemoveBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1312,7 @@ func (x *RemoveBundleResponse) String() string {
 func (*RemoveBundleResponse) ProtoMessage() {}
 
 func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1325,7 @@ func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveBundleResponse) GetAgentResident() int64 {
@@ -988,7 +1344,7 @@ type CloseStdioRequest struct {
 
 func (x *CloseStdioRequest) Reset() {
 	*x = CloseStdioRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1356,7 @@ func (x *CloseStdioRequest) String() string {
 func (*CloseStdioRequest) ProtoMessage() {}
 
 func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1369,7 @@ func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioRequest.ProtoReflect.Descriptor instead.
 func (*CloseStdioRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CloseStdioRequest) GetIds() []string {
@@ -1031,7 +1387,7 @@ type CloseStdioResponse struct {
 
 func (x *CloseStdioResponse) Reset() {
 	*x = CloseStdioResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1399,7 @@ func (x *CloseStdioResponse) String() string {
 func (*CloseStdioResponse) ProtoMessage() {}
 
 func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1412,7 @@ func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioResponse.ProtoReflect.Descriptor instead.
 func (*CloseStdioResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
 }
 
 // SetNetworkRequest describes interfaces of the host's network namespace whose
@@ -1078,7 +1434,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1446,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1459,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetNetworkRequest) GetHost() bool {
@@ -1157,7 +1513,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1525,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1538,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -1242,7 +1598,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1610,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1623,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Address) GetPrefix() string {
@@ -1319,7 +1675,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1687,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1700,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Route) GetInterface() string {
@@ -1429,7 +1785,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1797,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1810,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -1489,7 +1845,7 @@ type SetNetworkResponse struct {
 
 func (x *SetNetworkResponse) Reset() {
 	*x = SetNetworkResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1857,7 @@ func (x *SetNetworkResponse) String() string {
 func (*SetNetworkResponse) ProtoMessage() {}
 
 func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1870,7 @@ func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetNetworkResponse) GetResolversError() string {
@@ -1539,7 +1895,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1907,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1920,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreatePodRequest) GetSharedMemory() int64 {
@@ -1598,7 +1954,7 @@ type PodFile struct {
 
 func (x *PodFile) Reset() {
 	*x = PodFile{}
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1966,7 @@ func (x *PodFile) String() string {
 func (*PodFile) ProtoMessage() {}
 
 func (x *PodFile) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1979,7 @@ func (x *PodFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFile.ProtoReflect.Descriptor instead.
 func (*PodFile) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PodFile) GetName() string {
@@ -1653,7 +2009,7 @@ type PodNamespaces struct {
 
 func (x *PodNamespaces) Reset() {
 	*x = PodNamespaces{}
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +2021,7 @@ func (x *PodNamespaces) String() string {
 func (*PodNamespaces) ProtoMessage() {}
 
 func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +2034,7 @@ func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodNamespaces.ProtoReflect.Descriptor instead.
 func (*PodNamespaces) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PodNamespaces) GetHostname() string {
@@ -1705,7 +2061,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +2073,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +2086,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreatePodResponse) GetPid() uint32 {
@@ -1748,7 +2104,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +2116,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +2129,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
 }
 
 type Event struct {
@@ -1787,7 +2143,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2155,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2168,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetTopic() string {
@@ -1856,7 +2212,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +2224,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2237,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -2015,7 +2371,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2383,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2396,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
 }
 
 type StdioStream struct {
@@ -2054,7 +2410,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2422,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2435,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StdioStream) GetId() string {
@@ -2107,7 +2463,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2475,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2488,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -2163,7 +2519,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2531,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2544,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Peer) GetUid() uint32 {
@@ -2222,7 +2578,7 @@ type PortStream struct {
 
 func (x *PortStream) Reset() {
 	*x = PortStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2590,7 @@ func (x *PortStream) String() string {
 func (*PortStream) ProtoMessage() {}
 
 func (x *PortStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2603,7 @@ func (x *PortStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
 func (*PortStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PortStream) GetPort() uint32 {
@@ -2276,7 +2632,7 @@ type TransferStream struct {
 
 func (x *TransferStream) Reset() {
 	*x = TransferStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2644,7 @@ func (x *TransferStream) String() string {
 func (*TransferStream) ProtoMessage() {}
 
 func (x *TransferStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2657,7 @@ func (x *TransferStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferStream.ProtoReflect.Descriptor instead.
 func (*TransferStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TransferStream) GetContainer() string {
@@ -2352,7 +2708,7 @@ type TransferFrame struct {
 
 func (x *TransferFrame) Reset() {
 	*x = TransferFrame{}
-	mi := &file_guest_api_guest_proto_msgTypes[36]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2720,7 @@ func (x *TransferFrame) String() string {
 func (*TransferFrame) ProtoMessage() {}
 
 func (x *TransferFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[36]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2733,7 @@ func (x *TransferFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferFrame.ProtoReflect.Descriptor instead.
 func (*TransferFrame) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{36}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TransferFrame) GetData() []byte {
@@ -2405,7 +2761,7 @@ type TransferResult struct {
 
 func (x *TransferResult) Reset() {
 	*x = TransferResult{}
-	mi := &file_guest_api_guest_proto_msgTypes[37]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2773,7 @@ func (x *TransferResult) String() string {
 func (*TransferResult) ProtoMessage() {}
 
 func (x *TransferResult) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[37]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2786,7 @@ func (x *TransferResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
 func (*TransferResult) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TransferResult) GetCode() uint32 {
@@ -2461,7 +2817,7 @@ type ResolverStream struct {
 
 func (x *ResolverStream) Reset() {
 	*x = ResolverStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2829,7 @@ func (x *ResolverStream) String() string {
 func (*ResolverStream) ProtoMessage() {}
 
 func (x *ResolverStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2842,7 @@ func (x *ResolverStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
 func (*ResolverStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResolverStream) GetAddress() string {
@@ -2513,7 +2869,7 @@ type ClockStream struct {
 
 func (x *ClockStream) Reset() {
 	*x = ClockStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2881,7 @@ func (x *ClockStream) String() string {
 func (*ClockStream) ProtoMessage() {}
 
 func (x *ClockStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2894,7 @@ func (x *ClockStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockStream.ProtoReflect.Descriptor instead.
 func (*ClockStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
 }
 
 type StreamReply struct {
@@ -2551,7 +2907,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2919,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2932,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StreamReply) GetError() string {
@@ -2602,13 +2958,37 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x14\n" +
 	"\x05guest\x18\x02 \x01(\rR\x05guest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\rR\x04size\"\x0f\n" +
-	"\rStartResponse\"\xc9\x01\n" +
+	"\rStartResponse\"\xf6\x01\n" +
 	"\x13CreateBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12-\n" +
 	"\x05files\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\x05files\x123\n" +
 	"\asockets\x18\x04 \x03(\v2\x19.msb.guest.v1.SocketMountR\asockets\x12\x1c\n" +
-	"\tsubmounts\x18\x05 \x03(\fR\tsubmounts\"p\n" +
+	"\tsubmounts\x18\x05 \x03(\fR\tsubmounts\x12+\n" +
+	"\x04root\x18\x06 \x01(\v2\x17.msb.guest.v1.ImageRootR\x04root\"\xed\x01\n" +
+	"\tImageRoot\x12+\n" +
+	"\x06images\x18\x01 \x03(\v2\x13.msb.guest.v1.ImageR\x06images\x12.\n" +
+	"\x04make\x18\x02 \x03(\v2\x1a.msb.guest.v1.NewDirectoryR\x04make\x12/\n" +
+	"\aoverlay\x18\x03 \x01(\v2\x15.msb.guest.v1.OverlayR\aoverlay\x125\n" +
+	"\tdirectory\x18\x04 \x01(\v2\x17.msb.guest.v1.DirectoryR\tdirectory\x12\x1b\n" +
+	"\tread_only\x18\x05 \x01(\bR\breadOnly\"{\n" +
+	"\x05Image\x12+\n" +
+	"\x04file\x18\x01 \x01(\v2\x17.msb.guest.v1.FileMountR\x04file\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x121\n" +
+	"\adevices\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\adevices\"5\n" +
+	"\tDirectory\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\rR\x05image\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\"}\n" +
+	"\fNewDirectory\x125\n" +
+	"\tdirectory\x18\x01 \x01(\v2\x17.msb.guest.v1.DirectoryR\tdirectory\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\"\xae\x01\n" +
+	"\aOverlay\x12-\n" +
+	"\x05lower\x18\x01 \x03(\v2\x17.msb.guest.v1.DirectoryR\x05lower\x12-\n" +
+	"\x05upper\x18\x02 \x01(\v2\x17.msb.guest.v1.DirectoryR\x05upper\x12+\n" +
+	"\x04work\x18\x03 \x01(\v2\x17.msb.guest.v1.DirectoryR\x04work\x12\x18\n" +
+	"\aoptions\x18\x04 \x03(\tR\aoptions\"p\n" +
 	"\tFileMount\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12 \n" +
@@ -2636,10 +3016,11 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"3\n" +
 	"\x13ReleaseFilesRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x16\n" +
-	"\x14ReleaseFilesResponse\"K\n" +
+	"\x14ReleaseFilesResponse\"c\n" +
 	"\x13RemoveBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x16\n" +
-	"\x06shares\x18\x02 \x03(\tR\x06shares\"=\n" +
+	"\x06shares\x18\x02 \x03(\tR\x06shares\x12\x16\n" +
+	"\x06images\x18\x03 \x03(\tR\x06images\"=\n" +
 	"\x14RemoveBundleResponse\x12%\n" +
 	"\x0eagent_resident\x18\x01 \x01(\x03R\ragentResident\"%\n" +
 	"\x11CloseStdioRequest\x12\x10\n" +
@@ -2784,7 +3165,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -2793,97 +3174,113 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*IDMapping)(nil),             // 4: msb.guest.v1.IDMapping
 	(*StartResponse)(nil),         // 5: msb.guest.v1.StartResponse
 	(*CreateBundleRequest)(nil),   // 6: msb.guest.v1.CreateBundleRequest
-	(*FileMount)(nil),             // 7: msb.guest.v1.FileMount
-	(*SocketMount)(nil),           // 8: msb.guest.v1.SocketMount
-	(*SetSocketsRequest)(nil),     // 9: msb.guest.v1.SetSocketsRequest
-	(*DirectorySocket)(nil),       // 10: msb.guest.v1.DirectorySocket
-	(*SetSocketsResponse)(nil),    // 11: msb.guest.v1.SetSocketsResponse
-	(*CreateBundleResponse)(nil),  // 12: msb.guest.v1.CreateBundleResponse
-	(*ReleaseFilesRequest)(nil),   // 13: msb.guest.v1.ReleaseFilesRequest
-	(*ReleaseFilesResponse)(nil),  // 14: msb.guest.v1.ReleaseFilesResponse
-	(*RemoveBundleRequest)(nil),   // 15: msb.guest.v1.RemoveBundleRequest
-	(*RemoveBundleResponse)(nil),  // 16: msb.guest.v1.RemoveBundleResponse
-	(*CloseStdioRequest)(nil),     // 17: msb.guest.v1.CloseStdioRequest
-	(*CloseStdioResponse)(nil),    // 18: msb.guest.v1.CloseStdioResponse
-	(*SetNetworkRequest)(nil),     // 19: msb.guest.v1.SetNetworkRequest
-	(*Interface)(nil),             // 20: msb.guest.v1.Interface
-	(*Address)(nil),               // 21: msb.guest.v1.Address
-	(*Route)(nil),                 // 22: msb.guest.v1.Route
-	(*Neighbour)(nil),             // 23: msb.guest.v1.Neighbour
-	(*SetNetworkResponse)(nil),    // 24: msb.guest.v1.SetNetworkResponse
-	(*CreatePodRequest)(nil),      // 25: msb.guest.v1.CreatePodRequest
-	(*PodFile)(nil),               // 26: msb.guest.v1.PodFile
-	(*PodNamespaces)(nil),         // 27: msb.guest.v1.PodNamespaces
-	(*CreatePodResponse)(nil),     // 28: msb.guest.v1.CreatePodResponse
-	(*EventsRequest)(nil),         // 29: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 30: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 31: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 32: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 33: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 34: msb.guest.v1.SocketStream
-	(*Peer)(nil),                  // 35: msb.guest.v1.Peer
-	(*PortStream)(nil),            // 36: msb.guest.v1.PortStream
-	(*TransferStream)(nil),        // 37: msb.guest.v1.TransferStream
-	(*TransferFrame)(nil),         // 38: msb.guest.v1.TransferFrame
-	(*TransferResult)(nil),        // 39: msb.guest.v1.TransferResult
-	(*ResolverStream)(nil),        // 40: msb.guest.v1.ResolverStream
-	(*ClockStream)(nil),           // 41: msb.guest.v1.ClockStream
-	(*StreamReply)(nil),           // 42: msb.guest.v1.StreamReply
-	nil,                           // 43: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 45: google.protobuf.Any
+	(*ImageRoot)(nil),             // 7: msb.guest.v1.ImageRoot
+	(*Image)(nil),                 // 8: msb.guest.v1.Image
+	(*Directory)(nil),             // 9: msb.guest.v1.Directory
+	(*NewDirectory)(nil),          // 10: msb.guest.v1.NewDirectory
+	(*Overlay)(nil),               // 11: msb.guest.v1.Overlay
+	(*FileMount)(nil),             // 12: msb.guest.v1.FileMount
+	(*SocketMount)(nil),           // 13: msb.guest.v1.SocketMount
+	(*SetSocketsRequest)(nil),     // 14: msb.guest.v1.SetSocketsRequest
+	(*DirectorySocket)(nil),       // 15: msb.guest.v1.DirectorySocket
+	(*SetSocketsResponse)(nil),    // 16: msb.guest.v1.SetSocketsResponse
+	(*CreateBundleResponse)(nil),  // 17: msb.guest.v1.CreateBundleResponse
+	(*ReleaseFilesRequest)(nil),   // 18: msb.guest.v1.ReleaseFilesRequest
+	(*ReleaseFilesResponse)(nil),  // 19: msb.guest.v1.ReleaseFilesResponse
+	(*RemoveBundleRequest)(nil),   // 20: msb.guest.v1.RemoveBundleRequest
+	(*RemoveBundleResponse)(nil),  // 21: msb.guest.v1.RemoveBundleResponse
+	(*CloseStdioRequest)(nil),     // 22: msb.guest.v1.CloseStdioRequest
+	(*CloseStdioResponse)(nil),    // 23: msb.guest.v1.CloseStdioResponse
+	(*SetNetworkRequest)(nil),     // 24: msb.guest.v1.SetNetworkRequest
+	(*Interface)(nil),             // 25: msb.guest.v1.Interface
+	(*Address)(nil),               // 26: msb.guest.v1.Address
+	(*Route)(nil),                 // 27: msb.guest.v1.Route
+	(*Neighbour)(nil),             // 28: msb.guest.v1.Neighbour
+	(*SetNetworkResponse)(nil),    // 29: msb.guest.v1.SetNetworkResponse
+	(*CreatePodRequest)(nil),      // 30: msb.guest.v1.CreatePodRequest
+	(*PodFile)(nil),               // 31: msb.guest.v1.PodFile
+	(*PodNamespaces)(nil),         // 32: msb.guest.v1.PodNamespaces
+	(*CreatePodResponse)(nil),     // 33: msb.guest.v1.CreatePodResponse
+	(*EventsRequest)(nil),         // 34: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 35: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 36: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 37: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 38: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 39: msb.guest.v1.SocketStream
+	(*Peer)(nil),                  // 40: msb.guest.v1.Peer
+	(*PortStream)(nil),            // 41: msb.guest.v1.PortStream
+	(*TransferStream)(nil),        // 42: msb.guest.v1.TransferStream
+	(*TransferFrame)(nil),         // 43: msb.guest.v1.TransferFrame
+	(*TransferResult)(nil),        // 44: msb.guest.v1.TransferResult
+	(*ResolverStream)(nil),        // 45: msb.guest.v1.ResolverStream
+	(*ClockStream)(nil),           // 46: msb.guest.v1.ClockStream
+	(*StreamReply)(nil),           // 47: msb.guest.v1.StreamReply
+	nil,                           // 48: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 50: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	44, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	49, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
-	7,  // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
-	8,  // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
-	10, // 6: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
-	20, // 7: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
-	22, // 8: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
-	23, // 9: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
-	21, // 10: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	26, // 11: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
-	27, // 12: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	43, // 13: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	44, // 14: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	45, // 15: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	32, // 16: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	33, // 17: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	34, // 18: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	36, // 19: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	37, // 20: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	40, // 21: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	41, // 22: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
-	0,  // 23: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	35, // 24: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
-	1,  // 25: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	39, // 26: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 27: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 28: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	13, // 29: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	9,  // 30: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
-	15, // 31: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	17, // 32: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	19, // 33: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	25, // 34: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	29, // 35: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 36: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	12, // 37: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	14, // 38: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	11, // 39: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
-	16, // 40: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	18, // 41: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	24, // 42: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	28, // 43: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	30, // 44: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	36, // [36:45] is the sub-list for method output_type
-	27, // [27:36] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	12, // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
+	13, // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
+	7,  // 6: msb.guest.v1.CreateBundleRequest.root:type_name -> msb.guest.v1.ImageRoot
+	8,  // 7: msb.guest.v1.ImageRoot.images:type_name -> msb.guest.v1.Image
+	10, // 8: msb.guest.v1.ImageRoot.make:type_name -> msb.guest.v1.NewDirectory
+	11, // 9: msb.guest.v1.ImageRoot.overlay:type_name -> msb.guest.v1.Overlay
+	9,  // 10: msb.guest.v1.ImageRoot.directory:type_name -> msb.guest.v1.Directory
+	12, // 11: msb.guest.v1.Image.file:type_name -> msb.guest.v1.FileMount
+	12, // 12: msb.guest.v1.Image.devices:type_name -> msb.guest.v1.FileMount
+	9,  // 13: msb.guest.v1.NewDirectory.directory:type_name -> msb.guest.v1.Directory
+	9,  // 14: msb.guest.v1.Overlay.lower:type_name -> msb.guest.v1.Directory
+	9,  // 15: msb.guest.v1.Overlay.upper:type_name -> msb.guest.v1.Directory
+	9,  // 16: msb.guest.v1.Overlay.work:type_name -> msb.guest.v1.Directory
+	15, // 17: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
+	25, // 18: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	27, // 19: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	28, // 20: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	26, // 21: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	31, // 22: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	32, // 23: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	48, // 24: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	49, // 25: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	50, // 26: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	37, // 27: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	38, // 28: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	39, // 29: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	41, // 30: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	42, // 31: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	45, // 32: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	46, // 33: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
+	0,  // 34: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	40, // 35: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 36: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	44, // 37: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 38: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 39: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	18, // 40: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	14, // 41: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	20, // 42: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	22, // 43: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	24, // 44: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	30, // 45: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	34, // 46: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 47: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	17, // 48: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	19, // 49: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	16, // 50: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	21, // 51: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	23, // 52: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	29, // 53: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	33, // 54: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	35, // 55: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	47, // [47:56] is the sub-list for method output_type
+	38, // [38:47] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -2891,7 +3288,7 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[29].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[34].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
@@ -2906,7 +3303,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   42,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

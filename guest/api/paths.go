@@ -36,6 +36,9 @@ const (
 	network = run + "/network"
 	users   = run + "/users"
 	pod     = run + "/pod"
+	images  = run + "/images"
+	imaging = run + "/images.stage"
+	roots   = run + "/roots"
 )
 
 // RouteUnicast is the type of an ordinary route (rtnetlink(7), RTN_UNICAST).
@@ -84,6 +87,15 @@ func SocketPath(container, tag string) string { return path.Join(sockets, contai
 // StagePath is where the agent mounts the files tree while it binds a
 // container's files.
 func StagePath(container string) string { return path.Join(stages, container) }
+
+// ImagePath is where an image is mounted.
+func ImagePath(tag string) string { return path.Join(images, tag) }
+
+// RootPath is the root file system of a container that is made of images.
+func RootPath(container string) string { return path.Join(roots, container) }
+
+// ImageStagePath is where the agent mounts the files tree while it mounts images.
+func ImageStagePath() string { return imaging }
 
 // StdioPath is the FIFO of a standard stream.
 func StdioPath(id string) string { return path.Join(stdio, id) }

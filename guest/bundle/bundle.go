@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -82,27 +83,44 @@ func bindFiles(container string, files []*api.FileMount) (err error) {
 	if len(files) == 0 {
 		return nil
 	}
-	stage := api.StagePath(container)
-	for _, dir := range []string{stage, api.FilesPath(container)} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return err
-		}
+	if err := os.Mkdir(api.FilesPath(container), 0o700); err != nil {
+		return err
 	}
+	stage := api.StagePath(container)
+	return WithFiles(stage, func() error {
+		for _, file := range files {
+			if err := bindFile(container, stage, file); err != nil {
+				return fmt.Errorf("mount %s: binding the file in the guest: %w", file.Destination, err)
+			}
+		}
+		return nil
+	})
+}
+
+// WithFiles calls use while the files tree is mounted on stage, a directory that it makes and
+// takes away. What holds a file of the tree open keeps it.
+func WithFiles(stage string, use func() error) (err error) {
+	if err := os.Mkdir(stage, 0o700); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(stage)) }()
 	if err := mountTree(api.FilesTag, stage); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, unmount(stage), os.Remove(stage)) }()
-	for _, file := range files {
-		if err := bindFile(container, stage, file); err != nil {
-			return fmt.Errorf("mount %s: binding the file in the guest: %w", file.Destination, err)
-		}
-	}
-	return nil
+	defer func() { err = errors.Join(err, Unmount(stage)) }()
+	return use()
+}
+
+// Staged is where a staged file is in the files tree. The name of one that could be elsewhere
+// is refused.
+func Staged(stage string, file *api.FileMount) (string, error) {
+	name := string(file.Name)
+	return filepath.Join(stage, file.Tag, name), errors.Join(api.CheckName("tag", file.Tag), api.CheckName("file", name))
 }
 
 func bindFile(container, stage string, file *api.FileMount) error {
-	name := string(file.Name)
-	if err := errors.Join(api.CheckName("tag", file.Tag), api.CheckName("file", name)); err != nil {
+	staged, err := Staged(stage, file)
+	if err != nil {
 		return err
 	}
 	target := api.FilePath(container, file.Tag)
@@ -111,8 +129,8 @@ func bindFile(container, stage string, file *api.FileMount) error {
 		return err
 	}
 	place.Close()
-	if err := unix.Mount(filepath.Join(stage, file.Tag, name), target, "", unix.MS_BIND, ""); err != nil {
-		return &os.PathError{Op: "bind", Path: filepath.Join(file.Tag, name), Err: err}
+	if err := unix.Mount(staged, target, "", unix.MS_BIND, ""); err != nil {
+		return &os.PathError{Op: "bind", Path: strings.TrimPrefix(staged, stage+"/"), Err: err}
 	}
 	if !file.ReadOnly {
 		return nil
@@ -142,7 +160,7 @@ func ReleaseFiles(container string) error {
 	var errs []error
 	for _, entry := range entries {
 		place := filepath.Join(dir, entry.Name())
-		errs = append(errs, unmount(place), os.Remove(place))
+		errs = append(errs, Unmount(place), os.Remove(place))
 	}
 	return errors.Join(append(errs, os.Remove(dir))...)
 }
@@ -174,7 +192,12 @@ func releaseShare(tag string) error {
 	if err := api.CheckName("tag", tag); err != nil {
 		return err
 	}
-	path := api.SharePath(tag)
+	return SyncAndUnmount("share", tag, api.SharePath(tag))
+}
+
+// SyncAndUnmount writes the data of the file system at path back and unmounts it. For errors
+// it is of a kind and has a name. That nothing is there is no error.
+func SyncAndUnmount(kind, name, path string) error {
 	dir, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -184,9 +207,9 @@ func releaseShare(tag string) error {
 		dir.Close()
 	}
 	if err != nil {
-		err = fmt.Errorf("writing data back to share %s failed: %w: some of what the container wrote is lost", tag, err)
+		err = fmt.Errorf("writing data back to %s %s failed: %w: some of what the container wrote is lost", kind, name, err)
 	}
-	return errors.Join(err, unmount(path))
+	return errors.Join(err, Unmount(path))
 }
 
 // syncfs is syncfs(2); a test has it fail.
@@ -201,8 +224,9 @@ func forgetShares() error {
 	return nil
 }
 
-// unmount is umount2(2); that nothing is mounted there is no error.
-func unmount(path string) error {
+// Unmount is umount2(2); that nothing is mounted there is no error. What is busy goes when
+// it is not any more.
+func Unmount(path string) error {
 	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 	if err == unix.EBUSY {
 		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)

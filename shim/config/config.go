@@ -38,13 +38,28 @@ type Config struct {
 	Driver string `toml:"driver"`
 	// Kit is the directory of msb-krun and the guest's kernel and image; by
 	// default ../lib/msb beside the shim.
-	Kit  string `toml:"kit"`
-	VM   VM     `toml:"vm"`
-	Krun Krun   `toml:"krun"`
-	QEMU QEMU   `toml:"qemu"`
+	Kit    string `toml:"kit"`
+	VM     VM     `toml:"vm"`
+	Krun   Krun   `toml:"krun"`
+	QEMU   QEMU   `toml:"qemu"`
+	Images Images `toml:"images"`
 	// Compat is for clients that ask for what a VM does not have.
 	Compat Compat `toml:"compat"`
 }
+
+// Images says who mounts root file systems that come as images.
+type Images struct {
+	// Mount is "guest", for the guest's kernel, or "host", for containerd and this host's.
+	Mount string `toml:"mount"`
+}
+
+const (
+	inGuest = "guest"
+	onHost  = "host"
+)
+
+// InGuest tells whether the guest mounts images.
+func (i Images) InGuest() bool { return i.Mount == inGuest }
 
 // Compat says what clients get that ask for something of the host's that a VM does not
 // have: by default, an error.
@@ -118,6 +133,7 @@ func Default() Config {
 	return Config{
 		Driver: "auto",
 		VM:     VM{CPUs: 1, Memory: 512 << 20, ReturnMemory: true, BootTimeout: Duration(time.Minute)},
+		Images: Images{Mount: inGuest},
 		Compat: Compat{HostNamespaces: refuseHost},
 	}
 }
@@ -202,6 +218,9 @@ func Parse(data []byte) (Config, error) {
 	}
 	if config.VM.CPUs < 1 {
 		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)
+	}
+	if value := config.Images.Mount; value != inGuest && value != onHost {
+		return Config{}, fmt.Errorf("unknown images.mount %q, it is %s or %s: %w", value, inGuest, onHost, errdefs.ErrInvalidArgument)
 	}
 	if value := config.Compat.HostNamespaces; value != refuseHost && value != vmForHost {
 		return Config{}, fmt.Errorf("unknown compat.host_namespaces %q, it is %s or %s: %w", value, refuseHost, vmForHost, errdefs.ErrInvalidArgument)

@@ -19,7 +19,9 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
+	"github.com/msb-runtime/containerd-shim-msb/shim/image"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -74,16 +76,19 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*boo
 	if err := daemon.release(); err != nil {
 		return nil, errors.Join(err, daemon.kill(), shim.RemoveSocket(address))
 	}
-	return result(address)
+	return result(address, imagesOf(params))
 }
 
-// result tells containerd where a shim is, that it speaks version 3 of the Task API, and
-// that it leaves to containerd's mount manager whatever that can do: it names no type of
-// mount and no transformation as its own (containerd, docs/mounts.md). containerd before
-// 2.4 passes over it.
-func result(address string) (*bootapi.BootstrapResult, error) {
+// result tells containerd where a shim is, that it speaks version 3 of the Task API, and which
+// mounts containerd's mount manager is to leave to it (containerd, docs/shim-capabilities.md):
+// those of images, unless they are to be the host's. containerd before 2.4 passes over it.
+func result(address string, images config.Images) (*bootapi.BootstrapResult, error) {
 	result := &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
-	return result, result.AddExtension(&types.MountCapabilities{})
+	capabilities := &types.MountCapabilities{}
+	if images.InGuest() {
+		capabilities.Types, capabilities.Transforms = image.Types, image.Transforms
+	}
+	return result, result.AddExtension(capabilities)
 }
 
 // Stop implements shim.Shim: it cleans up a bundle whose shim is dead, and says how its

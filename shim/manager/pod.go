@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
@@ -49,7 +50,7 @@ func joinShim(ctx context.Context, params *bootapi.BootstrapParams, pod string) 
 	if !shim.CanConnect(address) {
 		return nil, fmt.Errorf("the shim of the pod's sandbox %s does not run, create the pod anew: %w", pod, errdefs.ErrFailedPrecondition)
 	}
-	return result(address)
+	return result(address, imagesOf(params))
 }
 
 // addressOf is the address of the shim that was started for a container or sandbox.
@@ -63,11 +64,25 @@ func addressOf(ctx context.Context, params *bootapi.BootstrapParams, id string) 
 
 // saveOptions keeps the runtime's options for CreateSandbox, which does not get them.
 func saveOptions(params *bootapi.BootstrapParams) error {
-	var options *anypb.Any
+	return config.SaveOptions(".", optionsOf(params))
+}
+
+// optionsOf are the runtime's options; nil means none.
+func optionsOf(params *bootapi.BootstrapParams) (options *anypb.Any) {
 	for _, extension := range params.GetExtensions() {
 		if extension.GetValue().MessageIs(&runtimeoptions.Options{}) {
 			options = extension.GetValue()
 		}
 	}
-	return config.SaveOptions(".", options)
+	return options
+}
+
+// imagesOf is what the configuration says of images. What is wrong with it is told by Create.
+func imagesOf(params *bootapi.BootstrapParams) config.Images {
+	var options typeurl.Any // not one that holds a nil pointer
+	if given := optionsOf(params); given != nil {
+		options = given
+	}
+	configuration, _ := config.Load(options)
+	return configuration.Images
 }

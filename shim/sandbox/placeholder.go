@@ -35,9 +35,12 @@ func (p *Prepared) placeholders(network hostNetwork) Placeholders {
 	return Placeholders{p, network.vm.Namespace}
 }
 
-// ForContainer starts one for a container whose root file system is shared with a tag. The
-// caller ends it before it removes that share.
+// ForContainer starts one for a container whose root file system is shared with a tag, or is
+// not on this host if that is empty. The caller ends it before it removes that share.
 func (p Placeholders) ForContainer(tag string) (Process, error) {
+	if tag == "" {
+		return p.prepared.platform.Placeholder(p.prepared.platform.Kit, p.empty(), p.namespace)
+	}
 	return p.prepared.platform.Placeholder(p.prepared.platform.Kit, &jail.Root{
 		Dir: filepath.Join(p.prepared.Trees.Pool(), tag), Whole: true,
 	}, p.namespace)
@@ -46,8 +49,7 @@ func (p Placeholders) ForContainer(tag string) (Process, error) {
 // ForPod starts one for a pod, which has no root file system. It ends with the sandbox at
 // the latest.
 func (p Placeholders) ForPod() (Process, error) {
-	root := &jail.Root{Dir: filepath.Join(p.prepared.bundle, treesDir)}
-	process, err := p.prepared.platform.Placeholder(p.prepared.platform.Kit, root, p.namespace)
+	process, err := p.prepared.platform.Placeholder(p.prepared.platform.Kit, p.empty(), p.namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +58,11 @@ func (p Placeholders) ForPod() (Process, error) {
 		return nil
 	})
 	return process, nil
+}
+
+// empty is a root that has nothing.
+func (p Placeholders) empty() *jail.Root {
+	return &jail.Root{Dir: filepath.Join(p.prepared.bundle, treesDir)}
 }
 
 // startPlaceholder starts one from the kit, in a jail that leaves it no rights.

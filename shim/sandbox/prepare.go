@@ -130,6 +130,10 @@ func (p *Prepared) Mounts() mountns.Namespace { return p.platform.Mounts }
 // Budgets are how long the guest may take for a call.
 func (p *Prepared) Budgets() guest.Budgets { return p.platform.Budgets }
 
+// MountsImages tells whether the guest's kernel mounts images. The one of a VM that has the
+// host's network need not.
+func (p *Prepared) MountsImages() bool { return !p.config.Network.Host }
+
 // Size is the size of the VM.
 func (p *Prepared) Size() spec.Size { return p.config.Size }
 

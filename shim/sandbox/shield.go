@@ -43,6 +43,15 @@ func (s *shieldOnDemand) Add(name string, file, dir *os.File, base string) (*os.
 	return running.Add(name, file, dir, base)
 }
 
+// AddFixed implements share.Shield.
+func (s *shieldOnDemand) AddFixed(name string, file *os.File) (*os.File, error) {
+	running, err := s.start()
+	if err != nil {
+		return nil, err
+	}
+	return running.AddFixed(name, file)
+}
+
 // Remove implements share.Shield.
 func (s *shieldOnDemand) Remove(name string) error {
 	running, err := s.start()

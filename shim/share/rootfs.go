@@ -17,27 +17,38 @@ import (
 // containerd's, where even what containerd has mounted after it started the shim is found
 // (its mount manager does so since 2.4), and where nothing can be left behind. The result
 // is attached nowhere, and the caller closes it.
-func (t *Trees) mountRootfs(mounts []mount.Mount) (root *os.File, err error) {
+func (t *Trees) mountRootfs(mounts []mount.Mount) (*os.File, error) {
 	for _, m := range mounts {
 		if strings.Contains(m.Type, "/") {
 			return nil, fmt.Errorf("a mount of type %q is for containerd's mount manager, which has not seen to it: enable containerd's plugin io.containerd.mount-manager.v1.bolt: %w", m.Type, errdefs.ErrFailedPrecondition)
 		}
 	}
-	err = t.host.Copy(func() error {
+	return t.inCopy(func() (string, error) {
 		for _, m := range mounts {
 			short, err := shorten(m)
 			if err != nil {
-				return err
+				return "", err
 			}
 			if err := short.Mount(t.dir); err != nil {
-				return err
+				return "", err
 			}
 		}
-		fd, err := unix.OpenTree(unix.AT_FDCWD, t.dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		return t.dir, nil
+	})
+}
+
+// inCopy is what mount mounts in a copy of containerd's mount namespace, and says where.
+func (t *Trees) inCopy(mount func() (place string, err error)) (root *os.File, err error) {
+	err = t.host.Copy(func() error {
+		place, err := mount()
 		if err != nil {
-			return &os.PathError{Op: "open_tree", Path: t.dir, Err: err}
+			return err
 		}
-		root = os.NewFile(uintptr(fd), t.dir)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, place, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err != nil {
+			return &os.PathError{Op: "open_tree", Path: place, Err: err}
+		}
+		root = os.NewFile(uintptr(fd), place)
 		return nil
 	})
 	return root, err

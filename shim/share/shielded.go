@@ -16,6 +16,8 @@ type Shield interface {
 	// O_PATH, which the caller closes. With dir, it follows what base is in dir,
 	// read-only if the file's mount is.
 	Add(name string, file, dir *os.File, base string) (*os.File, error)
+	// AddFixed makes one that keeps its size.
+	AddFixed(name string, file *os.File) (*os.File, error)
 	// Remove takes it away again.
 	Remove(name string) error
 }
@@ -53,6 +55,9 @@ func (t *Trees) addToShield(name string, source *Source, attributes Attributes) 
 		return nil, err
 	}
 	defer file.Close()
+	if attributes.Fixed {
+		return t.shield.AddFixed(name, file)
+	}
 	if !attributes.Follow {
 		return t.shield.Add(name, file, nil, "")
 	}

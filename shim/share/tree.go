@@ -56,6 +56,7 @@ type Trees struct {
 	users  users
 	covers *covers
 	keeper *keeper
+	locks  locks
 
 	namespaces namespaces
 }
@@ -149,6 +150,7 @@ func (t *Trees) Close() error {
 		t.keeper.close()
 	}
 	t.namespaces.close()
+	t.locks.close()
 	if err := unix.Unmount(t.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "unmount", Path: t.dir, Err: err}
 	}
@@ -171,6 +173,8 @@ type Attributes struct {
 	// Follow, of a shielded file, lets each open of the guest find what then has
 	// the source's name on the host.
 	Follow bool
+	// Fixed, of a shielded file, keeps its size.
+	Fixed bool
 	// Hidden are paths below a directory that are not shared.
 	Hidden Hidden
 }
@@ -368,6 +372,7 @@ func (t *Trees) Remove(share Share) error {
 	if share.hides {
 		return nil
 	}
+	defer t.locks.release(share.Tag)
 	if err := detach(share.target); err != nil {
 		return err
 	}

@@ -166,6 +166,12 @@ func (s *Shield) Add(name string, file, dir *os.File, base string) (*os.File, er
 	return entry, err
 }
 
+// AddFixed is Add for a file that keeps its size: nothing is written beyond its end, and no
+// space is allocated there.
+func (s *Shield) AddFixed(name string, file *os.File) (*os.File, error) {
+	return s.add(api.Request{Add: name, Fixed: true}, file)
+}
+
 func (s *Shield) add(request api.Request, file *os.File) (*os.File, error) {
 	if err := s.call(request, file); err != nil {
 		return nil, err

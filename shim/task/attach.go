@@ -21,11 +21,13 @@ import (
 
 // attachments are what a container has of the host in its VM.
 type attachments struct {
-	root     *share.Share // the root file system; nil when it has none
-	binds    []attachment // for each of the plan's binds
-	sockets  *socket.Directories
-	joined   namespaces // of others in its VM
-	released bool       // what is left in binds is this container's alone
+	root      *share.Share   // the root file system; nil when it is none of the host's
+	assembled *api.ImageRoot // the one that the guest makes of images; nil when it has a share
+	images    []share.Share  // all that were staged for it
+	binds     []attachment   // for each of the plan's binds
+	sockets   *socket.Directories
+	joined    namespaces // of others in its VM
+	released  bool       // what is left in binds and images is this container's alone
 }
 
 // attachment is what a container has for one bind: a share, or a socket.
@@ -57,16 +59,9 @@ func (a attachment) detach(p *sandbox.Prepared) error {
 func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mount.Mount) error {
 	defer trace.Phase(ctx, "share")()
 	c.identities = socket.NewIdentities(c.plan.Users(), c.plan.Identity())
-	if len(rootfs) == 0 {
-		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
-		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
-	}
-	root, err := p.Trees.AddRootfs(rootfs)
-	if err != nil {
+	if err := c.attachRoot(ctx, p, rootfs); err != nil {
 		return err
 	}
-	c.attached.root = &root
-	tellWithheld(ctx, "/", root)
 	for _, bind := range c.plan.Binds {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -150,6 +145,7 @@ func (a *attachments) release(p *sandbox.Prepared) {
 	}
 	a.released = true
 	a.binds = slices.DeleteFunc(a.binds, func(b attachment) bool { return b.socket == nil && !p.Trees.Release(b.share) })
+	a.images = slices.DeleteFunc(a.images, func(image share.Share) bool { return !p.Trees.Release(image) })
 }
 
 // closeSockets ends the forwarding of sockets in directories, and looks for no others.
@@ -175,6 +171,10 @@ func (c *container) detach(p *sandbox.Prepared) (err error) {
 		err = errors.Join(err, a.binds[i].detach(p))
 	}
 	a.binds = nil
+	for _, image := range a.images {
+		err = errors.Join(err, p.Trees.Remove(image))
+	}
+	a.images = nil
 	if a.root != nil {
 		err = errors.Join(err, p.Trees.Remove(*a.root))
 		a.root = nil
@@ -185,9 +185,9 @@ func (c *container) detach(p *sandbox.Prepared) (err error) {
 // bundleRequest is the container as the agent is to prepare it, with places of its
 // pod.
 func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api.CreateBundleRequest, error) {
-	request := &api.CreateBundleRequest{Container: c.id}
 	a := &c.attached
-	places.Rootfs, places.Cgroup, places.Users = api.SharePath(a.root.Tag), filepath.Join("/", c.id), api.UsersPath()
+	request := &api.CreateBundleRequest{Container: c.id, Root: a.assembled}
+	places.Rootfs, places.Cgroup, places.Users = a.rootPlace(c.id), filepath.Join("/", c.id), api.UsersPath()
 	places.Network = networkPlace(p.Network(), c.plan.Network())
 	places.Binds = make([]string, len(a.binds))
 	for i, attached := range a.binds {
@@ -214,6 +214,14 @@ func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api
 	var err error
 	request.Spec, err = c.plan.Guest(places)
 	return request, err
+}
+
+// rootPlace is where runc takes a container's root file system from in the guest.
+func (a *attachments) rootPlace(container string) string {
+	if a.assembled != nil {
+		return api.RootPath(container)
+	}
+	return api.SharePath(a.root.Tag)
 }
 
 // networkPlace is where a container's network namespace is in the guest of a VM that has a
@@ -259,6 +267,9 @@ func (c *container) removeBundle(ctx context.Context, sb *sandbox.Sandbox) {
 		if a.socket == nil && !a.share.IsFile {
 			request.Shares = append(request.Shares, a.share.Tag)
 		}
+	}
+	for _, image := range c.attached.images {
+		request.Images = append(request.Images, image.Tag)
 	}
 	response, err := sb.Guest.RemoveBundle(ctx, request)
 	switch {

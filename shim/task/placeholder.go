@@ -13,7 +13,11 @@ const sigkill = uint32(unix.SIGKILL)
 // startPlaceholder starts the process that stands for a container on the host; its pid is
 // the task's. Who kills it kills the container, as with runc.
 func (c *container) startPlaceholder(placeholders sandbox.Placeholders) error {
-	process, err := placeholders.ForContainer(c.attached.root.Tag)
+	var tag string // there is no root file system on the host when the guest makes it
+	if c.attached.root != nil {
+		tag = c.attached.root.Tag
+	}
+	process, err := placeholders.ForContainer(tag)
 	if err != nil {
 		return err
 	}

@@ -113,6 +113,10 @@ func (s *fakeShield) Add(_ string, file, dir *os.File, _ string) (*os.File, erro
 	return os.OpenFile(s.entry, unix.O_PATH|unix.O_CLOEXEC, 0)
 }
 
+func (s *fakeShield) AddFixed(name string, file *os.File) (*os.File, error) {
+	return s.Add(name, file, nil, "")
+}
+
 func (*fakeShield) Remove(string) error { return nil }
 
 func (s *fakeShield) close() {

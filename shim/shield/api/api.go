@@ -29,9 +29,11 @@ const maxMessage = 4 << 10
 // A Request changes the shield's entries. Its descriptors are passed beside it.
 type Request struct {
 	// Add is the name of a new entry. The descriptor is its file, opened with
-	// O_PATH. With Follow the shield asks at each open which file it is now.
+	// O_PATH. With Follow the shield asks at each open which file it is now. With Fixed the
+	// file keeps the size that it has.
 	Add    string `json:"add,omitempty"`
 	Follow bool   `json:"follow,omitempty"`
+	Fixed  bool   `json:"fixed,omitempty"`
 	// Remove is the name of the entry to take away.
 	Remove string `json:"remove,omitempty"`
 }

@@ -19,7 +19,8 @@ import (
 type file struct {
 	fs.Inode
 	current     target
-	passthrough bool // opened files are read and written by the kernel itself
+	passthrough bool   // opened files are read and written by the kernel itself
+	fixed       *fixed // nil if the size may change
 	kept        metadata
 }
 
@@ -139,7 +140,11 @@ func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 
 // Setattr implements fs.NodeSetattrer: the size is the host's, the rest is kept.
 func (f *file) Setattr(_ context.Context, h fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if size, ok := in.GetSize(); ok {
+	if size, ok := in.GetSize(); ok && f.fixed != nil {
+		if int64(size) != f.fixed.size {
+			return syscall.EPERM
+		}
+	} else if ok {
 		if _, own := in.GetFh(); !own {
 			h = nil // any that is open
 		}
@@ -188,6 +193,9 @@ const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DSYNC | 
 
 // Open implements fs.NodeOpener.
 func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if f.fixed != nil && flags&unix.O_APPEND != 0 {
+		return nil, 0, syscall.EPERM // it would grow
+	}
 	opened, err := f.current.open(int(flags)&openFlags | unix.O_CLOEXEC)
 	if errors.Is(err, unix.EPERM) && flags&unix.O_NOATIME != 0 {
 		// Who owns the file in the guest may. This process owns only the host's root's.
@@ -198,7 +206,11 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 	}
 	h := &handle{
 		file: opened, data: fs.NewLoopbackFileFromOS(opened),
-		writable: flags&unix.O_ACCMODE != unix.O_RDONLY, passthrough: f.passthrough,
+		writable: flags&unix.O_ACCMODE != unix.O_RDONLY, passthrough: f.passthrough, fixed: f.fixed,
+	}
+	if f.fixed != nil {
+		// The guest has a page cache of what is in it, and the host one of the file.
+		return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
 	}
 	if f.current.names != nil {
 		// The page cache is one for all that were ever opened here.

@@ -95,6 +95,14 @@ func (s *Server) Serve(control *net.UnixConn) error {
 
 func (s *Server) handle(request api.Request, files []*os.File) error {
 	switch {
+	case request.Add != "" && len(files) == 1 && request.Fixed:
+		info, err := files[0].Stat()
+		if err != nil {
+			api.CloseAll(files)
+			return err
+		}
+		s.add(request.Add, &file{current: target{pin: files[0]}, fixed: &fixed{info.Size()}})
+		return nil
 	case request.Add != "" && len(files) == 1 && !request.Follow:
 		s.add(request.Add, &file{current: target{pin: files[0]}, passthrough: s.canPassThrough(files[0])})
 		return nil

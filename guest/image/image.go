@@ -1,0 +1,263 @@
+// Package image mounts images, which are staged files that hold a file system each, and makes
+// root file systems of them.
+//
+// As of a mounted file, nothing of the files tree is in sight any longer than it takes to mount
+// what is wanted: an image holds its file open, and no path leads there.
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
+	"github.com/msb-runtime/containerd-shim-msb/internal/beneath"
+)
+
+// Images are those that are mounted in the guest, each once, whatever containers have it. The
+// zero value is ready for use, and its methods may be called concurrently.
+type Images struct {
+	mu sync.Mutex // who mounts an image, or the files tree
+}
+
+// Assemble mounts the images of a container that are not mounted yet, and makes its root file
+// system of them. After an error only images that others have are left.
+func (i *Images) Assemble(container string, root *api.ImageRoot) (err error) {
+	if err := api.CheckName("container id", container); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	made, err := mountImages(root.Images)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, release(container, made))
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	a := assembly{images: root.Images}
+	for _, dir := range root.Make {
+		if err := a.make(dir); err != nil {
+			return err
+		}
+	}
+	return a.mountRoot(api.RootPath(container), root)
+}
+
+// Release takes the root file system of a container away, and the images of these tags. Without
+// an error all that was written to them is on the host. What is not there is no error.
+func (i *Images) Release(container string, tags []string) error {
+	if err := api.CheckName("container id", container); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	errs := []error{release(container, tags)}
+	if len(tags) > 0 {
+		errs = append(errs, forget())
+	}
+	return errors.Join(errs...)
+}
+
+func release(container string, tags []string) error {
+	root := api.RootPath(container)
+	errs := []error{bundle.Unmount(root), remove(root)}
+	for _, tag := range tags {
+		if err := api.CheckName("tag", tag); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		place := api.ImagePath(tag)
+		errs = append(errs, bundle.SyncAndUnmount("image", tag, place), remove(place))
+	}
+	return errors.Join(errs...)
+}
+
+func remove(dir string) error {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// forget drops the idle directory entries of the files tree, which keep its files busy on the
+// host as long as another image is mounted from it.
+func forget() error {
+	stage := api.ImageStagePath()
+	return bundle.WithFiles(stage, func() error {
+		if err := unix.Mount("", stage, "", unix.MS_REMOUNT, ""); err != nil {
+			return &os.PathError{Op: "remount", Path: stage, Err: err}
+		}
+		return nil
+	})
+}
+
+// mountImages mounts those that are not there, and tells which those are, also with an error.
+func mountImages(images []*api.Image) (made []string, err error) {
+	stage := api.ImageStagePath()
+	var missing []*api.Image
+	for _, image := range images {
+		if err := api.CheckName("tag", image.File.GetTag()); err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(api.ImagePath(image.File.Tag)); err != nil {
+			missing = append(missing, image)
+		}
+	}
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(api.ImagePath("any")), 0o711); err != nil {
+		return nil, err
+	}
+	err = bundle.WithFiles(stage, func() error {
+		for _, image := range missing {
+			made = append(made, image.File.Tag)
+			if err := mountImage(stage, image); err != nil {
+				return fmt.Errorf("image %s cannot be mounted: %w", image.File.Destination, err)
+			}
+		}
+		return nil
+	})
+	return made, err
+}
+
+// mountImage mounts one. Linux takes erofs from a file, and ext4 from a loop device, which
+// reads and writes past the page cache and goes with the mount.
+func mountImage(stage string, image *api.Image) error {
+	source, err := bundle.Staged(stage, image.File)
+	if err != nil {
+		return err
+	}
+	target := api.ImagePath(image.File.Tag)
+	if err := os.Mkdir(target, 0o700); err != nil {
+		return err
+	}
+	system := fileSystem{kind: image.Type, source: source, readOnly: image.File.ReadOnly}
+	switch image.Type {
+	case "erofs":
+		for _, device := range image.Devices {
+			path, err := bundle.Staged(stage, device)
+			if err != nil {
+				return err
+			}
+			system.options = append(system.options, "device="+path)
+		}
+		return system.mount(target)
+	case "ext4":
+		loop, err := mount.SetupLoop(source, mount.LoopParams{Readonly: image.File.ReadOnly, Autoclear: true, Direct: true})
+		if err != nil {
+			return err
+		}
+		defer loop.Close()
+		system.source = loop.Name()
+		// What the image says itself may be to end the machine, which others are in.
+		system.options = []string{"errors=remount-ro"}
+		return system.mount(target)
+	}
+	return fmt.Errorf("the guest mounts images of erofs and ext4, and this is of %q: %w", image.Type, errdefs.ErrNotImplemented)
+}
+
+// assembly makes a root file system of mounted images.
+type assembly struct{ images []*api.Image }
+
+// open opens a directory of an image.
+func (a assembly) open(dir *api.Directory) (*os.File, error) {
+	image, err := a.image(dir)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := beneath.Open(api.ImagePath(image.File.Tag), string(dir.Path))
+	if err != nil {
+		return nil, fmt.Errorf("a directory of image %s: %w", image.File.Destination, err)
+	}
+	return opened, nil
+}
+
+// image is the one that a directory is of.
+func (a assembly) image(dir *api.Directory) (*api.Image, error) {
+	if int64(dir.GetImage()) >= int64(len(a.images)) {
+		return nil, fmt.Errorf("a directory is of image %d, and there are %d: %w", dir.GetImage(), len(a.images), errdefs.ErrInvalidArgument)
+	}
+	return a.images[dir.GetImage()], nil
+}
+
+// make makes a directory of an image, unless it is there.
+func (a assembly) make(dir *api.NewDirectory) error {
+	image, err := a.image(dir.Directory)
+	if err != nil {
+		return err
+	}
+	err = beneath.Make(api.ImagePath(image.File.Tag), string(dir.Directory.Path), os.FileMode(dir.Mode), int(dir.Uid), int(dir.Gid))
+	if err != nil {
+		return fmt.Errorf("making a directory in image %s: %w", image.File.Destination, err)
+	}
+	return nil
+}
+
+// mountRoot mounts the root file system on target, which it makes.
+func (a assembly) mountRoot(target string, root *api.ImageRoot) error {
+	if err := os.MkdirAll(filepath.Dir(target), 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(target, 0o700); err != nil {
+		return err
+	}
+	if root.Overlay != nil {
+		return a.mountOverlay(target, root.Overlay, root.ReadOnly)
+	}
+	dir, err := a.open(root.Directory)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Mount(beneath.Path(dir), target, "", unix.MS_BIND, ""); err != nil {
+		return &os.PathError{Op: "bind", Path: target, Err: err}
+	}
+	if !root.ReadOnly {
+		return nil
+	}
+	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return &os.PathError{Op: "remount read-only", Path: target, Err: err}
+	}
+	return nil
+}
+
+func (a assembly) mountOverlay(target string, overlay *api.Overlay, readOnly bool) error {
+	system := fileSystem{kind: "overlay", source: "overlay", options: overlay.Options, readOnly: readOnly}
+	var opened []*os.File
+	defer func() {
+		for _, dir := range opened {
+			dir.Close()
+		}
+	}()
+	add := func(option string, dir *api.Directory) error {
+		file, err := a.open(dir)
+		if err != nil {
+			return err
+		}
+		opened = append(opened, file)
+		system.options = append(system.options, option+beneath.Path(file))
+		return nil
+	}
+	for _, lower := range overlay.Lower {
+		if err := add("lowerdir+=", lower); err != nil {
+			return err
+		}
+	}
+	if overlay.Upper != nil {
+		if err := errors.Join(add("upperdir=", overlay.Upper), add("workdir=", overlay.Work)); err != nil {
+			return err
+		}
+	}
+	return system.mount(target)
+}

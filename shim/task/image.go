@@ -1,0 +1,104 @@
+package task
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/mount"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/image"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+)
+
+// attachRoot gives the VM the container's root file system: a share, or images of which the
+// guest makes it.
+func (c *container) attachRoot(ctx context.Context, p *sandbox.Prepared, rootfs []mount.Mount) error {
+	if len(rootfs) == 0 {
+		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
+		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
+	}
+	plan, err := image.Plan(rootfs)
+	if err != nil {
+		return err
+	}
+	if plan != nil && plan.InGuest() && p.MountsImages() {
+		return c.attachImages(p, plan)
+	}
+	root, err := addRoot(p, plan, rootfs)
+	if err != nil {
+		return err
+	}
+	c.attached.root = &root
+	tellWithheld(ctx, "/", root)
+	return nil
+}
+
+// addRoot shares a root file system that is mounted on the host.
+func addRoot(p *sandbox.Prepared, plan *image.Root, rootfs []mount.Mount) (share.Share, error) {
+	if plan != nil {
+		return p.Trees.AddAssembled(plan)
+	}
+	return p.Trees.AddRootfs(rootfs)
+}
+
+// attachImages stages the images of a root file system and describes it to the agent.
+func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
+	root := &api.ImageRoot{ReadOnly: plan.ReadOnly}
+	for _, i := range plan.Images {
+		file, err := c.stageImage(p, i.Source, i.Type, i.ReadOnly)
+		if err != nil {
+			return err
+		}
+		staged := &api.Image{File: file, Type: i.Type}
+		for _, device := range i.Devices {
+			file, err := c.stageImage(p, device, i.Type, true)
+			if err != nil {
+				return err
+			}
+			staged.Devices = append(staged.Devices, file)
+		}
+		root.Images = append(root.Images, staged)
+	}
+	for _, dir := range plan.Make {
+		root.Make = append(root.Make, &api.NewDirectory{Directory: directory(dir.Dir), Mode: dir.Mode, Uid: dir.UID, Gid: dir.GID})
+	}
+	if plan.Overlay == nil {
+		root.Directory = directory(plan.Dir)
+	} else {
+		root.Overlay = overlay(plan.Overlay)
+	}
+	c.attached.assembled = root
+	return nil
+}
+
+// stageImage stages one file. What was staged is in c, also after an error.
+func (c *container) stageImage(p *sandbox.Prepared, path, kind string, readOnly bool) (*api.FileMount, error) {
+	source, err := p.OpenSource(path)
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	defer source.Close()
+	staged, err := p.Trees.AddImage(source, kind, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	c.attached.images = append(c.attached.images, staged)
+	return &api.FileMount{Tag: staged.Tag, Name: []byte(staged.Name), Destination: path, ReadOnly: readOnly}, nil
+}
+
+func overlay(o *image.Overlay) *api.Overlay {
+	described := &api.Overlay{Options: o.Options}
+	for _, dir := range o.Lower {
+		described.Lower = append(described.Lower, directory(dir))
+	}
+	if o.Upper != nil {
+		described.Upper, described.Work = directory(*o.Upper), directory(*o.Work)
+	}
+	return described
+}
+
+func directory(dir image.Dir) *api.Directory {
+	return &api.Directory{Image: uint32(dir.Image), Path: []byte(dir.Path)}
+}
