@@ -1,0 +1,88 @@
+package shield
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A file that keeps its size takes what fits and not a byte more, whatever way there is to
+// make a file grow or shrink; its data is the host's, its mode is not.
+func TestFixed(t *testing.T) {
+	const size = 8 << 10
+	s := start(t)
+	host := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(host, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	entry, err := s.AddFixed("image", open(t, host, unix.O_PATH))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer entry.Close()
+	path := fmt.Sprintf("/proc/self/fd/%d", entry.Fd())
+	file := open(t, path, os.O_RDWR)
+	defer file.Close()
+
+	if n, err := file.WriteAt([]byte("written"), size-7); n != 7 || err != nil {
+		t.Errorf("writing up to the end: %d, %v", n, err)
+	}
+	if n, err := unix.Pwrite(int(file.Fd()), make([]byte, 4096), size-100); n != 100 || err != nil {
+		t.Errorf("writing over the end: %d, %v", n, err)
+	}
+	fd := int(file.Fd())
+	for name, attempt := range map[string]func() error{
+		"write at the end":      func() error { _, err := unix.Pwrite(fd, []byte("x"), size); return err },
+		"write beyond":          func() error { _, err := unix.Pwrite(fd, []byte("x"), 1<<40); return err },
+		"truncate, opened":      func() error { return unix.Ftruncate(fd, size+1) },
+		"truncate to less":      func() error { return unix.Ftruncate(fd, 1) },
+		"truncate by name":      func() error { return unix.Truncate(path, 1<<30) },
+		"open to truncate":      func() error { return openAndClose(path, unix.O_WRONLY|unix.O_TRUNC) },
+		"open to append":        func() error { return openAndClose(path, unix.O_WRONLY|unix.O_APPEND) },
+		"allocate":              func() error { return unix.Fallocate(fd, 0, size, 4096) },
+		"allocate over the end": func() error { return unix.Fallocate(fd, 0, 4096, size) },
+		"allocate unseen":       func() error { return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, size, 1<<30) },
+		"insert":                func() error { return unix.Fallocate(fd, unix.FALLOC_FL_INSERT_RANGE, 0, 4096) },
+		"collapse":              func() error { return unix.Fallocate(fd, unix.FALLOC_FL_COLLAPSE_RANGE, 0, 4096) },
+		"copy behind the end":   func() error { return copyRange(fd, size) },
+	} {
+		if err := attempt(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		var stat unix.Stat_t
+		if err := unix.Stat(host, &stat); err != nil || stat.Size != size || stat.Blocks > size/512 {
+			t.Fatalf("%s: the host's file has %d bytes in %d blocks, %v", name, stat.Size, stat.Blocks, err)
+		}
+	}
+
+	if err := errors.Join(unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096), file.Sync(), file.Chmod(0o777)); err != nil {
+		t.Error(err)
+	}
+	info, err := os.Stat(host)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the host's file is %v, %v", info, err)
+	}
+	content, err := os.ReadFile(host)
+	if want := append(make([]byte, size-100), make([]byte, 100)...); err != nil || !bytes.Equal(content, want) {
+		t.Errorf("the host's file has other content, %v", err)
+	}
+}
+
+func openAndClose(path string, flags int) error {
+	file, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+func copyRange(fd int, to int64) error {
+	from := int64(0)
+	_, err := unix.CopyFileRange(fd, &from, fd, &to, 4096, 0)
+	return err
+}
