@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -165,8 +167,23 @@ func (Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
 		return nil, err
 	}
 	return &types.RuntimeInfo{
-		Name:     Name,
-		Version:  &types.RuntimeVersion{Version: version.Version},
-		Features: features,
+		Name:        Name,
+		Version:     &types.RuntimeVersion{Version: version.Version},
+		Features:    features,
+		Annotations: allowedMounts(),
 	}, nil
+}
+
+// allowedMounts tells containerd 2.2 and 2.3 what result tells later ones (their
+// core/runtime/v2/task_manager.go).
+func allowedMounts() map[string]string {
+	configuration, err := config.Load(nil)
+	if err != nil || !configuration.Images.InGuest() {
+		return nil
+	}
+	allowed := slices.Clone(image.Types)
+	for _, transform := range image.Transforms {
+		allowed = append(allowed, transform+"/*")
+	}
+	return map[string]string{"containerd.io/runtime-allow-mounts": strings.Join(allowed, ",")}
 }

@@ -122,7 +122,7 @@ func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox
 			Size:        size,
 			CgroupsPath: plan.CgroupsPath(), Resources: plan.Resources(),
 			Network: plan.Network(r.NetnsPath), Users: plan.Users(), Pod: true,
-			VMForHost: configuration.Compat.VMForHost(),
+			VMForHost: configuration.Compat.VMForHost(), GuestImages: configuration.Images.InGuest(),
 		})
 	})
 	return err

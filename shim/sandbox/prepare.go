@@ -52,6 +52,8 @@ type Config struct {
 	// VMForHost gives containers that ask for a PID, IPC or UTS namespace of the host one
 	// of the VM's instead of an error.
 	VMForHost bool
+	// GuestImages has the guest mount root file systems that come as images.
+	GuestImages bool
 }
 
 // Prepared is the place of a VM on the host, before it boots and while it runs: what is in
@@ -130,9 +132,11 @@ func (p *Prepared) Mounts() mountns.Namespace { return p.platform.Mounts }
 // Budgets are how long the guest may take for a call.
 func (p *Prepared) Budgets() guest.Budgets { return p.platform.Budgets }
 
-// MountsImages tells whether the guest's kernel mounts images. The one of a VM that has the
-// host's network need not.
-func (p *Prepared) MountsImages() bool { return !p.config.Network.Host }
+// MountsImages tells whether the guest mounts images: not with a kernel that need not be able
+// to, as that of a VM that has the host's network, nor where owners are mapped, on this host.
+func (p *Prepared) MountsImages() bool {
+	return p.config.GuestImages && !p.config.Network.Host && p.config.Users.IsZero()
+}
 
 // Size is the size of the VM.
 func (p *Prepared) Size() spec.Size { return p.config.Size }

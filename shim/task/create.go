@@ -111,7 +111,7 @@ func (s *Service) placeFor(c *container, config config.Config) (*sandbox.Prepare
 			Size:        size,
 			CgroupsPath: c.plan.CgroupsPath(), Resources: c.plan.Resources(),
 			OOMScoreAdj: c.plan.OOMScoreAdj(), Network: c.plan.Network(), Users: c.plan.Users(), Pod: c.of.ID != "",
-			VMForHost: config.Compat.VMForHost(),
+			VMForHost: config.Compat.VMForHost(), GuestImages: config.Images.InGuest(),
 		})
 	})
 }
