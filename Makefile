@@ -16,6 +16,7 @@ SHIM    := $(OUTPUT)/bin/containerd-shim-msb-v2
 AGENT   := $(OUTPUT)/guest/msb-agent
 RUNC    := $(OUTPUT)/guest/runc
 IMAGE   := $(OUTPUT)/images/busybox.tar
+LAYERS  := $(OUTPUT)/images/layers.tar
 KRUNFW  := $(OUTPUT)/guest/libkrunfw.so.5
 LINUX   := $(OUTPUT)/guest/vmlinux
 KRUN    := $(KIT)/libkrun.so.1
@@ -380,7 +381,7 @@ $(HOSTILE): $(OUTPUT)/guest/hostile-agent $(RUNC) hack/guest-image
 
 tools: probe
 	@$(DEPS) busybox pgrep
-	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE)
+	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE) $(LAYERS)
 
 $(KRUNFW) $(ORIGIN) &: hack/libkrunfw
 	@hack/libkrunfw $(KRUNFW) $(ORIGIN)
@@ -451,6 +452,10 @@ $(TOOLS)/runc: $(RUNC)
 $(IMAGE): $(wildcard hack/image/*.go)
 	@mkdir -p $(@D)
 	@$(STEP) "building the busybox image" go run -C hack -buildvcs=false ./image busybox "$$(command -v busybox)" $@
+
+$(LAYERS): $(wildcard hack/image/*.go)
+	@mkdir -p $(@D)
+	@$(STEP) "building the image of twelve layers" go run -C hack -buildvcs=false ./image layers "$$(command -v busybox)" $@
 
 $(CRIMAGES)/index.json: $(wildcard hack/image/*.go) hack/busybox-conformance $(PROBE)
 	@busybox=$$(hack/busybox-conformance $(OUTPUT)/cache/busybox) && \
