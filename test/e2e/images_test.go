@@ -74,7 +74,7 @@ func layersImage(t *testing.T, snapshotter string) client.Image {
 	defer cancel()
 	image, err := host.Client.GetImage(ctx, harness.LayersImage)
 	if err != nil {
-		if err := host.ImportLayers(); err != nil {
+		if err := host.ImportLayers(harness.Namespace); err != nil {
 			t.Fatal(err)
 		}
 		if image, err = host.Client.GetImage(ctx, harness.LayersImage); err != nil {
