@@ -222,6 +222,16 @@ func imageOnHost(t *testing.T, container client.Container) {
 	defer cancel()
 	mounts := mountsOf(t, ctx, container)
 	wantClean(t, mounts)
+	// What is mounted would be garbage without a lease.
+	ctx, release, err := host.Client.WithLease(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := release(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
 	activation, err := host.Client.MountManager().Activate(ctx, container.ID()+"-looked-at", mounts)
 	if err != nil {
 		t.Fatal(err)

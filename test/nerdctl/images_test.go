@@ -14,7 +14,9 @@ import (
 // or they say that they cannot (docs/images.md).
 func TestErofs(t *testing.T) {
 	before := host.Leftovers()
-	in := func(arguments ...string) []string { return append([]string{"--snapshotter", harness.Erofs}, arguments...) }
+	in := func(arguments ...string) []string {
+		return append([]string{"--snapshotter", harness.Erofs}, arguments...)
+	}
 	must(t, append(append(in("run", "-d", "--network", "none"), container("--name", "erofs")...), harness.Sleeper...)...)
 	must(t, in("exec", "erofs", "sh", "-c", "echo written >/file; rm /etc/group; ln /file /name; chmod 4711 /file")...)
 	t.Run("cp, running", func(t *testing.T) { copiedOrRefused(t, in) })
