@@ -16,6 +16,7 @@ SHIM    := $(OUTPUT)/bin/containerd-shim-msb-v2
 AGENT   := $(OUTPUT)/guest/msb-agent
 RUNC    := $(OUTPUT)/guest/runc
 IMAGE   := $(OUTPUT)/images/busybox.tar
+LAYERS  := $(OUTPUT)/images/layers.tar
 KRUNFW  := $(OUTPUT)/guest/libkrunfw.so.5
 LINUX   := $(OUTPUT)/guest/vmlinux
 KRUN    := $(KIT)/libkrun.so.1
@@ -60,7 +61,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long guest-table help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-krun lint proto \
+.PHONY: test-long guest-table help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients guests kubernetes always
 
@@ -273,6 +274,10 @@ bench: root build tools ## measure, against runc on this machine, and print a ta
 bench-boot: root build tools ## count the guest's instructions of a start, with msb's kernel and libkrunfw's (root)
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only instructions
 
+bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc (root)
+	@$(DEPS) mke2fs erofs
+	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only images
+
 bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox
 	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
@@ -380,7 +385,7 @@ $(HOSTILE): $(OUTPUT)/guest/hostile-agent $(RUNC) hack/guest-image
 
 tools: probe
 	@$(DEPS) busybox pgrep
-	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE)
+	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE) $(LAYERS)
 
 $(KRUNFW) $(ORIGIN) &: hack/libkrunfw
 	@hack/libkrunfw $(KRUNFW) $(ORIGIN)
@@ -451,6 +456,10 @@ $(TOOLS)/runc: $(RUNC)
 $(IMAGE): $(wildcard hack/image/*.go)
 	@mkdir -p $(@D)
 	@$(STEP) "building the busybox image" go run -C hack -buildvcs=false ./image busybox "$$(command -v busybox)" $@
+
+$(LAYERS): $(wildcard hack/image/*.go)
+	@mkdir -p $(@D)
+	@$(STEP) "building the image of twelve layers" go run -C hack -buildvcs=false ./image layers "$$(command -v busybox)" $@
 
 $(CRIMAGES)/index.json: $(wildcard hack/image/*.go) hack/busybox-conformance $(PROBE)
 	@busybox=$$(hack/busybox-conformance $(OUTPUT)/cache/busybox) && \

@@ -3,6 +3,7 @@
 //	image busybox BUSYBOX OUTPUT.tar         what the demo, the tests and the benchmarks
 //	                                         run: one static busybox and nothing else, and
 //	                                         the same as a sandbox container's, which pauses
+//	image layers BUSYBOX OUTPUT.tar          the same below eleven layers of what these can do
 //	image critest BUSYBOX PROBE DIRECTORY    what critest asks for
 //	image containerd BUSYBOX PROBE DIRECTORY what containerd's own tests ask for
 //	image tree DIRECTORY NAME PROGRAM OUTPUT.tar
@@ -39,6 +40,8 @@ func main() {
 	switch arguments := os.Args[1:]; {
 	case len(arguments) == 3 && arguments[0] == "busybox":
 		err = busybox(arguments[1], arguments[2])
+	case len(arguments) == 3 && arguments[0] == "layers":
+		err = layers(arguments[1], arguments[2])
 	case len(arguments) == 4 && arguments[0] == "critest":
 		err = critest(arguments[1], arguments[2], arguments[3])
 	case len(arguments) == 4 && arguments[0] == "containerd":
@@ -46,7 +49,7 @@ func main() {
 	case len(arguments) == 5 && arguments[0] == "tree":
 		err = tree(arguments[1], arguments[2], arguments[3], arguments[4])
 	default:
-		fmt.Fprintln(os.Stderr, "usage: image busybox BUSYBOX OUTPUT.tar\n       image critest BUSYBOX PROBE DIRECTORY\n       image containerd BUSYBOX PROBE DIRECTORY\n       image tree DIRECTORY NAME PROGRAM OUTPUT.tar")
+		fmt.Fprintln(os.Stderr, "usage: image busybox BUSYBOX OUTPUT.tar\n       image layers BUSYBOX OUTPUT.tar\n       image critest BUSYBOX PROBE DIRECTORY\n       image containerd BUSYBOX PROBE DIRECTORY\n       image tree DIRECTORY NAME PROGRAM OUTPUT.tar")
 		os.Exit(2)
 	}
 	if err != nil {

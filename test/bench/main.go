@@ -40,14 +40,16 @@ type result struct {
 	unit          string  // of the figure
 }
 
-var only = flag.String("only", "", "measure this alone: instructions, which is measured no other way, boot, exec, output, memory, network or files")
+var smallFiles = flag.Int("files", 5000, "how many small files images has")
+
+var only = flag.String("only", "", "measure this alone: instructions or images, which are measured no other way, boot, exec, output, memory, network or files")
 
 func run() error {
 	flag.Parse()
 	if err := log.SetLevel("error"); err != nil {
 		return err
 	}
-	host, err := harness.Start()
+	host, err := harness.Start(harness.ErofsSize(writableSize))
 	if err != nil {
 		return err
 	}
@@ -70,6 +72,9 @@ func run() error {
 			print(results)
 		}
 		return err
+	}
+	if *only == "images" {
+		return images(host, *smallFiles)
 	}
 	var results []result
 	for _, measure := range measures {

@@ -156,7 +156,9 @@ func probe(ctx context.Context, c *running, arguments ...string) (string, error)
 		err = created.Start(ctx)
 	}
 	if err == nil {
-		<-exit
+		if status := <-exit; status.ExitCode() != 0 && out.String() == "" {
+			err = fmt.Errorf("probe %v: exit code %d", arguments, status.ExitCode())
+		}
 	}
 	_, deleteErr := created.Delete(ctx)
 	if err == nil {

@@ -21,8 +21,8 @@ var processNames = []string{"containerd-shim", "virtiofsd", "msb-shield", "msb-p
 // VMM is the name of the process that runs a VM under the driver under test.
 func (h *Host) VMM() string { return vmms[h.Driver] }
 
-// Leftovers lists the processes, mounts, directories and sockets that are there
-// now, and the number of containerd's open descriptors.
+// Leftovers lists the processes, mounts, loop devices, directories and sockets that are
+// there now.
 func (h *Host) Leftovers() Leftovers {
 	left := make(Leftovers)
 	for pid, name := range Processes() {
@@ -38,6 +38,9 @@ func (h *Host) Leftovers() Leftovers {
 		if strings.Contains(line, h.Dir) || strings.Contains(line, "msb") {
 			left["mount "+strings.TrimSpace(line)] = true
 		}
+	}
+	for _, device := range loopDevices(h.Dir) {
+		left[device] = true
 	}
 	for _, pattern := range []string{
 		h.Bundle("*"), filepath.Join(h.state(), "io.containerd.runtime.v2.task", KubernetesNamespace, "*"),

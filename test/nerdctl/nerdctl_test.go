@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		return m.Run()
-	}))
+	}, harness.ErofsSize("64MiB")))
 }
 
 // nerdctl runs it in containerd's network namespace.

@@ -22,11 +22,12 @@ import (
 var (
 	host     *harness.Host
 	runtime  cri.RuntimeServiceClient
+	images   cri.ImageServiceClient
 	handlers []string // runtime handlers under test
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(harness.Main(func(h *harness.Host) int { return run(m, h) }, harness.CRI))
+	os.Exit(harness.Main(func(h *harness.Host) int { return run(m, h) }, harness.CRI, harness.ErofsPods, harness.ErofsSize(layerSize)))
 }
 
 func run(m *testing.M, h *harness.Host) int {
@@ -36,7 +37,7 @@ func run(m *testing.M, h *harness.Host) int {
 		return 1
 	}
 	defer conn.Close()
-	host, handlers, runtime = h, h.Handlers(), cri.NewRuntimeServiceClient(conn)
+	host, handlers, runtime, images = h, h.Handlers(), cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
 	return m.Run()
 }
 
