@@ -31,12 +31,13 @@ func main() {
 	config := flag.String("config", "/etc/containerd/config.toml", "containerd's configuration `file` on the node")
 	program := flag.String("containerd", "containerd", "containerd's `program` on the node")
 	restart := flag.String("restart", "systemctl restart containerd", "the `command` on the node that restarts containerd")
+	snapshotter := flag.String("snapshotter", "", "containerd's `snapshotter` for the runtime, such as erofs; by default that of all runtimes")
 	holder := flag.String("holder", os.Getenv("POD_UID"), "`who` installs")
 	flag.Parse()
 	n := node.Node{
 		Kit: kit.Store{Dir: *prefix, Proc: "/proc"},
 		Containerd: containerd.Containerd{
-			Config: *config, Prefix: *prefix, Dump: containerd.Dump(*program, *config), Restart: containerd.Command(*restart),
+			Config: *config, Prefix: *prefix, Snapshotter: *snapshotter, Dump: containerd.Dump(*program, *config), Restart: containerd.Command(*restart),
 		},
 	}
 	if err := run(n, flag.Arg(0), *source, *host, *holder); err != nil {

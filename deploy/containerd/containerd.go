@@ -19,6 +19,8 @@ import (
 type Containerd struct {
 	Config string // its configuration file
 	Prefix string // where msb's kit is
+	// Snapshotter is the runtime's own; empty is containerd's for all of them.
+	Snapshotter string
 	// Dump prints the configuration in effect, that of other files included.
 	Dump func(context.Context) ([]byte, error)
 	// Restart makes it take a changed configuration.
@@ -76,7 +78,10 @@ func (c Containerd) Add(ctx context.Context) error {
 	if pathErr != nil {
 		return pathErr
 	}
-	text := []byte(dropIn(before.version(), c.Prefix))
+	if !before.hasSnapshotter(c.Snapshotter) {
+		return fmt.Errorf("containerd has no snapshotter %s: containerd 2.1 or newer has erofs; or leave the flag -snapshotter out", c.Snapshotter)
+	}
+	text := []byte(dropIn(before.version(), c.Prefix, c.Snapshotter))
 	if string(had) == string(text) && !c.pending() {
 		return nil
 	}

@@ -128,6 +128,34 @@ func TestAddRemove(t *testing.T) {
 	expect("removed again", c.Remove(ctx), 4, false)
 }
 
+// The runtime has a snapshotter of its own where containerd has that.
+func TestSnapshotter(t *testing.T) {
+	_, c, file := start(t, 4, config3)
+	c.Snapshotter = "erofs"
+	if err := c.Add(context.Background()); err == nil || !strings.Contains(err.Error(), "containerd has no snapshotter erofs") {
+		t.Errorf("Add = %v", err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Errorf("%s was made", file)
+	}
+	d, c, _ := start(t, 4, config3+"[plugins.'io.containerd.snapshotter.v1.erofs']\ndefault_size = '10GiB'\n")
+	c.Snapshotter = "erofs"
+	if err := c.Add(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	printed, err := d.dump(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := parse(printed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if runtime, _ := after.runtimes()[Runtime].(map[string]any); runtime["snapshotter"] != "erofs" {
+		t.Errorf("the runtime's section is %v", runtime)
+	}
+}
+
 func (d *daemon) mustShim() (string, bool) {
 	printed, err := d.dump(context.Background())
 	if err != nil {

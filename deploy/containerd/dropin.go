@@ -121,11 +121,23 @@ func dropInPath(path string, content []byte) (string, error) {
 	return "", fmt.Errorf("%s imports no directory that msb could put a file into: add %s before its first table", path, importsLine)
 }
 
-// dropIn is the file for a configuration of this version, the kit below prefix.
-func dropIn(version int64, prefix string) string {
+// hasSnapshotter tells whether containerd has one of that name: the configuration of each has
+// a section. Every one has its default, which is the empty name.
+func (c config) hasSnapshotter(name string) bool {
+	plugins, _ := c["plugins"].(map[string]any)
+	_, ok := plugins["io.containerd.snapshotter.v1."+name]
+	return ok || name == ""
+}
+
+// dropIn is the file for a configuration of this version, the kit below prefix. The runtime's
+// section is its last one.
+func dropIn(version int64, prefix, snapshotter string) string {
 	text := version3
 	if version < 3 {
 		text = "version = 2\n" + version2
+	}
+	if snapshotter != "" {
+		text += fmt.Sprintf("  snapshotter = %q\n", snapshotter)
 	}
 	return strings.ReplaceAll(text, Prefix+"/", prefix+"/")
 }
