@@ -110,8 +110,13 @@ func links() *layer {
 		t.put(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: "links/one"}, nil)
 	}
 	for _, link := range []struct{ name, target string }{
-		{"relative", "one"}, {"absolute", "/links/one"}, {"up", "../../../../links/one"}, {"dangling", "nowhere"},
-		{"loop", "loop"}, {"directory", "below"}, {"long", strings.Repeat("t", 1000)},
+		{"relative", "one"},
+		{"absolute", "/links/one"},
+		{"up", "../../../../links/one"},
+		{"dangling", "nowhere"},
+		{"loop", "loop"},
+		{"directory", "below"},
+		{"long", strings.Repeat("t", 1000)},
 	} {
 		t.put(tar.Header{Typeflag: tar.TypeSymlink, Name: "links/" + link.name, Linkname: link.target, Mode: 0o777}, nil)
 	}
