@@ -107,7 +107,7 @@ func links() *layer {
 	t := newDated(2)
 	t.text("links/one", "of three names\n")
 	for _, name := range []string{"links/two", "links/below/three"} {
-		t.put(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: "links/one"}, nil)
+		t.put(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: "links/one", Mode: 0o644}, nil)
 	}
 	for _, link := range []struct{ name, target string }{
 		{"relative", "one"},
@@ -175,7 +175,7 @@ func toBeChanged() *layer {
 	} {
 		t.text(name, "of the fifth layer: "+name+"\n")
 	}
-	t.put(tar.Header{Typeflag: tar.TypeLink, Name: "changed/other", Linkname: "changed/one"}, nil)
+	t.put(tar.Header{Typeflag: tar.TypeLink, Name: "changed/other", Linkname: "changed/one", Mode: 0o644}, nil)
 	t.put(tar.Header{Typeflag: tar.TypeSymlink, Name: "replaced/link", Linkname: "file", Mode: 0o777}, nil)
 	return t.layer
 }
