@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{36, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{37, 0}
 }
 
 type TransferStream_Direction int32
@@ -120,7 +120,7 @@ func (x TransferStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TransferStream_Direction.Descriptor instead.
 func (TransferStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{40, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{41, 0}
 }
 
 type StartRequest struct {
@@ -513,7 +513,9 @@ type Image struct {
 	// "erofs" or "ext4".
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	// Files with more of an erofs image's data.
-	Devices       []*FileMount `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
+	Devices []*FileMount `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
+	// Set if each block is checked when it is read.
+	Verity        *Verity `protobuf:"bytes,4,opt,name=verity,proto3" json:"verity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -569,6 +571,68 @@ func (x *Image) GetDevices() []*FileMount {
 	return nil
 }
 
+func (x *Image) GetVerity() *Verity {
+	if x != nil {
+		return x.Verity
+	}
+	return nil
+}
+
+// Verity is what dm-verity is told of an image, which has its hash tree behind its file system
+// (Documentation/admin-guide/device-mapper/verity.rst).
+type Verity struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	RootHash []byte                 `protobuf:"bytes,1,opt,name=root_hash,json=rootHash,proto3" json:"root_hash,omitempty"`
+	// Where the superblock of the hash tree begins, in bytes.
+	HashOffset    uint64 `protobuf:"varint,2,opt,name=hash_offset,json=hashOffset,proto3" json:"hash_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verity) Reset() {
+	*x = Verity{}
+	mi := &file_guest_api_guest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verity) ProtoMessage() {}
+
+func (x *Verity) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verity.ProtoReflect.Descriptor instead.
+func (*Verity) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Verity) GetRootHash() []byte {
+	if x != nil {
+		return x.RootHash
+	}
+	return nil
+}
+
+func (x *Verity) GetHashOffset() uint64 {
+	if x != nil {
+		return x.HashOffset
+	}
+	return 0
+}
+
 // Directory is one of an image.
 type Directory struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -582,7 +646,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +658,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +671,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Directory) GetImage() uint32 {
@@ -636,7 +700,7 @@ type NewDirectory struct {
 
 func (x *NewDirectory) Reset() {
 	*x = NewDirectory{}
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +712,7 @@ func (x *NewDirectory) String() string {
 func (*NewDirectory) ProtoMessage() {}
 
 func (x *NewDirectory) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +725,7 @@ func (x *NewDirectory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewDirectory.ProtoReflect.Descriptor instead.
 func (*NewDirectory) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NewDirectory) GetDirectory() *Directory {
@@ -708,7 +772,7 @@ type Overlay struct {
 
 func (x *Overlay) Reset() {
 	*x = Overlay{}
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +784,7 @@ func (x *Overlay) String() string {
 func (*Overlay) ProtoMessage() {}
 
 func (x *Overlay) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +797,7 @@ func (x *Overlay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Overlay.ProtoReflect.Descriptor instead.
 func (*Overlay) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Overlay) GetLower() []*Directory {
@@ -781,7 +845,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +857,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +870,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FileMount) GetTag() string {
@@ -855,7 +919,7 @@ type SocketMount struct {
 
 func (x *SocketMount) Reset() {
 	*x = SocketMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +931,7 @@ func (x *SocketMount) String() string {
 func (*SocketMount) ProtoMessage() {}
 
 func (x *SocketMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +944,7 @@ func (x *SocketMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketMount.ProtoReflect.Descriptor instead.
 func (*SocketMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SocketMount) GetTag() string {
@@ -928,7 +992,7 @@ type SetSocketsRequest struct {
 
 func (x *SetSocketsRequest) Reset() {
 	*x = SetSocketsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1004,7 @@ func (x *SetSocketsRequest) String() string {
 func (*SetSocketsRequest) ProtoMessage() {}
 
 func (x *SetSocketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1017,7 @@ func (x *SetSocketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSocketsRequest.ProtoReflect.Descriptor instead.
 func (*SetSocketsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetSocketsRequest) GetContainer() string {
@@ -990,7 +1054,7 @@ type DirectorySocket struct {
 
 func (x *DirectorySocket) Reset() {
 	*x = DirectorySocket{}
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1066,7 @@ func (x *DirectorySocket) String() string {
 func (*DirectorySocket) ProtoMessage() {}
 
 func (x *DirectorySocket) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1079,7 @@ func (x *DirectorySocket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectorySocket.ProtoReflect.Descriptor instead.
 func (*DirectorySocket) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DirectorySocket) GetTag() string {
@@ -1075,7 +1139,7 @@ type SetSocketsResponse struct {
 
 func (x *SetSocketsResponse) Reset() {
 	*x = SetSocketsResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1151,7 @@ func (x *SetSocketsResponse) String() string {
 func (*SetSocketsResponse) ProtoMessage() {}
 
 func (x *SetSocketsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1164,7 @@ func (x *SetSocketsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSocketsResponse.ProtoReflect.Descriptor instead.
 func (*SetSocketsResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
 }
 
 type CreateBundleResponse struct {
@@ -1113,7 +1177,7 @@ type CreateBundleResponse struct {
 
 func (x *CreateBundleResponse) Reset() {
 	*x = CreateBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1189,7 @@ func (x *CreateBundleResponse) String() string {
 func (*CreateBundleResponse) ProtoMessage() {}
 
 func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1202,7 @@ func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleResponse.ProtoReflect.Descriptor instead.
 func (*CreateBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateBundleResponse) GetPath() string {
@@ -1157,7 +1221,7 @@ type ReleaseFilesRequest struct {
 
 func (x *ReleaseFilesRequest) Reset() {
 	*x = ReleaseFilesRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1233,7 @@ func (x *ReleaseFilesRequest) String() string {
 func (*ReleaseFilesRequest) ProtoMessage() {}
 
 func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1246,7 @@ func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReleaseFilesRequest) GetContainer() string {
@@ -1200,7 +1264,7 @@ type ReleaseFilesResponse struct {
 
 func (x *ReleaseFilesResponse) Reset() {
 	*x = ReleaseFilesResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1276,7 @@ func (x *ReleaseFilesResponse) String() string {
 func (*ReleaseFilesResponse) ProtoMessage() {}
 
 func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1289,7 @@ func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
 }
 
 type RemoveBundleRequest struct {
@@ -1241,7 +1305,7 @@ type RemoveBundleRequest struct {
 
 func (x *RemoveBundleRequest) Reset() {
 	*x = RemoveBundleRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1317,7 @@ func (x *RemoveBundleRequest) String() string {
 func (*RemoveBundleRequest) ProtoMessage() {}
 
 func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1330,7 @@ func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBundleRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveBundleRequest) GetContainer() string {
@@ -1300,7 +1364,7 @@ type RemoveBundleResponse struct {
 
 func (x *RemoveBundleResponse) Reset() {
 	*x = RemoveBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1376,7 @@ func (x *RemoveBundleResponse) String() string {
 func (*RemoveBundleResponse) ProtoMessage() {}
 
 func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1389,7 @@ func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RemoveBundleResponse) GetAgentResident() int64 {
@@ -1344,7 +1408,7 @@ type CloseStdioRequest struct {
 
 func (x *CloseStdioRequest) Reset() {
 	*x = CloseStdioRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1420,7 @@ func (x *CloseStdioRequest) String() string {
 func (*CloseStdioRequest) ProtoMessage() {}
 
 func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1433,7 @@ func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioRequest.ProtoReflect.Descriptor instead.
 func (*CloseStdioRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CloseStdioRequest) GetIds() []string {
@@ -1387,7 +1451,7 @@ type CloseStdioResponse struct {
 
 func (x *CloseStdioResponse) Reset() {
 	*x = CloseStdioResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1463,7 @@ func (x *CloseStdioResponse) String() string {
 func (*CloseStdioResponse) ProtoMessage() {}
 
 func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1476,7 @@ func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioResponse.ProtoReflect.Descriptor instead.
 func (*CloseStdioResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
 }
 
 // SetNetworkRequest describes interfaces of the host's network namespace whose
@@ -1434,7 +1498,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1510,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1523,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetNetworkRequest) GetHost() bool {
@@ -1513,7 +1577,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1589,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1602,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -1598,7 +1662,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1674,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1687,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Address) GetPrefix() string {
@@ -1675,7 +1739,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1751,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1764,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Route) GetInterface() string {
@@ -1785,7 +1849,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1861,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1874,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -1845,7 +1909,7 @@ type SetNetworkResponse struct {
 
 func (x *SetNetworkResponse) Reset() {
 	*x = SetNetworkResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1921,7 @@ func (x *SetNetworkResponse) String() string {
 func (*SetNetworkResponse) ProtoMessage() {}
 
 func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1934,7 @@ func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetNetworkResponse) GetResolversError() string {
@@ -1895,7 +1959,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1971,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +1984,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreatePodRequest) GetSharedMemory() int64 {
@@ -1954,7 +2018,7 @@ type PodFile struct {
 
 func (x *PodFile) Reset() {
 	*x = PodFile{}
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2030,7 @@ func (x *PodFile) String() string {
 func (*PodFile) ProtoMessage() {}
 
 func (x *PodFile) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2043,7 @@ func (x *PodFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFile.ProtoReflect.Descriptor instead.
 func (*PodFile) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PodFile) GetName() string {
@@ -2009,7 +2073,7 @@ type PodNamespaces struct {
 
 func (x *PodNamespaces) Reset() {
 	*x = PodNamespaces{}
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2085,7 @@ func (x *PodNamespaces) String() string {
 func (*PodNamespaces) ProtoMessage() {}
 
 func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2098,7 @@ func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodNamespaces.ProtoReflect.Descriptor instead.
 func (*PodNamespaces) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PodNamespaces) GetHostname() string {
@@ -2061,7 +2125,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2137,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2150,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreatePodResponse) GetPid() uint32 {
@@ -2104,7 +2168,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2180,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2193,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
 }
 
 type Event struct {
@@ -2143,7 +2207,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2219,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2232,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Event) GetTopic() string {
@@ -2212,7 +2276,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2288,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2301,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -2371,7 +2435,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2447,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2460,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{36}
 }
 
 type StdioStream struct {
@@ -2410,7 +2474,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[36]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2486,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[36]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2499,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{36}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StdioStream) GetId() string {
@@ -2463,7 +2527,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[37]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2539,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[37]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2552,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -2519,7 +2583,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2595,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2608,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Peer) GetUid() uint32 {
@@ -2578,7 +2642,7 @@ type PortStream struct {
 
 func (x *PortStream) Reset() {
 	*x = PortStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2654,7 @@ func (x *PortStream) String() string {
 func (*PortStream) ProtoMessage() {}
 
 func (x *PortStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2667,7 @@ func (x *PortStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
 func (*PortStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PortStream) GetPort() uint32 {
@@ -2632,7 +2696,7 @@ type TransferStream struct {
 
 func (x *TransferStream) Reset() {
 	*x = TransferStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2708,7 @@ func (x *TransferStream) String() string {
 func (*TransferStream) ProtoMessage() {}
 
 func (x *TransferStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2721,7 @@ func (x *TransferStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferStream.ProtoReflect.Descriptor instead.
 func (*TransferStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TransferStream) GetContainer() string {
@@ -2708,7 +2772,7 @@ type TransferFrame struct {
 
 func (x *TransferFrame) Reset() {
 	*x = TransferFrame{}
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +2784,7 @@ func (x *TransferFrame) String() string {
 func (*TransferFrame) ProtoMessage() {}
 
 func (x *TransferFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +2797,7 @@ func (x *TransferFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferFrame.ProtoReflect.Descriptor instead.
 func (*TransferFrame) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TransferFrame) GetData() []byte {
@@ -2761,7 +2825,7 @@ type TransferResult struct {
 
 func (x *TransferResult) Reset() {
 	*x = TransferResult{}
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2837,7 @@ func (x *TransferResult) String() string {
 func (*TransferResult) ProtoMessage() {}
 
 func (x *TransferResult) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2850,7 @@ func (x *TransferResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
 func (*TransferResult) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TransferResult) GetCode() uint32 {
@@ -2817,7 +2881,7 @@ type ResolverStream struct {
 
 func (x *ResolverStream) Reset() {
 	*x = ResolverStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2829,7 +2893,7 @@ func (x *ResolverStream) String() string {
 func (*ResolverStream) ProtoMessage() {}
 
 func (x *ResolverStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2842,7 +2906,7 @@ func (x *ResolverStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
 func (*ResolverStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResolverStream) GetAddress() string {
@@ -2869,7 +2933,7 @@ type ClockStream struct {
 
 func (x *ClockStream) Reset() {
 	*x = ClockStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +2945,7 @@ func (x *ClockStream) String() string {
 func (*ClockStream) ProtoMessage() {}
 
 func (x *ClockStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +2958,7 @@ func (x *ClockStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockStream.ProtoReflect.Descriptor instead.
 func (*ClockStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
 }
 
 type StreamReply struct {
@@ -2907,7 +2971,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +2983,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +2996,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StreamReply) GetError() string {
@@ -2971,11 +3035,16 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x04make\x18\x02 \x03(\v2\x1a.msb.guest.v1.NewDirectoryR\x04make\x12/\n" +
 	"\aoverlay\x18\x03 \x01(\v2\x15.msb.guest.v1.OverlayR\aoverlay\x125\n" +
 	"\tdirectory\x18\x04 \x01(\v2\x17.msb.guest.v1.DirectoryR\tdirectory\x12\x1b\n" +
-	"\tread_only\x18\x05 \x01(\bR\breadOnly\"{\n" +
+	"\tread_only\x18\x05 \x01(\bR\breadOnly\"\xa9\x01\n" +
 	"\x05Image\x12+\n" +
 	"\x04file\x18\x01 \x01(\v2\x17.msb.guest.v1.FileMountR\x04file\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x121\n" +
-	"\adevices\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\adevices\"5\n" +
+	"\adevices\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\adevices\x12,\n" +
+	"\x06verity\x18\x04 \x01(\v2\x14.msb.guest.v1.VerityR\x06verity\"F\n" +
+	"\x06Verity\x12\x1b\n" +
+	"\troot_hash\x18\x01 \x01(\fR\brootHash\x12\x1f\n" +
+	"\vhash_offset\x18\x02 \x01(\x04R\n" +
+	"hashOffset\"5\n" +
 	"\tDirectory\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\rR\x05image\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\"}\n" +
@@ -3165,7 +3234,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -3176,111 +3245,113 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*CreateBundleRequest)(nil),   // 6: msb.guest.v1.CreateBundleRequest
 	(*ImageRoot)(nil),             // 7: msb.guest.v1.ImageRoot
 	(*Image)(nil),                 // 8: msb.guest.v1.Image
-	(*Directory)(nil),             // 9: msb.guest.v1.Directory
-	(*NewDirectory)(nil),          // 10: msb.guest.v1.NewDirectory
-	(*Overlay)(nil),               // 11: msb.guest.v1.Overlay
-	(*FileMount)(nil),             // 12: msb.guest.v1.FileMount
-	(*SocketMount)(nil),           // 13: msb.guest.v1.SocketMount
-	(*SetSocketsRequest)(nil),     // 14: msb.guest.v1.SetSocketsRequest
-	(*DirectorySocket)(nil),       // 15: msb.guest.v1.DirectorySocket
-	(*SetSocketsResponse)(nil),    // 16: msb.guest.v1.SetSocketsResponse
-	(*CreateBundleResponse)(nil),  // 17: msb.guest.v1.CreateBundleResponse
-	(*ReleaseFilesRequest)(nil),   // 18: msb.guest.v1.ReleaseFilesRequest
-	(*ReleaseFilesResponse)(nil),  // 19: msb.guest.v1.ReleaseFilesResponse
-	(*RemoveBundleRequest)(nil),   // 20: msb.guest.v1.RemoveBundleRequest
-	(*RemoveBundleResponse)(nil),  // 21: msb.guest.v1.RemoveBundleResponse
-	(*CloseStdioRequest)(nil),     // 22: msb.guest.v1.CloseStdioRequest
-	(*CloseStdioResponse)(nil),    // 23: msb.guest.v1.CloseStdioResponse
-	(*SetNetworkRequest)(nil),     // 24: msb.guest.v1.SetNetworkRequest
-	(*Interface)(nil),             // 25: msb.guest.v1.Interface
-	(*Address)(nil),               // 26: msb.guest.v1.Address
-	(*Route)(nil),                 // 27: msb.guest.v1.Route
-	(*Neighbour)(nil),             // 28: msb.guest.v1.Neighbour
-	(*SetNetworkResponse)(nil),    // 29: msb.guest.v1.SetNetworkResponse
-	(*CreatePodRequest)(nil),      // 30: msb.guest.v1.CreatePodRequest
-	(*PodFile)(nil),               // 31: msb.guest.v1.PodFile
-	(*PodNamespaces)(nil),         // 32: msb.guest.v1.PodNamespaces
-	(*CreatePodResponse)(nil),     // 33: msb.guest.v1.CreatePodResponse
-	(*EventsRequest)(nil),         // 34: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 35: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 36: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 37: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 38: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 39: msb.guest.v1.SocketStream
-	(*Peer)(nil),                  // 40: msb.guest.v1.Peer
-	(*PortStream)(nil),            // 41: msb.guest.v1.PortStream
-	(*TransferStream)(nil),        // 42: msb.guest.v1.TransferStream
-	(*TransferFrame)(nil),         // 43: msb.guest.v1.TransferFrame
-	(*TransferResult)(nil),        // 44: msb.guest.v1.TransferResult
-	(*ResolverStream)(nil),        // 45: msb.guest.v1.ResolverStream
-	(*ClockStream)(nil),           // 46: msb.guest.v1.ClockStream
-	(*StreamReply)(nil),           // 47: msb.guest.v1.StreamReply
-	nil,                           // 48: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 50: google.protobuf.Any
+	(*Verity)(nil),                // 9: msb.guest.v1.Verity
+	(*Directory)(nil),             // 10: msb.guest.v1.Directory
+	(*NewDirectory)(nil),          // 11: msb.guest.v1.NewDirectory
+	(*Overlay)(nil),               // 12: msb.guest.v1.Overlay
+	(*FileMount)(nil),             // 13: msb.guest.v1.FileMount
+	(*SocketMount)(nil),           // 14: msb.guest.v1.SocketMount
+	(*SetSocketsRequest)(nil),     // 15: msb.guest.v1.SetSocketsRequest
+	(*DirectorySocket)(nil),       // 16: msb.guest.v1.DirectorySocket
+	(*SetSocketsResponse)(nil),    // 17: msb.guest.v1.SetSocketsResponse
+	(*CreateBundleResponse)(nil),  // 18: msb.guest.v1.CreateBundleResponse
+	(*ReleaseFilesRequest)(nil),   // 19: msb.guest.v1.ReleaseFilesRequest
+	(*ReleaseFilesResponse)(nil),  // 20: msb.guest.v1.ReleaseFilesResponse
+	(*RemoveBundleRequest)(nil),   // 21: msb.guest.v1.RemoveBundleRequest
+	(*RemoveBundleResponse)(nil),  // 22: msb.guest.v1.RemoveBundleResponse
+	(*CloseStdioRequest)(nil),     // 23: msb.guest.v1.CloseStdioRequest
+	(*CloseStdioResponse)(nil),    // 24: msb.guest.v1.CloseStdioResponse
+	(*SetNetworkRequest)(nil),     // 25: msb.guest.v1.SetNetworkRequest
+	(*Interface)(nil),             // 26: msb.guest.v1.Interface
+	(*Address)(nil),               // 27: msb.guest.v1.Address
+	(*Route)(nil),                 // 28: msb.guest.v1.Route
+	(*Neighbour)(nil),             // 29: msb.guest.v1.Neighbour
+	(*SetNetworkResponse)(nil),    // 30: msb.guest.v1.SetNetworkResponse
+	(*CreatePodRequest)(nil),      // 31: msb.guest.v1.CreatePodRequest
+	(*PodFile)(nil),               // 32: msb.guest.v1.PodFile
+	(*PodNamespaces)(nil),         // 33: msb.guest.v1.PodNamespaces
+	(*CreatePodResponse)(nil),     // 34: msb.guest.v1.CreatePodResponse
+	(*EventsRequest)(nil),         // 35: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 36: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 37: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 38: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 39: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 40: msb.guest.v1.SocketStream
+	(*Peer)(nil),                  // 41: msb.guest.v1.Peer
+	(*PortStream)(nil),            // 42: msb.guest.v1.PortStream
+	(*TransferStream)(nil),        // 43: msb.guest.v1.TransferStream
+	(*TransferFrame)(nil),         // 44: msb.guest.v1.TransferFrame
+	(*TransferResult)(nil),        // 45: msb.guest.v1.TransferResult
+	(*ResolverStream)(nil),        // 46: msb.guest.v1.ResolverStream
+	(*ClockStream)(nil),           // 47: msb.guest.v1.ClockStream
+	(*StreamReply)(nil),           // 48: msb.guest.v1.StreamReply
+	nil,                           // 49: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 51: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	49, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	50, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
-	12, // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
-	13, // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
+	13, // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
+	14, // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
 	7,  // 6: msb.guest.v1.CreateBundleRequest.root:type_name -> msb.guest.v1.ImageRoot
 	8,  // 7: msb.guest.v1.ImageRoot.images:type_name -> msb.guest.v1.Image
-	10, // 8: msb.guest.v1.ImageRoot.make:type_name -> msb.guest.v1.NewDirectory
-	11, // 9: msb.guest.v1.ImageRoot.overlay:type_name -> msb.guest.v1.Overlay
-	9,  // 10: msb.guest.v1.ImageRoot.directory:type_name -> msb.guest.v1.Directory
-	12, // 11: msb.guest.v1.Image.file:type_name -> msb.guest.v1.FileMount
-	12, // 12: msb.guest.v1.Image.devices:type_name -> msb.guest.v1.FileMount
-	9,  // 13: msb.guest.v1.NewDirectory.directory:type_name -> msb.guest.v1.Directory
-	9,  // 14: msb.guest.v1.Overlay.lower:type_name -> msb.guest.v1.Directory
-	9,  // 15: msb.guest.v1.Overlay.upper:type_name -> msb.guest.v1.Directory
-	9,  // 16: msb.guest.v1.Overlay.work:type_name -> msb.guest.v1.Directory
-	15, // 17: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
-	25, // 18: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
-	27, // 19: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
-	28, // 20: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
-	26, // 21: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	31, // 22: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
-	32, // 23: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	48, // 24: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	49, // 25: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	50, // 26: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	37, // 27: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	38, // 28: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	39, // 29: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	41, // 30: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	42, // 31: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	45, // 32: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	46, // 33: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
-	0,  // 34: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	40, // 35: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
-	1,  // 36: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	44, // 37: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 38: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 39: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	18, // 40: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	14, // 41: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
-	20, // 42: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	22, // 43: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	24, // 44: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	30, // 45: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	34, // 46: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 47: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	17, // 48: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	19, // 49: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	16, // 50: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
-	21, // 51: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	23, // 52: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	29, // 53: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	33, // 54: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	35, // 55: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	47, // [47:56] is the sub-list for method output_type
-	38, // [38:47] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	11, // 8: msb.guest.v1.ImageRoot.make:type_name -> msb.guest.v1.NewDirectory
+	12, // 9: msb.guest.v1.ImageRoot.overlay:type_name -> msb.guest.v1.Overlay
+	10, // 10: msb.guest.v1.ImageRoot.directory:type_name -> msb.guest.v1.Directory
+	13, // 11: msb.guest.v1.Image.file:type_name -> msb.guest.v1.FileMount
+	13, // 12: msb.guest.v1.Image.devices:type_name -> msb.guest.v1.FileMount
+	9,  // 13: msb.guest.v1.Image.verity:type_name -> msb.guest.v1.Verity
+	10, // 14: msb.guest.v1.NewDirectory.directory:type_name -> msb.guest.v1.Directory
+	10, // 15: msb.guest.v1.Overlay.lower:type_name -> msb.guest.v1.Directory
+	10, // 16: msb.guest.v1.Overlay.upper:type_name -> msb.guest.v1.Directory
+	10, // 17: msb.guest.v1.Overlay.work:type_name -> msb.guest.v1.Directory
+	16, // 18: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
+	26, // 19: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	28, // 20: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	29, // 21: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	27, // 22: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	32, // 23: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	33, // 24: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	49, // 25: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	50, // 26: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	51, // 27: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	38, // 28: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	39, // 29: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	40, // 30: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	42, // 31: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	43, // 32: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	46, // 33: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	47, // 34: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
+	0,  // 35: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	41, // 36: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 37: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	45, // 38: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 39: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 40: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	19, // 41: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	15, // 42: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	21, // 43: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	23, // 44: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	25, // 45: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	31, // 46: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	35, // 47: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 48: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	18, // 49: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	20, // 50: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	17, // 51: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	22, // 52: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	24, // 53: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	30, // 54: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	34, // 55: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	36, // 56: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	48, // [48:57] is the sub-list for method output_type
+	39, // [39:48] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -3288,7 +3359,7 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[34].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[35].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
@@ -3303,7 +3374,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

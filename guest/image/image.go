@@ -77,7 +77,7 @@ func release(container string, tags []string) error {
 			continue
 		}
 		place := api.ImagePath(tag)
-		errs = append(errs, bundle.SyncAndUnmount("image", tag, place), remove(place))
+		errs = append(errs, bundle.SyncAndUnmount("image", tag, place), remove(place), unguard(tag))
 	}
 	return errors.Join(errs...)
 }
@@ -146,6 +146,11 @@ func mountImage(stage string, image *api.Image) error {
 	switch image.Type {
 	case "erofs":
 		files := []string{source}
+		if image.Verity != nil {
+			if system.source, err = guard(image.File.Tag, source, image.Verity); err != nil {
+				return err
+			}
+		}
 		for _, device := range image.Devices {
 			path, err := bundle.Staged(stage, device)
 			if err != nil {

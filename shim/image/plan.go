@@ -63,6 +63,9 @@ type Image struct {
 	// Devices are the paths of further files that hold data of an erofs image (erofs.rst,
 	// the mount option device).
 	Devices []string
+	// Verity is the path of the file that says how the image is checked while it is read; empty
+	// if it is not. See ReadVerity.
+	Verity string
 }
 
 // A Dir is a directory of an image, or of the host.
@@ -182,10 +185,13 @@ func (p *planner) addImage(m mount.Mount, kind string) error {
 		case "device":
 			image.Devices = append(image.Devices, value)
 		case "X-containerd.dmverity":
-			return fmt.Errorf("msb does not check dm-verity in the guest yet: set mount = \"host\" in the section images of msb's configuration, or dmverity_mode = \"off\" in that of containerd's snapshotter: %w", errdefs.ErrInvalidArgument)
+			image.Verity = value
 		default:
 			return fmt.Errorf("option %q of an image is not supported: leave it out: %w", option, errdefs.ErrInvalidArgument)
 		}
+	}
+	if image.Verity != "" && (kind != EROFS || len(image.Devices) > 0) {
+		return fmt.Errorf("dm-verity is for an erofs image in one file, and %s is none: leave it out: %w", image.Source, errdefs.ErrInvalidArgument)
 	}
 	if !path.IsAbs(image.Source) {
 		return fmt.Errorf("the source %q is not an absolute path: %w", image.Source, errdefs.ErrInvalidArgument)

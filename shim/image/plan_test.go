@@ -78,6 +78,10 @@ func TestPlan(t *testing.T) {
 			[]mount.Mount{erofs("/meta", "device=/l0", "device=/l1"), {Type: "format/bind", Source: "{{ mount 0 }}", Options: []string{"ro", "rbind"}}},
 			&Root{Images: []Image{{Source: "/meta", Type: EROFS, ReadOnly: true, Devices: []string{"/l0", "/l1"}}}, ReadOnly: true}, true,
 		},
+		"verity": {
+			[]mount.Mount{erofs("/l", "X-containerd.dmverity=/l.dmverity")},
+			&Root{Images: []Image{{Source: "/l", Type: EROFS, ReadOnly: true, Verity: "/l.dmverity"}}, ReadOnly: true}, true,
+		},
 		"an upper directory of the host": {
 			[]mount.Mount{erofs("/l"), overlayOf("workdir=/s/work", "upperdir=/s/fs", "lowerdir={{ mount 0 }}")},
 			&Root{
@@ -120,7 +124,8 @@ func TestPlanRefused(t *testing.T) {
 		"an unknown transform":        {[]mount.Mount{{Type: "magic/erofs", Source: "/l"}}, `"magic" is for containerd's mount manager`},
 		"something beside":            {[]mount.Mount{erofs("/l"), {Type: "xfs", Source: "/x"}, overlayOf("lowerdir={{ mount 0 }}")}, "of nothing else beside them"},
 		"an unknown end":              {[]mount.Mount{erofs("/l"), {Type: "xfs", Source: "/x"}}, "makes an overlay or a bind of images"},
-		"verity":                      {[]mount.Mount{erofs("/l", "X-containerd.dmverity=/l.dmverity")}, "does not check dm-verity"},
+		"verity of many files":        {[]mount.Mount{erofs("/l", "device=/d", "X-containerd.dmverity=/v")}, "an erofs image in one file, and /l is none"},
+		"verity of ext4":              {[]mount.Mount{ext4("/e", "X-containerd.dmverity=/v")}, "an erofs image in one file, and /e is none"},
 		"an unknown option":           {[]mount.Mount{erofs("/l", "dax")}, `option "dax" of an image`},
 		"a relative image":            {[]mount.Mount{erofs("l")}, `the source "l" is not an absolute path`},
 		"an unknown option of a bind": {after(mount.Mount{Type: "bind", Source: "{{ mount 0 }}", Options: []string{"slave"}}), `option "slave" of a bind`},

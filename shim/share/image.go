@@ -152,6 +152,9 @@ func (t *Trees) assemble(root *image.Root) (place string, err error) {
 		return "", err
 	}
 	for i, image := range root.Images {
+		if image.Verity != "" {
+			return "", fmt.Errorf("image %s is to be checked by dm-verity, and msb has only guests do so: give writable layers a size (default_size of containerd's snapshotter), or let containerd mount images, by mount = \"host\" in the section images of msb's configuration: %w", image.Source, errdefs.ErrFailedPrecondition)
+		}
 		place := t.imagePlace(i)
 		if err := os.Mkdir(place, 0o700); err != nil {
 			return "", err

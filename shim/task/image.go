@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/containerd/containerd/v2/core/mount"
 
@@ -58,6 +59,9 @@ func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 			}
 			staged.Devices = append(staged.Devices, file)
 		}
+		if staged.Verity, err = verity(p, i); err != nil {
+			return err
+		}
 		root.Images = append(root.Images, staged)
 	}
 	for _, dir := range plan.Make {
@@ -70,6 +74,27 @@ func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 	}
 	c.attached.assembled = root
 	return nil
+}
+
+// verity is how an image is to be checked; nil if it is not.
+func verity(p *sandbox.Prepared, i image.Image) (*api.Verity, error) {
+	if i.Verity == "" {
+		return nil, nil
+	}
+	source, err := p.OpenImage(i.Verity)
+	if err != nil {
+		return nil, err
+	}
+	defer source.Close()
+	content, err := source.Content(image.MaxVerity)
+	if err != nil {
+		return nil, err
+	}
+	read, err := image.ReadVerity(content)
+	if err != nil {
+		return nil, fmt.Errorf("file %s: %w", i.Verity, err)
+	}
+	return &api.Verity{RootHash: read.RootHash, HashOffset: read.HashOffset}, nil
 }
 
 // stageImage stages one file. What was staged is in c, also after an error.
