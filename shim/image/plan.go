@@ -180,6 +180,9 @@ func (p *planner) addImage(m mount.Mount, kind string) error {
 		case "ro":
 			image.ReadOnly = true
 		case "device":
+			if !path.IsAbs(value) {
+				return fmt.Errorf("option %q does not name an absolute path: %w", option, errdefs.ErrInvalidArgument)
+			}
 			image.Devices = append(image.Devices, value)
 		case "X-containerd.dmverity":
 			return fmt.Errorf("msb does not check dm-verity in the guest yet: set mount = \"host\" in the section images of msb's configuration, or dmverity_mode = \"off\" in that of containerd's snapshotter: %w", errdefs.ErrInvalidArgument)
