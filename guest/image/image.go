@@ -104,14 +104,9 @@ func forget() error {
 // mountImages mounts those that are not there, and tells which those are, also with an error.
 func mountImages(images []*api.Image) (made []string, err error) {
 	stage := api.ImageStagePath()
-	var missing []*api.Image
-	for _, image := range images {
-		if err := api.CheckName("tag", image.File.GetTag()); err != nil {
-			return nil, err
-		}
-		if _, err := os.Stat(api.ImagePath(image.File.Tag)); err != nil {
-			missing = append(missing, image)
-		}
+	missing, err := missing(images)
+	if err != nil {
+		return nil, err
 	}
 	if len(missing) == 0 {
 		return nil, nil
@@ -129,6 +124,25 @@ func mountImages(images []*api.Image) (made []string, err error) {
 		return nil
 	})
 	return made, err
+}
+
+// missing are those that are not mounted, each once.
+func missing(images []*api.Image) (missing []*api.Image, err error) {
+	known := make(map[string]bool)
+	for _, image := range images {
+		tag := image.File.GetTag()
+		if err := api.CheckName("tag", tag); err != nil {
+			return nil, err
+		}
+		if known[tag] {
+			continue
+		}
+		known[tag] = true
+		if _, err := os.Stat(api.ImagePath(tag)); err != nil {
+			missing = append(missing, image)
+		}
+	}
+	return missing, nil
 }
 
 // mountImage mounts one. Linux takes erofs from a file, and ext4 from a loop device, which

@@ -183,6 +183,9 @@ func (p *planner) addImage(m mount.Mount, kind string) error {
 		case "ro":
 			image.ReadOnly = true
 		case "device":
+			if !path.IsAbs(value) {
+				return fmt.Errorf("option %q does not name an absolute path: %w", option, errdefs.ErrInvalidArgument)
+			}
 			image.Devices = append(image.Devices, value)
 		case "X-containerd.dmverity":
 			image.Verity = value

@@ -128,6 +128,7 @@ func TestPlanRefused(t *testing.T) {
 		"verity of ext4":              {[]mount.Mount{ext4("/e", "X-containerd.dmverity=/v")}, "an erofs image in one file, and /e is none"},
 		"an unknown option":           {[]mount.Mount{erofs("/l", "dax")}, `option "dax" of an image`},
 		"a relative image":            {[]mount.Mount{erofs("l")}, `the source "l" is not an absolute path`},
+		"a relative device":           {[]mount.Mount{erofs("/l", "device=d")}, `option "device=d" does not name an absolute path`},
 		"an unknown option of a bind": {after(mount.Mount{Type: "bind", Source: "{{ mount 0 }}", Options: []string{"slave"}}), `option "slave" of a bind`},
 		"a mount after it":            {after(overlayOf("lowerdir={{ mount 2 }}")), "there is no mount 2 before this one"},
 		"a mount before all":          {after(overlayOf("lowerdir={{ mount -1 }}")), "there is no mount -1"},

@@ -96,6 +96,26 @@ func TestImageLockEnds(t *testing.T) {
 	}
 }
 
+// An image that the shield cannot take away may still be written to, so it stays locked.
+func TestImageLockStays(t *testing.T) {
+	trees, writable := trees(t), file(t, "writable")
+	trees.shield = &stuckShield{shieldOf{serves: file(t, "")}}
+	used, err := addImage(trees, writable, image.Ext4, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := trees.Remove(used); err == nil {
+		t.Error("Remove: no error")
+	}
+	if _, err := addImage(trees, writable, image.Ext4, false); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("the next user: %v", err)
+	}
+}
+
+type stuckShield struct{ shieldOf }
+
+func (*stuckShield) Remove(string) error { return errors.New("stuck") }
+
 func TestAddImageRefused(t *testing.T) {
 	trees := trees(t)
 	dir := t.TempDir()

@@ -372,7 +372,16 @@ func (t *Trees) Remove(share Share) error {
 	if share.hides {
 		return nil
 	}
-	defer t.locks.release(share.Tag)
+	if err := t.take(share); err != nil {
+		return err
+	}
+	t.locks.release(share.Tag)
+	return nil
+}
+
+// take takes a share away, but for its lock: after an error the guest may still have what is
+// locked, which then stays so until Close.
+func (t *Trees) take(share Share) error {
 	if err := detach(share.target); err != nil {
 		return err
 	}

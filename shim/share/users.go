@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// users counts, for each directory that is shared, by how many mounts. Containers of a
+// users counts, for each directory or image that is shared, by how many mounts. Containers of a
 // pod that mount one directory so have one file system in the guest: locks, shared
 // mappings and inotify work between them, as they do with runc.
 type users struct {
@@ -36,9 +36,13 @@ type used struct {
 func identify(dir object, attributes Attributes) (_ identity, ok bool, err error) {
 	var stat unix.Statx_t
 	// The unique id, of Linux 6.8, is never used again; older kernels give the other.
-	const mask = unix.STATX_INO | unix.STATX_MNT_ID | unix.STATX_MNT_ID_UNIQUE
+	const mask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_MNT_ID | unix.STATX_MNT_ID_UNIQUE
 	if err := unix.Statx(int(dir.file.Fd()), "", unix.AT_EMPTY_PATH, mask, &stat); err != nil {
 		return identity{}, false, &os.PathError{Op: "statx", Path: dir.file.Name(), Err: err}
+	}
+	id := identity{unix.Mkdev(stat.Dev_major, stat.Dev_minor), stat.Ino, stat.Mnt_id, attributes}
+	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return id, true, nil // an image: nothing is mounted below a file
 	}
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.file.Fd()))
 	if err != nil {
@@ -52,7 +56,7 @@ func identify(dir object, attributes Attributes) (_ identity, ok bool, err error
 		})
 		return err
 	})
-	return identity{unix.Mkdev(stat.Dev_major, stat.Dev_minor), stat.Ino, stat.Mnt_id, attributes}, len(below) == 0, err
+	return id, len(below) == 0, err
 }
 
 // add shares a directory, or returns the share that there is of it.

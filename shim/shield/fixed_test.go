@@ -73,6 +73,53 @@ func TestFixed(t *testing.T) {
 	}
 }
 
+// An image that is taken away is out of reach of who still has it open, and held by nothing:
+// its next user has it alone.
+func TestFixedRevoked(t *testing.T) {
+	s := start(t)
+	host := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(host, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	entry, err := s.AddFixed("image", open(t, host, unix.O_PATH))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer entry.Close()
+	path := fmt.Sprintf("/proc/self/fd/%d", entry.Fd())
+	file := open(t, path, os.O_RDWR)
+	if _, err := file.WriteAt([]byte("C"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove("image"); err != nil {
+		t.Fatal(err)
+	}
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.process.Pid()))
+	if err != nil || len(links) == 0 {
+		t.Fatal(links, err)
+	}
+	for _, link := range links {
+		if to, _ := os.Readlink(link); to == host {
+			t.Error("the process has the file open")
+		}
+	}
+	fd := int(file.Fd())
+	for name, attempt := range map[string]func() error{
+		"write":    func() error { _, err := file.WriteAt([]byte("late"), 0); return err },
+		"read":     func() error { _, err := file.ReadAt(make([]byte, 4), 0); return err },
+		"sync":     file.Sync,
+		"allocate": func() error { return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4) },
+		"open":     func() error { return openAndClose(path, unix.O_RDWR) },
+	} {
+		if err := attempt(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if got, err := os.ReadFile(host); string(got) != "Content" {
+		t.Errorf("the host has %q, %v", got, err)
+	}
+}
+
 func openAndClose(path string, flags int) error {
 	file, err := os.OpenFile(path, flags, 0)
 	if err != nil {

@@ -206,11 +206,12 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 	}
 	h := &handle{
 		file: opened, data: fs.NewLoopbackFileFromOS(opened),
-		writable: flags&unix.O_ACCMODE != unix.O_RDONLY, passthrough: f.passthrough, fixed: f.fixed,
+		writable: flags&unix.O_ACCMODE != unix.O_RDONLY, passthrough: f.passthrough,
 	}
 	if f.fixed != nil {
+		held, errno := f.fixed.hold(h)
 		// The guest has a page cache of what is in it, and the host one of the file.
-		return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+		return held, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, errno
 	}
 	if f.current.names != nil {
 		// The page cache is one for all that were ever opened here.

@@ -17,7 +17,6 @@ type handle struct {
 	data        *fs.LoopbackFile // of file, which it owns
 	writable    bool
 	passthrough bool
-	fixed       *fixed // nil if the size may change
 }
 
 var (
@@ -46,12 +45,6 @@ func (h *handle) Read(ctx context.Context, dest []byte, offset int64) (fuse.Read
 
 // Write implements fs.FileWriter.
 func (h *handle) Write(ctx context.Context, data []byte, offset int64) (uint32, syscall.Errno) {
-	if h.fixed != nil {
-		var errno syscall.Errno
-		if data, errno = h.fixed.within(data, offset); errno != 0 {
-			return 0, errno
-		}
-	}
 	return h.data.Write(ctx, data, offset)
 }
 
@@ -70,11 +63,6 @@ func (h *handle) Lseek(ctx context.Context, offset uint64, whence uint32) (uint6
 
 // Allocate implements fs.FileAllocater.
 func (h *handle) Allocate(ctx context.Context, offset, size uint64, mode uint32) syscall.Errno {
-	if h.fixed != nil {
-		if errno := h.fixed.allocates(offset, size, mode); errno != 0 {
-			return errno
-		}
-	}
 	return h.data.Allocate(ctx, offset, size, mode)
 }
 

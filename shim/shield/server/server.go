@@ -101,7 +101,7 @@ func (s *Server) handle(request api.Request, files []*os.File) error {
 			api.CloseAll(files)
 			return err
 		}
-		s.add(request.Add, &file{current: target{pin: files[0]}, fixed: &fixed{info.Size()}})
+		s.add(request.Add, &file{current: target{pin: files[0]}, fixed: newFixed(info.Size())})
 		return nil
 	case request.Add != "" && len(files) == 1 && !request.Follow:
 		s.add(request.Add, &file{current: target{pin: files[0]}, passthrough: s.canPassThrough(files[0])})
@@ -135,6 +135,10 @@ func (s *Server) remove(name string) error {
 		return fmt.Errorf("no entry %s", name)
 	}
 	s.root.RmChild(name)
+	if f, ok := inode.Operations().(*file); ok && f.fixed != nil {
+		f.fixed.revoke()
+		f.current.close()
+	}
 	inode.ForgetPersistent()
 	_ = s.root.NotifyEntry(name) // the kernel lets go of it now, not in an hour
 	return nil
