@@ -145,14 +145,19 @@ func mountImage(stage string, image *api.Image) error {
 	system := fileSystem{kind: image.Type, source: source, readOnly: image.File.ReadOnly}
 	switch image.Type {
 	case "erofs":
+		files := []string{source}
 		for _, device := range image.Devices {
 			path, err := bundle.Staged(stage, device)
 			if err != nil {
 				return err
 			}
+			files = append(files, path)
 			system.options = append(system.options, "device="+path)
 		}
-		return system.mount(target)
+		if err := system.mount(target); err != nil {
+			return err
+		}
+		return checkComplete(target, files)
 	case "ext4":
 		loop, err := mount.SetupLoop(source, mount.LoopParams{Readonly: image.File.ReadOnly, Autoclear: true, Direct: true})
 		if err != nil {
@@ -165,6 +170,27 @@ func mountImage(stage string, image *api.Image) error {
 		return system.mount(target)
 	}
 	return fmt.Errorf("the guest mounts images of erofs and ext4, and this is of %q: %w", image.Type, errdefs.ErrNotImplemented)
+}
+
+// checkComplete refuses an image whose files are smaller than the file system in them says: it
+// would fail where somebody reads what is missing.
+func checkComplete(target string, files []string) error {
+	var system unix.Statfs_t
+	if err := unix.Statfs(target, &system); err != nil {
+		return &os.PathError{Op: "statfs", Path: target, Err: err}
+	}
+	var have uint64
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		have += uint64(info.Size())
+	}
+	if want := system.Blocks * uint64(system.Bsize); have < want {
+		return fmt.Errorf("it has %d bytes, and the file system in it %d: it was truncated, fetch the container's image again: %w", have, want, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // assembly makes a root file system of mounted images.

@@ -126,6 +126,11 @@ func (p *Prepared) OpenSource(path string) (*share.Source, error) {
 	return share.OpenSource(p.platform.Mounts, path)
 }
 
+// OpenImage opens a file that holds a file system; see share.OpenImage.
+func (p *Prepared) OpenImage(path string) (*share.Source, error) {
+	return share.OpenImage(p.platform.Mounts, path)
+}
+
 // Mounts is containerd's mount namespace.
 func (p *Prepared) Mounts() mountns.Namespace { return p.platform.Mounts }
 

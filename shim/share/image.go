@@ -1,6 +1,7 @@
 package share
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -15,17 +16,44 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/beneath"
 	"github.com/msb-runtime/containerd-shim-msb/shim/image"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
+
+// OpenImage opens a file that holds a file system, as containerd sees it, whose mount namespace
+// is host. What is no regular file is refused: a link, too, which containerd does not follow
+// either for a layer of its own.
+func OpenImage(host mountns.Namespace, path string) (*Source, error) {
+	file, err := host.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", sourceError(path, err))
+	}
+	source := &Source{path: path, object: object{file, host}}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("image %s is %s, and an image is a regular file: name one: %w", path, kindOf(info.Mode()), errdefs.ErrInvalidArgument)
+	}
+	if err == nil {
+		err = source.check()
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return source, nil
+}
+
+func kindOf(mode os.FileMode) string {
+	if mode.IsDir() {
+		return "a directory"
+	}
+	return cmp.Or(kindNames[mode.Type()], "a socket")
+}
 
 // AddImage stages a file that holds a file system. One that only is read is staged once,
 // however often it is added. Who writes to one has it alone on this host, and it keeps its
 // size: the guest's kernel, which writes what it likes, gets no more of the disk. An ext4 image
-// that is read must not change meanwhile, so nobody may have it to write. The caller owns the
-// source and closes it.
+// that is read must not change meanwhile, so nobody may have it to write. The source is OpenImage's; the caller owns
+// it and closes it.
 func (t *Trees) AddImage(source *Source, kind string, readOnly bool) (Share, error) {
-	if source.kind != 0 {
-		return Share{}, fmt.Errorf("image %s is no regular file: %w", source.path, errdefs.ErrInvalidArgument)
-	}
 	add := func() (Share, error) { return t.stageImage(source, kind, readOnly) }
 	if !readOnly {
 		return add()

@@ -1,6 +1,7 @@
 package share
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,7 +17,7 @@ import (
 )
 
 func addImage(trees *Trees, path, kind string, readOnly bool) (Share, error) {
-	source, err := OpenSource(mountns.Namespace{}, path)
+	source, err := OpenImage(mountns.Namespace{}, path)
 	if err != nil {
 		return Share{}, err
 	}
@@ -98,11 +99,11 @@ func TestImageLockEnds(t *testing.T) {
 func TestAddImageRefused(t *testing.T) {
 	trees := trees(t)
 	dir := t.TempDir()
-	fifo, gone := filepath.Join(dir, "fifo"), filepath.Join(dir, "gone")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+	fifo, link, gone := filepath.Join(dir, "fifo"), filepath.Join(dir, "link"), filepath.Join(dir, "gone")
+	if err := errors.Join(unix.Mkfifo(fifo, 0o600), os.Symlink(file(t, "layer"), link)); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{dir: "is no regular file", fifo: "is a FIFO", gone: "does not exist"} {
+	for path, want := range map[string]string{dir: "is a directory", fifo: "is a FIFO", link: "is a symbolic link", gone: "does not exist"} {
 		if _, err := addImage(trees, path, image.EROFS, true); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}

@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/containerd/containerd/v2/core/mount"
 
@@ -75,9 +74,9 @@ func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 
 // stageImage stages one file. What was staged is in c, also after an error.
 func (c *container) stageImage(p *sandbox.Prepared, path, kind string, readOnly bool) (*api.FileMount, error) {
-	source, err := p.OpenSource(path)
+	source, err := p.OpenImage(path)
 	if err != nil {
-		return nil, fmt.Errorf("image: %w", err)
+		return nil, err
 	}
 	defer source.Close()
 	staged, err := p.Trees.AddImage(source, kind, readOnly)

@@ -27,9 +27,9 @@ const layerSize = 64 << 20
 func TestImages(t *testing.T) {
 	nothingLeft(t)
 	wanted := treeOf(t, runcRuntime, "overlayfs")
-	t.Run("written to a directory", func(t *testing.T) { imagesOn(t, wanted) })
+	t.Run("written to a directory", func(t *testing.T) { imagesOn(t, wanted, "virtiofs") })
 	t.Run("written to a file", func(t *testing.T) {
-		imagesOn(t, wanted, inFiles)
+		imagesOn(t, wanted, "overlay", inFiles)
 		t.Run("full", imageFull)
 	})
 }
@@ -37,10 +37,17 @@ func TestImages(t *testing.T) {
 // inFiles has writable layers be files.
 var inFiles = harness.ErofsSize(fmt.Sprintf("%dMiB", layerSize>>20))
 
-func imagesOn(t *testing.T, wanted string, options ...harness.Option) {
+// imagesOn tries them. What the guest has mounted at / tells who has made the root: it has an
+// overlay of its own, or a share of the host's.
+func imagesOn(t *testing.T, wanted, root string, options ...harness.Option) {
 	t.Helper()
 	onOwnHost(t, options...)
 	nothingLeft(t)
+	t.Run("who mounts", func(t *testing.T) {
+		if got := start(t, inErofs(t), sleeper...).must("awk '$2 == \"/\" {print $3}' /proc/self/mounts"); got != root {
+			t.Errorf("the root is of type %s, want %s", got, root)
+		}
+	})
 	t.Run("the tree", func(t *testing.T) {
 		sameTree(t, wanted, treeOf(t, harness.Runtime, "overlayfs"))
 		sameTree(t, wanted, treeOf(t, harness.Runtime, harness.Erofs))
