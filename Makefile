@@ -275,7 +275,6 @@ bench-boot: root build tools ## count the guest's instructions of a start, with 
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only instructions
 
 bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc (root)
-	@$(DEPS) mke2fs erofs
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only images
 
 bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
@@ -384,7 +383,7 @@ $(HOSTILE): $(OUTPUT)/guest/hostile-agent $(RUNC) hack/guest-image
 	@$(STEP) "making the disk of the hostile guest" hack/guest-image $(OUTPUT)/guest/hostile-agent $(RUNC) $@
 
 tools: probe
-	@$(DEPS) busybox pgrep
+	@$(DEPS) busybox pgrep erofs mke2fs
 	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE) $(LAYERS)
 
 $(KRUNFW) $(ORIGIN) &: hack/libkrunfw
