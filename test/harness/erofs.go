@@ -17,8 +17,8 @@ const Erofs = "erofs"
 // of a size, such as 64MiB, and not a directory (default_size in its documentation).
 func ErofsSize(size string) Option {
 	return func(h *Host) error {
-		if h.release == release17 {
-			return nil // which has no such snapshotter
+		if h.release == release17 || h.release == "2.0" {
+			return nil // they have no such snapshotter
 		}
 		h.plugins += fmt.Sprintf("[plugins.\"io.containerd.snapshotter.v1.erofs\"]\n  default_size = %q\n", size)
 		return nil
