@@ -15,7 +15,7 @@ const layerSize = "64MiB"
 
 // Pods in the erofs snapshotter: containers of one image are alike, and as with overlayfs, but
 // for what they write themselves; one that goes takes nothing from the other.
-func TestImages(t *testing.T) {
+func TestPodImages(t *testing.T) {
 	if err := host.ImportLayers(harness.KubernetesNamespace, harness.Erofs); err != nil {
 		t.Fatal(err)
 	}
