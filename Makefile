@@ -61,7 +61,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long guest-table help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-krun lint proto \
+.PHONY: test-long guest-table help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients guests kubernetes always
 
@@ -275,8 +275,11 @@ bench-boot: root build tools ## count the guest's instructions of a start, with 
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only instructions
 
 bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc (root)
-	@$(DEPS) mke2fs erofs
 	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only images
+
+bench-files-krun: root build tools clients deps-krun ## the same under libkrun, with fewer files, in an emulated host (root)
+	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
+	@hack/kvmhost -t 7200 -p $(OUTPUT)/test/bench env MSB_DRIVER=krun TMPDIR=/var /put/bench -only images -files 500
 
 bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox
@@ -384,7 +387,7 @@ $(HOSTILE): $(OUTPUT)/guest/hostile-agent $(RUNC) hack/guest-image
 	@$(STEP) "making the disk of the hostile guest" hack/guest-image $(OUTPUT)/guest/hostile-agent $(RUNC) $@
 
 tools: probe
-	@$(DEPS) busybox pgrep
+	@$(DEPS) busybox pgrep erofs mke2fs
 	@$(MAKE) $(TOOLS)/containerd $(TOOLS)/runc $(IMAGE) $(LAYERS)
 
 $(KRUNFW) $(ORIGIN) &: hack/libkrunfw

@@ -37,7 +37,8 @@ func main() {
 	n := node.Node{
 		Kit: kit.Store{Dir: *prefix, Proc: "/proc"},
 		Containerd: containerd.Containerd{
-			Config: *config, Prefix: *prefix, Snapshotter: *snapshotter, Dump: containerd.Dump(*program, *config), Restart: containerd.Command(*restart),
+			Config: *config, Prefix: *prefix, Snapshotter: *snapshotter, MkfsHelp: containerd.MkfsHelp,
+			Dump: containerd.Dump(*program, *config), Restart: containerd.Command(*restart),
 		},
 	}
 	if err := run(n, flag.Arg(0), *source, *host, *holder); err != nil {

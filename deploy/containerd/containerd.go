@@ -21,6 +21,8 @@ type Containerd struct {
 	Prefix string // where msb's kit is
 	// Snapshotter is the runtime's own; empty is containerd's for all of them.
 	Snapshotter string
+	// MkfsHelp prints what mkfs.erofs says of itself. It is asked for the snapshotter erofs alone.
+	MkfsHelp func(context.Context) ([]byte, error)
 	// Dump prints the configuration in effect, that of other files included.
 	Dump func(context.Context) ([]byte, error)
 	// Restart makes it take a changed configuration.
@@ -32,6 +34,11 @@ func Dump(program, config string) func(context.Context) ([]byte, error) {
 	return func(ctx context.Context) ([]byte, error) {
 		return run(ctx, program, "--config", config, "config", "dump")
 	}
+}
+
+// MkfsHelp runs "mkfs.erofs --help", which prints it on either stream.
+func MkfsHelp(ctx context.Context) ([]byte, error) {
+	return exec.CommandContext(ctx, "mkfs.erofs", "--help").CombinedOutput()
 }
 
 // Command is a Restart that runs a command, such as "systemctl restart containerd".
@@ -78,8 +85,8 @@ func (c Containerd) Add(ctx context.Context) error {
 	if pathErr != nil {
 		return pathErr
 	}
-	if !before.hasSnapshotter(c.Snapshotter) {
-		return fmt.Errorf("containerd has no snapshotter %s: containerd 2.1 or newer has erofs; or leave the flag -snapshotter out", c.Snapshotter)
+	if err := c.checkSnapshotter(ctx, before); err != nil {
+		return err
 	}
 	text := []byte(dropIn(before.version(), c.Prefix, c.Snapshotter))
 	if string(had) == string(text) && !c.pending() {
@@ -96,6 +103,30 @@ func (c Containerd) Add(ctx context.Context) error {
 	}
 	if err := c.restart(ctx); err != nil {
 		return errors.Join(fmt.Errorf("containerd did not restart with %s, which is taken back: %w", path, err), replace(path, had), c.restart(ctx))
+	}
+	return nil
+}
+
+// checkSnapshotter tells whether the node has the runtime's own snapshotter, and what that
+// needs for right content: containerd unpacks several layers of an image at a time, each above
+// nothing, and only the erofs differ, which wants archives to be taken (--tar), then keeps
+// what a layer removes of those below it.
+func (c Containerd) checkSnapshotter(ctx context.Context, before config) error {
+	if c.Snapshotter == "" {
+		return nil
+	}
+	if !before.hasSnapshotter(c.Snapshotter) {
+		return fmt.Errorf("containerd has no snapshotter %s: containerd 2.1 or newer has erofs; or leave the flag -snapshotter out", c.Snapshotter)
+	}
+	if c.Snapshotter != "erofs" {
+		return nil
+	}
+	help, err := c.MkfsHelp(ctx)
+	if err != nil {
+		return fmt.Errorf("the snapshotter erofs needs mkfs.erofs on the node: install erofs-utils 1.7 or newer, or leave the flag -snapshotter out: %w", err)
+	}
+	if !strings.Contains(string(help), "--tar") {
+		return errors.New("mkfs.erofs on the node takes no archives, and with it files that a layer of an image removes would come back: install erofs-utils 1.7 or newer, or leave the flag -snapshotter out")
 	}
 	return nil
 }

@@ -128,35 +128,44 @@ func TestAddRemove(t *testing.T) {
 	expect("removed again", c.Remove(ctx), 4, false)
 }
 
-// The runtime has a snapshotter of its own where containerd has that.
+// The runtime has a snapshotter of its own where containerd has that, and the node what it
+// needs.
 func TestSnapshotter(t *testing.T) {
-	_, c, file := start(t, 4, config3)
-	c.Snapshotter = "erofs"
-	if err := c.Add(context.Background()); err == nil || !strings.Contains(err.Error(), "containerd has no snapshotter erofs") {
-		t.Errorf("Add = %v", err)
-	}
-	if _, err := os.Stat(file); err == nil {
-		t.Errorf("%s was made", file)
-	}
-	d, c, _ := start(t, 4, config3+"[plugins.'io.containerd.snapshotter.v1.erofs']\ndefault_size = '10GiB'\n")
-	c.Snapshotter = "erofs"
-	if err := c.Add(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	printed, err := d.dump(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	after, err := parse(printed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if runtime, _ := after.runtimes()[Runtime].(map[string]any); runtime["snapshotter"] != "erofs" {
-		t.Errorf("the runtime's section is %v", runtime)
+	const section = "[plugins.'io.containerd.snapshotter.v1.erofs']\ndefault_size = '10GiB'\n"
+	for name, c := range map[string]struct {
+		config, help, err string
+	}{
+		"none":        {config3, "--tar=X", "containerd has no snapshotter erofs"},
+		"no programs": {config3 + section, "", "needs mkfs.erofs"},
+		"old":         {config3 + section, "--exclude-path=X", "takes no archives"},
+		"good":        {config3 + section, "--tar=X", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, node, file := start(t, 4, c.config)
+			node.Snapshotter = "erofs"
+			node.MkfsHelp = func(context.Context) ([]byte, error) {
+				if c.help == "" {
+					return nil, os.ErrNotExist
+				}
+				return []byte(c.help), nil
+			}
+			err := node.Add(context.Background())
+			if c.err != "" {
+				if _, statErr := os.Stat(file); err == nil || !strings.Contains(err.Error(), c.err) || statErr == nil || d.restarts != 0 {
+					t.Errorf("Add = %v, want %q; file: %v, restarted %d times", err, c.err, statErr, d.restarts)
+				}
+				return
+			}
+			if runtime, _ := d.mustParse().runtimes()[Runtime].(map[string]any); err != nil || runtime["snapshotter"] != "erofs" {
+				t.Errorf("Add = %v; the runtime's section is %v", err, runtime)
+			}
+		})
 	}
 }
 
-func (d *daemon) mustShim() (string, bool) {
+func (d *daemon) mustShim() (string, bool) { return d.mustParse().shim() }
+
+func (d *daemon) mustParse() config {
 	printed, err := d.dump(context.Background())
 	if err != nil {
 		d.t.Fatal(err)
@@ -165,7 +174,7 @@ func (d *daemon) mustShim() (string, bool) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	return c.shim()
+	return c
 }
 
 func TestRefused(t *testing.T) {

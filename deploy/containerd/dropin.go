@@ -122,11 +122,11 @@ func dropInPath(path string, content []byte) (string, error) {
 }
 
 // hasSnapshotter tells whether containerd has one of that name: the configuration of each has
-// a section. Every one has its default, which is the empty name.
+// a section.
 func (c config) hasSnapshotter(name string) bool {
 	plugins, _ := c["plugins"].(map[string]any)
 	_, ok := plugins["io.containerd.snapshotter.v1."+name]
-	return ok || name == ""
+	return ok
 }
 
 // dropIn is the file for a configuration of this version, the kit below prefix. The runtime's

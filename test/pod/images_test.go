@@ -2,6 +2,7 @@ package pod
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -15,7 +16,7 @@ const layerSize = "64MiB"
 // Pods in the erofs snapshotter: containers of one image are alike, and as with overlayfs, but
 // for what they write themselves; one that goes takes nothing from the other.
 func TestPodImages(t *testing.T) {
-	if err := host.ImportLayers(harness.KubernetesNamespace); err != nil {
+	if err := host.ImportLayers(harness.KubernetesNamespace, harness.Erofs); err != nil {
 		t.Fatal(err)
 	}
 	if !harness.Eventually(func() bool {
@@ -31,9 +32,7 @@ func TestPodImages(t *testing.T) {
 		p := startPod(t, handler, nil)
 		one, two := p.start("one", ofLayers, sleeper...), p.start("two", ofLayers, sleeper...)
 		for name, c := range map[string]*container{"one": one, "two": two} {
-			if c.tree() != want {
-				t.Errorf("container %s has not the tree of the image", name)
-			}
+			sameTree(t, name, want, c.tree())
 		}
 		one.must("echo one >/written; rm -r /plain /links; echo changed >/large/mebibyte")
 		two.want("a file", "cat /plain/file; ls -d /written 2>/dev/null; true")
@@ -42,9 +41,7 @@ func TestPodImages(t *testing.T) {
 		one.stop()
 		one.delete()
 		two.want("a file", "rm /large/file; cat /plain/file")
-		if again := p.start("one", ofLayers, sleeper...); again.tree() != want {
-			t.Error("a container after one of its image has not the tree of the image")
-		}
+		sameTree(t, "one after it", want, p.start("one", ofLayers, sleeper...).tree())
 	})
 }
 
@@ -59,4 +56,17 @@ func ofLayers(config *cri.ContainerConfig) {
 func (c *container) tree() string {
 	c.t.Helper()
 	return c.must("/mnt/probe tree / /dev /etc /mnt /proc /run /sys")
+}
+
+// sameTree compares the trees of two containers, and tells the first line that differs.
+func sameTree(t *testing.T, name, want, got string) {
+	t.Helper()
+	wanted, lines := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range max(len(wanted), len(lines)) {
+		if i >= len(wanted) || i >= len(lines) || wanted[i] != lines[i] {
+			t.Errorf("container %s has %d files, want %d; they differ at\n%.300s\nwant\n%.300s", name, len(lines), len(wanted),
+				strings.Join(lines[min(i, len(lines)):], "\n"), strings.Join(wanted[min(i, len(wanted)):], "\n"))
+			return
+		}
+	}
 }
