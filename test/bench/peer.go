@@ -17,7 +17,7 @@ import (
 )
 
 // peer compares whole runs of one command with microsandbox's, on the same root
-// file system, with the same kernel, one processor and 256 MiB.
+// file system, with one processor and 256 MiB. Each has its own kernel.
 func peer(host *harness.Host, dir string) (_ []result, err error) {
 	rootfs, remove, err := unpacked(host)
 	if err != nil {

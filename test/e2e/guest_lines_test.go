@@ -6,7 +6,7 @@ import "testing"
 var guestAbilities = []ability{
 	{
 		name: "iptables-legacy", use: "iptables, Docker's rules", needs: "NET_ADMIN",
-		works:  "the legacy form, for IPv4 and IPv6: tables filter, nat, mangle, raw; MASQUERADE, DNAT, REDIRECT, REJECT; addrtype, comment, conntrack, multiport, owner, statistic",
+		works:  "the legacy form, for IPv4 and IPv6: tables filter, nat, mangle, raw; MASQUERADE, DNAT, REDIRECT, REJECT; addrtype, comment, conntrack with zones, multiport, owner, sctp, statistic",
 		script: rulesOfDocker("iptables-legacy", "8100") + rulesOf6,
 	},
 	{
@@ -21,17 +21,19 @@ var guestAbilities = []ability{
 	},
 	{
 		name: "ipvs", use: "", needs: "NET_ADMIN",
-		works: "IPVS, with the schedulers rr, wrr, lc and sh",
+		works: "IPVS of TCP and SCTP, with the schedulers rr, wrr, lc and sh",
 		script: `
 			ip link add kube-ipvs0 type dummy
 			ip address add 10.96.1.1/32 dev kube-ipvs0
 			port=8300
 			for scheduler in rr wrr lc sh; do
-				can "ipvs=$scheduler 10.96.1.1:$port ` + guestPlainAddress + `:$((port + 10))"
+				can "ipvs=tcp $scheduler 10.96.1.1:$port ` + guestPlainAddress + `:$((port + 10))"
 				serve $((port + 10)) real
 				[ "$(ask 10.96.1.1 $port)" = real ]
 				port=$((port + 1))
 			done
+			can "ipvs=sctp rr 10.96.1.1:$port ` + guestPlainAddress + `:$((port + 10))"
+			can "sctp=` + guestPlainAddress + `:$((port + 10)) 10.96.1.1:$port"
 			ip link del kube-ipvs0`,
 	},
 	{
@@ -51,7 +53,7 @@ var guestAbilities = []ability{
 	},
 	{
 		name: "nft", use: "nft", needs: "NET_ADMIN",
-		works:  "families inet, ip, ip6 and bridge: sets of intervals, maps and verdict maps, fib, ct, masquerade, redirect, dnat, tproxy, reject, limit, quota, numgen, log, queue",
+		works:  "families inet, ip, ip6, bridge and netdev (ingress and egress): sets of intervals, maps and verdict maps, fib, ct with zones, masquerade, redirect, dnat, tproxy, reject, limit, quota, numgen, log, queue",
 		script: rulesOfNft,
 	},
 	{
@@ -150,7 +152,7 @@ var guestAbilities = []ability{
 	},
 	{
 		name: "ia32", use: "32-bit programs",
-		works:  "programs for the 386; calls with times of 32 bits, as of glibc before 2.31, are not there",
+		works:  "programs for the 386, also those that have 32 bits for the time",
 		script: `can ia32`,
 	},
 	{
@@ -158,6 +160,13 @@ var guestAbilities = []ability{
 		works: "pressure figures (PSI)",
 		script: `
 			for what in cpu memory io; do grep -q '^some avg10=' /proc/pressure/$what; done`,
+	},
+	{
+		name: "config", use: "checks of a kernel, such as Docker's `check-config.sh`",
+		works: "the kernel's configuration is `/proc/config.gz`",
+		script: `
+			zcat /proc/config.gz >/tmp/config
+			grep -qx CONFIG_IKCONFIG_PROC=y /tmp/config`,
 	},
 	{
 		name: "bpf", use: "programs of BPF", needs: "BPF, NET_ADMIN",
@@ -208,6 +217,20 @@ var guestAbilities = []ability{
 			grep -qw squashfs /proc/filesystems`,
 	},
 	{
+		name: "quota", use: "", needs: privileged,
+		works: "quotas of ext4",
+		script: `
+			mkdir -p /disks/limited
+			truncate -s 16M /disks/quota
+			mkfs.ext4 -q -O quota -E quotatype=usrquota,root_owner=1000:1000 /disks/quota
+			mount -t ext4 -o loop,usrquota /disks/quota /disks/limited
+			can quota=/disks/limited
+			setpriv --reuid 1000 --clear-groups dd if=/dev/zero of=/disks/limited/file bs=4k count=8 status=none
+			fails setpriv --reuid 1000 --clear-groups dd if=/dev/zero of=/disks/limited/file bs=4k count=64 status=none 2>/tmp/refused
+			grep -q 'Disk quota exceeded' /tmp/refused
+			umount /disks/limited`,
+	},
+	{
 		name: "verity", use: "", needs: privileged,
 		works:  "dm-verity: a changed block is an error",
 		script: `can verity`,
@@ -255,6 +278,7 @@ var guestAbilities = []ability{
 			for controller in cpu cpuset io memory pids hugetlb; do grep -qw $controller /sys/fs/cgroup/cgroup.controllers; done
 			mkdir /sys/fs/cgroup/guest
 			[ -e /sys/fs/cgroup/guest/cgroup.procs ]
+			grep -qx 'default 100' /sys/fs/cgroup/io.weight
 			rmdir /sys/fs/cgroup/guest`,
 	},
 	{

@@ -18,6 +18,9 @@ func rulesOfDocker(tool, port string) string {
 		TOOL -A FORWARD -p tcp -m multiport --dports 80,443 -m statistic --mode random --probability 0.5 -j ACCEPT
 		TOOL -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
 		TOOL -t raw -A PREROUTING -p udp --dport 53 -j CT --notrack
+		TOOL -t raw -A PREROUTING -p udp --dport 54 -j CT --zone 7
+		TOOL -t nat -A OUTPUT -d 10.96.2.2 -p sctp --dport PORT -j DNAT --to-destination ` + guestPlainAddress + `:$((PORT + 4))
+		can "sctp=` + guestPlainAddress + `:$((PORT + 4)) 10.96.2.2:PORT"
 		TOOL -A OUTPUT -p tcp --dport $((PORT + 3)) -m owner --uid-owner 1000 -j REJECT --reject-with tcp-reset
 		serve $((PORT + 3)) open
 		fails setpriv --reuid 1000 --clear-groups bash -c "exec 3<>/dev/tcp/127.0.0.1/$((PORT + 3))" 2>/dev/null
@@ -144,14 +147,20 @@ table inet guest {
 		ip daddr 127.0.0.1 ip protocol tcp redirect to :tcp dport map @ports
 	}
 	chain leave { type nat hook postrouting priority 100; oifname != "lo" ip saddr 10.1.0.0/16 masquerade random; }
+	chain zones { type filter hook prerouting priority -300; udp dport 54 ct zone set 7; }
 	chain divert { type filter hook prerouting priority -150; tcp dport 9998 socket transparent 1 meta mark set 1; tcp dport 9997 tproxy ip to 127.0.0.1:9996; }
 }
 table bridge guest { chain forward { type filter hook forward priority 0; ether type arp accept; }; }
+table netdev guest {
+	chain in { type filter hook ingress device "lo" priority 0; tcp dport 8501 counter; }
+	chain out { type filter hook egress device "lo" priority 0; tcp dport 8501 counter; }
+}
 table ip guest { }
 table ip6 guest { chain in { type filter hook input priority 0; ct state invalid reject; }; }
 END
 	serve 8501 redirected
 	[ "$(ask 127.0.0.1 8500)" = redirected ]
+	for hook in in out; do nft list chain netdev guest $hook | grep 'counter packets [1-9]'; done
 	serve 8504 endpoint
 	[ "$(ask 10.96.3.1 80)" = endpoint ]
 	serve 8505 open

@@ -55,7 +55,9 @@ func TestImagesVerity(t *testing.T) {
 	sameTree(t, tree, c.must(listing))
 	c.end()
 
-	changed := copyOf(t, whole, func(content []byte) { copy(content, bytes.ReplaceAll(content, []byte("of three names\n"), []byte("of threw names\n"))) })
+	changed := copyOf(t, whole, func(content []byte) {
+		copy(content, bytes.ReplaceAll(content, []byte("of three names\n"), []byte("of threw names\n")))
+	})
 	c = startChanged(t, o, func(own []mount.Mount) { own[layer].Source = changed })
 	if got := c.must("cat /links/one"); got != "of threw names" {
 		t.Errorf("without a check the changed file has %q", got)

@@ -25,7 +25,7 @@ import (
 const guestFiles = `cgroup.max.depth cgroup.max.descendants
 cpu.idle cpu.max cpu.max.burst cpu.weight cpu.weight.nice
 cpuset.cpus cpuset.cpus.exclusive cpuset.cpus.partition cpuset.mems
-hugetlb.2MB.max hugetlb.2MB.rsvd.max io.max
+hugetlb.2MB.max hugetlb.2MB.rsvd.max io.max io.weight
 memory.high memory.low memory.max memory.min memory.oom.group
 memory.swap.high memory.swap.max memory.swap.peak pids.max`
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +31,7 @@ import (
 var abilities = map[string]func(args []string) error{
 	"landlock": landlock, "seccomp": seccomp, "io_uring": ioUring, "userfaultfd": userfaultfd, "bpf": bpf, "perf": perf,
 	"fanotify": fanotify, "mptcp": mptcp, "bbr": bbr, "ktls": ktls, "sctp": sctp, "af_alg": afAlg, "ia32": ia32,
-	"fuse": fuseFile, "ipset": ipset, "ipvs": ipvs, "verity": verity, "mount": mountFile,
+	"fuse": fuseFile, "ipset": ipset, "ipvs": ipvs, "verity": verity, "mount": mountFile, "quota": quota,
 }
 
 // can ABILITY ... does one after the other and tells which failed.
@@ -316,8 +317,21 @@ func ktls([]string) error {
 	return through(client, server)
 }
 
-// sctp speaks it with itself.
-func sctp([]string) error {
+// sctp [SERVER CLIENT] speaks it with itself: the server has the first ADDRESS:PORT, and the
+// client connects to the second.
+func sctp(args []string) error {
+	var own, other unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, nil
+	if len(args) > 0 {
+		addresses := make([]unix.SockaddrInet4, 2)
+		for i := range addresses {
+			address, err := netip.ParseAddrPort(args[i])
+			if err != nil {
+				return err
+			}
+			addresses[i] = unix.SockaddrInet4{Addr: address.Addr().As4(), Port: int(address.Port())}
+		}
+		own, other = &addresses[0], &addresses[1]
+	}
 	open := func() (int, error) {
 		return unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 	}
@@ -325,25 +339,28 @@ func sctp([]string) error {
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
-	if err := errors.Join(unix.Bind(listener, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(listener, 1)); err != nil {
+	defer unix.Close(listener)
+	if err := errors.Join(unix.Bind(listener, own), unix.Listen(listener, 1)); err != nil {
 		return err
 	}
-	address, err := unix.Getsockname(listener)
-	if err != nil {
-		return err
+	if other == nil {
+		if other, err = unix.Getsockname(listener); err != nil {
+			return err
+		}
 	}
 	client, err := open()
 	if err != nil {
 		return err
 	}
-	if err := unix.Connect(client, address); err != nil {
+	if err := unix.Connect(client, other); err != nil {
 		return os.NewSyscallError("connect", err)
 	}
 	server, _, err := unix.Accept(listener)
 	if err != nil {
 		return err
 	}
-	return through(os.NewFile(uintptr(client), "client"), os.NewFile(uintptr(server), "server"))
+	to, from := os.NewFile(uintptr(client), "client"), os.NewFile(uintptr(server), "server")
+	return errors.Join(through(to, from), to.Close(), from.Close())
 }
 
 // afAlg has the kernel compute a sum.
@@ -374,13 +391,19 @@ func afAlg([]string) error {
 }
 
 // ia32 runs a program for 32-bit processors, whose exit code is its user's number by the
-// call that has 16 bits for it, and 42 for root.
+// call that has 16 bits for it, and 42 for root; one less if the time that 32 bits hold is
+// refused.
 func ia32([]string) error {
 	const base, headers = 0x08048000, 52 + 32
 	code := []byte{
 		0xb8, 24, 0, 0, 0, // mov eax, 24 (getuid)
 		0xcd, 0x80, // int 0x80
-		0x8d, 0x58, 42, // lea ebx, [eax+42]
+		0x89, 0xc6, // mov esi, eax
+		0xb8, 13, 0, 0, 0, // mov eax, 13 (time)
+		0x31, 0xdb, // xor ebx, ebx
+		0xcd, 0x80,
+		0xc1, 0xf8, 31, // sar eax, 31: -1 for an error
+		0x8d, 0x5c, 0x30, 42, // lea ebx, [eax+esi+42]
 		0xb8, 1, 0, 0, 0, // mov eax, 1 (exit)
 		0xcd, 0x80,
 	}
@@ -455,13 +478,34 @@ func ipset(args []string) error {
 	return netlink.IpsetAdd(args[0], &netlink.IPSetEntry{IP: net.ParseIP(args[1])})
 }
 
-// ipvs SCHEDULER VIRTUAL REAL makes a service of TCP with one server, both ADDRESS:PORT.
-func ipvs(args []string) error {
-	virtual, err := net.ResolveTCPAddr("tcp4", args[1])
+// quota DIRECTORY lets the user 1000 have 64 KiB in its file system.
+func quota(args []string) error {
+	const setQuota, user, blocks = 0x800008 << 8, 1000, 1 // Q_SETQUOTA of USRQUOTA, QIF_BLIMITS
+	var limits [72]byte                                   // struct if_dqblk (include/uapi/linux/quota.h)
+	binary.NativeEndian.PutUint64(limits[:], 64)          // hard, in KiB
+	binary.NativeEndian.PutUint32(limits[64:], blocks)
+	dir, err := os.Open(args[0])
 	if err != nil {
 		return err
 	}
-	server, err := net.ResolveTCPAddr("tcp4", args[2])
+	defer dir.Close()
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, dir.Fd(), setQuota, user, uintptr(unsafe.Pointer(&limits)), 0, 0)
+	if errno != 0 {
+		return os.NewSyscallError("quotactl_fd", errno)
+	}
+	return nil
+}
+
+// protocols are those of ipvs by name.
+var protocols = map[string]uint16{"tcp": unix.IPPROTO_TCP, "sctp": unix.IPPROTO_SCTP}
+
+// ipvs PROTOCOL SCHEDULER VIRTUAL REAL makes a service with one server, both ADDRESS:PORT.
+func ipvs(args []string) error {
+	virtual, err := net.ResolveTCPAddr("tcp4", args[2])
+	if err != nil {
+		return err
+	}
+	server, err := net.ResolveTCPAddr("tcp4", args[3])
 	if err != nil {
 		return err
 	}
@@ -469,10 +513,10 @@ func ipvs(args []string) error {
 	const addService, addServer = 1154, 1159 // IP_VS_SO_SET_ADD, IP_VS_SO_SET_ADDDEST
 	const serviceSize, serverSize = 44, 24
 	options := make([]byte, serviceSize+serverSize)
-	binary.NativeEndian.PutUint16(options, unix.IPPROTO_TCP)
+	binary.NativeEndian.PutUint16(options, protocols[args[0]])
 	copy(options[4:], virtual.IP.To4())
 	binary.BigEndian.PutUint16(options[8:], uint16(virtual.Port))
-	copy(options[16:32], args[0])
+	copy(options[16:32], args[1])
 	binary.NativeEndian.PutUint32(options[40:], 1<<32-1) // netmask
 	copy(options[serviceSize:], server.IP.To4())
 	binary.BigEndian.PutUint16(options[serviceSize+4:], uint16(server.Port))

@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// A guest with several processors has them all, and they agree about memory, files, processes
+// and time.
+func TestProcessors(t *testing.T) {
+	for _, cpus := range []int{2, 4} {
+		t.Run(fmt.Sprint(cpus), func(t *testing.T) {
+			o := options{spec: []oci.SpecOpts{oci.WithCPUCFS(int64(cpus)*100_000, 100_000)}}
+			if cpus > runtime.NumCPU() {
+				if host.Driver != "krun" {
+					t.Skipf("a VM has no more processors than its host, which has %d", runtime.NumCPU())
+				}
+				o = moreProcessors(t, cpus)
+			}
+			for boot := range harness.Many(1, 200) {
+				t.Run(fmt.Sprint(boot), func(t *testing.T) { stress(t, cpus, o) })
+			}
+		})
+	}
+}
+
+// moreProcessors are options of a container that has more than its host, whose VM would get no
+// more than that has. An emulated host has one.
+func moreProcessors(t *testing.T, cpus int) options {
+	t.Helper()
+	const program = "msb-krun"
+	dir := kit(t, program, fmt.Sprintf(`#!/bin/sh
+exec %s <<END
+$(sed 's/"CPUs":1,/"CPUs":%d,/')
+END
+`, filepath.Join(host.Output, "lib", "msb", program), cpus))
+	if err := os.Chmod(filepath.Join(dir, program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := config(t, t.TempDir(), patient(dir))[1]
+	return options{container: func(id string, image client.Image) []client.NewContainerOpts {
+		return []client.NewContainerOpts{
+			client.WithNewSnapshot(id, image), client.WithRuntime(harness.Runtime, &runtimeoptions.Options{ConfigPath: file}),
+		}
+	}}
+}
+
+func stress(t *testing.T, cpus int, o options) {
+	nothingLeft(t)
+	o.spec = append(o.spec[:len(o.spec):len(o.spec)], oci.WithMounts([]specs.Mount{
+		bind(filepath.Join(host.Output, "tools"), "/probe", "ro"), bind(t.TempDir(), "/mounted", "rw"),
+		{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"},
+	}))
+	c := start(t, o, sleeper...)
+	if got, want := c.must("cat /sys/devices/system/cpu/online"), fmt.Sprintf("0-%d", cpus-1); got != want {
+		t.Errorf("processors %s are online, not %s", got, want)
+	}
+	if got, want := c.must("/probe/probe stress 5 /tmp /mounted /root"), fmt.Sprintf("ok %d", cpus); got != want {
+		t.Errorf("the stress ends with %q, not %q", got, want)
+	}
+}
