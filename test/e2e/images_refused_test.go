@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -78,6 +80,15 @@ func wantRefused(t *testing.T, o options, file string, change func([]mount.Mount
 	t.Helper()
 	ctx, cancel := host.Context()
 	defer cancel()
+	ctx, release, err := host.Client.WithLease(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := release(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
 	id := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
 	container, err := host.Client.NewContainer(ctx, id, append(o.container(id, nil), client.WithNewSpec(append(o.spec, oci.WithProcessArgs(sleeper...))...))...)
 	if err != nil {
@@ -90,6 +101,10 @@ func wantRefused(t *testing.T, o options, file string, change func([]mount.Mount
 	}()
 	mounts := slices.Clone(mountsOf(t, ctx, container))
 	change(mounts)
+	// What a task is given comes behind the mounts of its container's snapshot, which
+	// containerd would then mount on the host.
+	setSnapshot(t, ctx, container, "")
+	defer setSnapshot(t, ctx, container, id)
 	created, err := container.NewTask(ctx, cio.NullIO, client.WithRootFS(mounts))
 	if err == nil {
 		_, _ = created.Delete(ctx, client.WithProcessKill)
@@ -97,5 +112,18 @@ func wantRefused(t *testing.T, o options, file string, change func([]mount.Mount
 	}
 	if !strings.Contains(err.Error(), file) || strings.Contains(strings.TrimSpace(err.Error()), "\n") {
 		t.Errorf("no sentence with %s: %v", file, err)
+	}
+}
+
+// setSnapshot sets what a container's record says of its snapshot; empty is none. Without a
+// container only a lease keeps a snapshot.
+func setSnapshot(t *testing.T, ctx context.Context, container client.Container, key string) {
+	t.Helper()
+	err := container.Update(ctx, func(_ context.Context, _ *client.Client, record *containers.Container) error {
+		record.SnapshotKey = key
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
