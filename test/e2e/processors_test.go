@@ -19,12 +19,13 @@ import (
 // and time.
 func TestProcessors(t *testing.T) {
 	for _, cpus := range []int{2, 4} {
+		// A VM has no more than its host, but with the help that libkrun's VMM can be given.
+		if cpus > runtime.NumCPU() && host.Driver != "krun" {
+			continue
+		}
 		t.Run(fmt.Sprint(cpus), func(t *testing.T) {
 			o := options{spec: []oci.SpecOpts{oci.WithCPUCFS(int64(cpus)*100_000, 100_000)}}
 			if cpus > runtime.NumCPU() {
-				if host.Driver != "krun" {
-					t.Skipf("a VM has no more processors than its host, which has %d", runtime.NumCPU())
-				}
 				o = moreProcessors(t, cpus)
 			}
 			for boot := range harness.Many(1, 200) {
