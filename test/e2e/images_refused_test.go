@@ -74,12 +74,27 @@ func TestImagesRefused(t *testing.T) {
 	wantClean(t, mounts)
 }
 
-// wantRefused makes a container whose mounts are changed, and wants the file be named in the
-// sentence that refuses it.
+// wantRefused wants a task with changed mounts be refused in a sentence that names a file.
 func wantRefused(t *testing.T, o options, file string, change func([]mount.Mount)) {
 	t.Helper()
+	_, created, err := changedTask(t, o, change)
+	if err == nil {
+		ctx, cancel := host.Context()
+		defer cancel()
+		_, _ = created.Delete(ctx, client.WithProcessKill)
+		t.Fatal("it was not refused")
+	}
+	if !strings.Contains(err.Error(), file) || strings.Contains(strings.TrimSpace(err.Error()), "\n") {
+		t.Errorf("no sentence with %s: %v", file, err)
+	}
+}
+
+// changedTask makes a container, and its task with the mounts of its snapshot changed. The
+// container goes with the test.
+func changedTask(t *testing.T, o options, change func([]mount.Mount)) (client.Container, client.Task, error) {
+	t.Helper()
 	ctx, cancel := host.Context()
-	defer cancel()
+	t.Cleanup(cancel)
 	ctx, release, err := host.Client.WithLease(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -90,15 +105,18 @@ func wantRefused(t *testing.T, o options, file string, change func([]mount.Mount
 		}
 	}()
 	id := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
-	container, err := host.Client.NewContainer(ctx, id, append(o.container(id, nil), client.WithNewSpec(append(o.spec, oci.WithProcessArgs(sleeper...))...))...)
+	spec := append(slices.Clone(o.spec), oci.WithProcessArgs(sleeper...), oci.WithDefaultPathEnv)
+	container, err := host.Client.NewContainer(ctx, id, append(o.container(id, nil), client.WithNewSpec(spec...))...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
+		ctx, cancel := host.Context()
+		defer cancel()
 		if err := container.Delete(ctx, client.WithSnapshotCleanup); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	mounts := slices.Clone(mountsOf(t, ctx, container))
 	change(mounts)
 	// What a task is given comes behind the mounts of its container's snapshot, which
@@ -106,13 +124,7 @@ func wantRefused(t *testing.T, o options, file string, change func([]mount.Mount
 	setSnapshot(t, ctx, container, "")
 	defer setSnapshot(t, ctx, container, id)
 	created, err := container.NewTask(ctx, cio.NullIO, client.WithRootFS(mounts))
-	if err == nil {
-		_, _ = created.Delete(ctx, client.WithProcessKill)
-		t.Fatal("it was not refused")
-	}
-	if !strings.Contains(err.Error(), file) || strings.Contains(strings.TrimSpace(err.Error()), "\n") {
-		t.Errorf("no sentence with %s: %v", file, err)
-	}
+	return container, created, err
 }
 
 // setSnapshot sets what a container's record says of its snapshot; empty is none. Without a

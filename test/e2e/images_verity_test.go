@@ -5,18 +5,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/go-dmverity/pkg/verity"
 )
 
@@ -152,24 +148,7 @@ func copyOf(t *testing.T, file string, change func([]byte), trees ...func(map[st
 // startChanged starts a container with its mounts changed.
 func startChanged(t *testing.T, o options, change func([]mount.Mount)) *task {
 	t.Helper()
-	ctx, cancel := host.Context()
-	t.Cleanup(cancel)
-	id := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
-	spec := append(slices.Clone(o.spec), oci.WithProcessArgs(sleeper...), oci.WithDefaultPathEnv)
-	container, err := host.Client.NewContainer(ctx, id, append(o.container(id, nil), client.WithNewSpec(spec...))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := host.Context()
-		defer cancel()
-		if err := container.Delete(ctx, client.WithSnapshotCleanup); err != nil {
-			t.Error(err)
-		}
-	})
-	mounts := slices.Clone(mountsOf(t, ctx, container))
-	change(mounts)
-	created, err := container.NewTask(ctx, cio.NullIO, client.WithRootFS(mounts))
+	container, created, err := changedTask(t, o, change)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,6 +157,8 @@ func startChanged(t *testing.T, o options, change func([]mount.Mount)) *task {
 		defer cancel()
 		_, _ = created.Delete(ctx, client.WithProcessKill)
 	})
+	ctx, cancel := host.Context()
+	t.Cleanup(cancel)
 	exit, err := created.Wait(ctx)
 	if err == nil {
 		err = created.Start(ctx)
