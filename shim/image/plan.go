@@ -168,10 +168,15 @@ func transformed(kind string) (string, error) {
 	parts := strings.Split(kind, "/")
 	for _, transform := range parts[:len(parts)-1] {
 		if !slices.Contains(Transforms, transform) {
-			return "", fmt.Errorf("%q is for containerd's mount manager, which has not seen to it: enable containerd's plugin io.containerd.mount-manager.v1.bolt: %w", transform, errdefs.ErrFailedPrecondition)
+			return "", ForManager(strconv.Quote(transform))
 		}
 	}
 	return parts[len(parts)-1], nil
+}
+
+// ForManager refuses what containerd's mount manager should have done before.
+func ForManager(what string) error {
+	return fmt.Errorf("%s is for containerd's mount manager, which has not seen to it: enable containerd's plugin io.containerd.mount-manager.v1.bolt: %w", what, errdefs.ErrFailedPrecondition)
 }
 
 func (p *planner) addImage(m mount.Mount, kind string) error {

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/image"
 )
 
 // mountRootfs mounts what containerd hands over with containerd's own code, which takes
@@ -20,7 +22,7 @@ import (
 func (t *Trees) mountRootfs(mounts []mount.Mount) (*os.File, error) {
 	for _, m := range mounts {
 		if strings.Contains(m.Type, "/") {
-			return nil, fmt.Errorf("a mount of type %q is for containerd's mount manager, which has not seen to it: enable containerd's plugin io.containerd.mount-manager.v1.bolt: %w", m.Type, errdefs.ErrFailedPrecondition)
+			return nil, image.ForManager(fmt.Sprintf("a mount of type %q", m.Type))
 		}
 	}
 	return t.inCopy(func() (string, error) {

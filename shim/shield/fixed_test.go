@@ -11,21 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file that keeps its size takes what fits and not a byte more, whatever way there is to
-// make a file grow or shrink; its data is the host's, its mode is not.
-func TestFixed(t *testing.T) {
-	const size = 8 << 10
-	s := start(t)
-	host := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(host, make([]byte, size), 0o600); err != nil {
+// addFixed adds a file that keeps its size, and tells where it is on the host and in the shield.
+func addFixed(t *testing.T, s *Shield, content []byte) (host, path string) {
+	t.Helper()
+	host = filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(host, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	entry, err := s.AddFixed("image", open(t, host, unix.O_PATH))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer entry.Close()
-	path := fmt.Sprintf("/proc/self/fd/%d", entry.Fd())
+	t.Cleanup(func() { entry.Close() })
+	return host, fmt.Sprintf("/proc/self/fd/%d", entry.Fd())
+}
+
+// A file that keeps its size takes what fits and not a byte more, whatever way there is to
+// make a file grow or shrink; its data is the host's, its mode is not.
+func TestFixed(t *testing.T) {
+	const size = 8 << 10
+	s := start(t)
+	host, path := addFixed(t, s, make([]byte, size))
 	file := open(t, path, os.O_RDWR)
 	defer file.Close()
 
@@ -77,16 +83,7 @@ func TestFixed(t *testing.T) {
 // its next user has it alone.
 func TestFixedRevoked(t *testing.T) {
 	s := start(t)
-	host := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(host, []byte("content"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	entry, err := s.AddFixed("image", open(t, host, unix.O_PATH))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer entry.Close()
-	path := fmt.Sprintf("/proc/self/fd/%d", entry.Fd())
+	host, path := addFixed(t, s, []byte("content"))
 	file := open(t, path, os.O_RDWR)
 	if _, err := file.WriteAt([]byte("C"), 0); err != nil {
 		t.Fatal(err)

@@ -95,25 +95,38 @@ func (s *Server) Serve(control *net.UnixConn) error {
 
 func (s *Server) handle(request api.Request, files []*os.File) error {
 	switch {
-	case request.Add != "" && len(files) == 1 && request.Fixed:
-		info, err := files[0].Stat()
+	case request.Add != "" && len(files) == 1:
+		f, err := s.shield(request, files[0])
 		if err != nil {
 			api.CloseAll(files)
 			return err
 		}
-		s.add(request.Add, &file{current: target{pin: files[0]}, fixed: newFixed(info.Size())})
-		return nil
-	case request.Add != "" && len(files) == 1 && !request.Follow:
-		s.add(request.Add, &file{current: target{pin: files[0]}, passthrough: s.canPassThrough(files[0])})
-		return nil
-	case request.Add != "" && len(files) == 1:
-		s.add(request.Add, &file{current: target{pin: files[0], names: s.names, entry: request.Add}})
+		s.add(request.Add, f)
 		return nil
 	case request.Remove != "" && len(files) == 0:
 		return s.remove(request.Remove)
 	}
 	api.CloseAll(files)
 	return fmt.Errorf("a request with %d descriptors that means nothing: %+v", len(files), request)
+}
+
+// shield makes of a file of the host what a request asks for. It owns pin unless there is an
+// error.
+func (s *Server) shield(request api.Request, pin *os.File) (*file, error) {
+	f := &file{current: target{pin: pin}}
+	switch {
+	case request.Fixed:
+		info, err := pin.Stat()
+		if err != nil {
+			return nil, err
+		}
+		f.fixed = newFixed(info.Size())
+	case request.Follow:
+		f.current.names, f.current.entry = s.names, request.Add
+	default:
+		f.passthrough = s.canPassThrough(pin)
+	}
+	return f, nil
 }
 
 // canPassThrough tries whether the kernel takes the file as a backing file. One
