@@ -50,9 +50,11 @@ DESTDIR ?=
 IMAGE_NAME ?= localhost/msb-install:latest
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-# Without -buildvcs=false go asks git, and fails when root builds another user's
-# clone. The version is in the shim only, so that a commit alone changes no guest.
-BUILDFLAGS := -buildvcs=false -trimpath
+# Everything is built alike, tests and linters too, so that go compiles each package once.
+# Without -buildvcs=false it asks git, and fails when root builds another user's clone. The
+# version is in the shim only, so that a commit alone changes no guest.
+export CGO_ENABLED := 0
+export GOFLAGS := -buildvcs=false -trimpath $(filter-out -buildvcs=false -trimpath,$(GOFLAGS))
 
 STEP := hack/step
 DEPS := hack/deps
@@ -129,10 +131,10 @@ test-hostile: root build tools hostile ## every hostile guest in a VM of its own
 suites: $(SUITEIMAGES)/index.json
 	@$(DEPS) mkfs.xfs lsof iptables
 	@$(STEP) "building containerd's own tests" bash -c 'cd hack/tools/containerd-tests && \
-		CGO_ENABLED=0 go test -c $(BUILDFLAGS) -o $(TOOLS)/client.test github.com/containerd/containerd/v2/integration/client && \
-		CGO_ENABLED=0 go test -c $(BUILDFLAGS) -o $(TOOLS)/integration.test github.com/containerd/containerd/v2/integration && \
-		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(TOOLS)/ github.com/containerd/containerd/v2/integration/failpoint/cmd/runc-fp && \
-		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/cni/ github.com/containerd/containerd/v2/integration/failpoint/cmd/cni-bridge-fp'
+		go test -c -o $(TOOLS)/client.test github.com/containerd/containerd/v2/integration/client && \
+		go test -c -o $(TOOLS)/integration.test github.com/containerd/containerd/v2/integration && \
+		go build -o $(TOOLS)/ github.com/containerd/containerd/v2/integration/failpoint/cmd/runc-fp && \
+		go build -o $(OUTPUT)/cni/ github.com/containerd/containerd/v2/integration/failpoint/cmd/cni-bridge-fp'
 
 # Pods under another containerd.
 define PODS_UNDER
@@ -152,7 +154,7 @@ containerd-2.%: $(TOOLS)/2.%/containerd
 # What only the tests of nerdctl take.
 clients:
 	@$(DEPS) iptables
-	@$(STEP) "building CNI plugins" bash -c 'cd hack/tools/cni && CGO_ENABLED=0 GOBIN=$(OUTPUT)/cni go install -buildvcs=false tool'
+	@$(STEP) "building CNI plugins" bash -c 'cd hack/tools/cni && GOBIN=$(OUTPUT)/cni go install tool'
 	@if [ ! -e $(NERDCTL) ]; then $(STEP) "building nerdctl" hack/nerdctl $(NERDCTL); fi
 
 # What docs/guest.md's lines run in containers, from the host's directories.
@@ -168,7 +170,7 @@ test-race: root build tools hostile clients ## pods, end to end, with a shim tha
 	@$(DEPS) gcc
 	@rm -rf $(RACE) $(RESULTS)/race && mkdir -p $(RACE)/bin $(RESULTS)/race
 	@for part in lib tools images cni; do ln -s ../$$part $(RACE)/$$part; done
-	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race $(BUILDFLAGS) -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
+	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
 	@echo "==> pods, with the race detector in the shim"
 	@status=0; export GORACE="log_path=$(RESULTS)/race/shim atexit_sleep_ms=0"; \
 	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout $(MSB_TIMEOUT) -skip '^TestOverhead$$' ./test/pod | tee -i $(RESULTS)/pods.log || status=1; \
@@ -195,10 +197,10 @@ test-buildkit: root build tools buildkit ## an image that BuildKit builds in mic
 
 # BuildKit, for the tests.
 buildkit:
-	@$(STEP) "building BuildKit (minutes when new)" bash -c 'cd hack/tools/buildkit && CGO_ENABLED=0 GOBIN=$(BUILDKIT) go install $(BUILDFLAGS) -ldflags "-s -w" tool'
+	@$(STEP) "building BuildKit (minutes when new)" bash -c 'cd hack/tools/buildkit && GOBIN=$(BUILDKIT) go install -ldflags "-s -w" tool'
 
 test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one node: its pods, and deploy/ on it (root)
-	@$(STEP) "building the tests of Kubernetes" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/kubernetes
+	@$(STEP) "building the tests of Kubernetes" go test -c -o $(OUTPUT)/test/ ./test/kubernetes
 	@mkdir -p $(RESULTS)
 	@cd test/kubernetes && $(CURDIR)/hack/kubernetes $(OUTPUT)/test/kubernetes.test -test.v -test.timeout 40m | tee -i $(RESULTS)/kubernetes.log
 
@@ -208,21 +210,21 @@ kubernetes: $(KUBERNETES)/kubelet
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:
 # they are under QEMU alone. The table of the contract says host or guest for their lines.
-NOT_THE_VMM := TestClientKilled|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two)|TestImages(Refused|Verity)|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMemoryReturns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestTerminal|TestTransfer|TestRootfs/FM37|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
+NOT_THE_VMM := TestClientKilled|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(who|read-only|two)|TestImages(Refused|Verity)|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMemoryReturns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestTerminal|TestTransfer|TestRootfs/FM37|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
 
 test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
-	@$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
+	@$(STEP) "building the tests" go test -c -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
 	@hack/test-krun '$(NOT_THE_VMM)' $(MSB_TIMEOUT) $(if $(MSB_LONG),40000,14400) | tee -i $(RESULTS)/krun.log
 
 # Where KVM can run a guest, test-e2e has it already.
 test-qemu-kvm: root build tools clients ## the main tests with QEMU on KVM and vhost-net, in an emulated host (root)
 	@mkdir -p $(RESULTS)
 	@if $(PROBE) kvm >/dev/null; then echo "==> QEMU on KVM: make test-e2e tests it on this machine"; exit; fi; \
-	$(STEP) "building the tests" env CGO_ENABLED=0 go test -c -buildvcs=false -o $(OUTPUT)/test/ ./test/e2e && \
+	$(STEP) "building the tests" go test -c -o $(OUTPUT)/test/ ./test/e2e && \
 	echo "==> end-to-end tests with QEMU on KVM, in an emulated host" && \
 	hack/kvmhost -t 14400 -p $(OUTPUT)/test/e2e.test sh -c 'probe kvm && MSB_DRIVER=qemu exec /put/e2e.test "$$@"' sh -test.v -test.timeout $(MSB_TIMEOUT) \
-		-test.run '^(TestConfined|TestLifecycle|TestMounts|TestNetwork)$$' | tee -i $(RESULTS)/qemu-kvm.log
+		-test.run '^(TestConfined|TestLifecycle|TestMounts|TestNetwork)$$' -test.skip '^TestNetwork$$/(a_smaller_MTU|many)' | tee -i $(RESULTS)/qemu-kvm.log
 
 # What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
 # runs sandboxes, and a regular expression for the names of specs.
@@ -258,37 +260,37 @@ test-conformance: ## those of them that say the most, each in one of the ways (r
 	$(MAKE) conformance-critest SANDBOXERS=podsandbox FOCUS='$(CRITEST_SHORT)' || status=1; \
 	$(MAKE) conformance-client conformance-integration SANDBOXERS=shim SHORT=1 || status=1; exit $$status
 
-# One or two specs of each kind.
-CRITEST_SHORT := Multiple Containers|Networking|Streaming|Mount|OOM|sysctls|execSync|stopping|reopening|Supplemental|NoNewPrivs|Namespace|Privileged|Paths
+# One or two specs of each kind that no test of ours is about.
+CRITEST_SHORT := Multiple Containers|Networking|Streaming|Mount|OOM|execSync|stopping|reopening|Privileged|Paths
 
 critest:
 	@$(DEPS) iptables dpkg-deb
 	@$(STEP) "building critest and crictl (a minute when new)" bash -c 'cd hack/tools/critest && \
-		CGO_ENABLED=0 go test -c $(BUILDFLAGS) -o $(CRITEST) sigs.k8s.io/cri-tools/cmd/critest && \
-		CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(TOOLS)/ sigs.k8s.io/cri-tools/cmd/crictl'
+		go test -c -o $(CRITEST) sigs.k8s.io/cri-tools/cmd/critest && \
+		go build -o $(TOOLS)/ sigs.k8s.io/cri-tools/cmd/crictl'
 	@$(MAKE) $(CRIMAGES)/index.json
 
 bench: root build tools ## measure, against runc on this machine, and print a table (root)
-	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench
+	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench
 
 bench-boot: root build tools ## count the guest's instructions of a start, with msb's kernel and libkrunfw's (root)
-	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only instructions
+	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only instructions
 
 bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc (root)
-	@MSB_OUTPUT=$(OUTPUT) go run -buildvcs=false ./test/bench -only images
+	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only images
 
 bench-files-krun: root build tools clients deps-krun ## the same under libkrun, with fewer files, in an emulated host (root)
-	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
+	@$(STEP) "building the benchmark" go build -o $(OUTPUT)/test/bench ./test/bench
 	@hack/kvmhost -t 7200 -p $(OUTPUT)/test/bench env MSB_DRIVER=krun TMPDIR=/var /put/bench -only images -files 500
 
 bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox
-	@$(STEP) "building the benchmark" env CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUTPUT)/test/bench ./test/bench
+	@$(STEP) "building the benchmark" go build -o $(OUTPUT)/test/bench ./test/bench
 	@hack/kvmhost -t 1800 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun TMPDIR=/var /put/bench /put/microsandbox
 
 lint: ## go vet, staticcheck, errorlint, unparam, gofumpt, shellcheck
 	@$(DEPS) shellcheck
-	@$(STEP) "building the linters" bash -c 'cd hack/tools/lint && GOBIN=$(TOOLS) go install -buildvcs=false tool'
+	@$(STEP) "building the linters" bash -c 'cd hack/tools/lint && GOBIN=$(TOOLS) go install tool'
 	@status=0; \
 	for dir in . hack; do \
 		(cd $$dir && go vet ./...) || status=1; \
@@ -304,7 +306,7 @@ lint: ## go vet, staticcheck, errorlint, unparam, gofumpt, shellcheck
 
 proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 	@$(DEPS) protoc
-	@$(STEP) "building protoc's plugins" bash -c 'cd hack/tools/proto && GOBIN=$(TOOLS) go install -buildvcs=false tool'
+	@$(STEP) "building protoc's plugins" bash -c 'cd hack/tools/proto && GOBIN=$(TOOLS) go install tool'
 	@PATH=$(TOOLS):$$PATH protoc -I . -I /usr/include \
 		--go_out=. --go_opt=paths=source_relative \
 		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative guest/api/guest.proto
@@ -328,8 +330,8 @@ image: build deps-krun deps-qemu ## build the image that installs msb on a node 
 	@rm -rf $(INSTALL)
 	@$(MAKE) install DESTDIR=$(INSTALL) PREFIX=/kit
 	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
-	@$(STEP) "building the installer" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(INSTALL)/msb-install ./cmd/msb-install
-	@$(STEP) "building the installer's image" go run -C hack -buildvcs=false ./image tree $(INSTALL) $(IMAGE_NAME) /msb-install $(OUTPUT)/images/msb-install.tar
+	@$(STEP) "building the installer" go build -ldflags '-s -w' -o $(INSTALL)/msb-install ./cmd/msb-install
+	@$(STEP) "building the installer's image" go run -C hack ./image tree $(INSTALL) $(IMAGE_NAME) /msb-install $(OUTPUT)/images/msb-install.tar
 	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
 
 clean: ## remove what was built, but not what was downloaded
@@ -345,20 +347,20 @@ root:
 # the file alone if nothing has.
 
 shim:
-	@$(STEP) "building the shim" env CGO_ENABLED=0 go build $(BUILDFLAGS) \
+	@$(STEP) "building the shim" go build \
 		-ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)' -o $(SHIM) ./cmd/containerd-shim-msb-v2
 
 agent:
-	@$(STEP) "building the agent" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(AGENT) ./cmd/msb-agent
+	@$(STEP) "building the agent" go build -ldflags '-s -w' -o $(AGENT) ./cmd/msb-agent
 
 vmm:
-	@$(STEP) "building the VMM of the krun driver" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(VMM) ./cmd/msb-krun
+	@$(STEP) "building the VMM of the krun driver" go build -ldflags '-s -w' -o $(VMM) ./cmd/msb-krun
 
 placeholder:
-	@$(STEP) "building what stands for containers on the host" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(PLACEHOLDER) ./cmd/msb-placeholder
+	@$(STEP) "building what stands for containers on the host" go build -ldflags '-s -w' -o $(PLACEHOLDER) ./cmd/msb-placeholder
 
 shield:
-	@$(STEP) "building the shield of mounted files" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(SHIELD) ./cmd/msb-shield
+	@$(STEP) "building the shield of mounted files" go build -ldflags '-s -w' -o $(SHIELD) ./cmd/msb-shield
 
 kit: agent vmm shield placeholder
 	@$(DEPS) qemu virtiofsd erofs seccomp gcc
@@ -375,11 +377,11 @@ $(VIRTIOFSD): hack/build-virtiofsd hack/patched-crate hack/fileserver/acl.rs $(w
 	@hack/build-virtiofsd $@
 
 probe:
-	@$(STEP) "building what the tests run in containers" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(PROBE) ./test/probe
+	@$(STEP) "building what the tests run in containers" go build -ldflags '-s -w' -o $(PROBE) ./test/probe
 
 # The guest's disk with an agent that somebody else owns, beside the product's own.
 hostile:
-	@$(STEP) "building the hostile agent" env CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags '-s -w' -o $(OUTPUT)/guest/hostile-agent ./test/hostile/agent
+	@$(STEP) "building the hostile agent" go build -ldflags '-s -w' -o $(OUTPUT)/guest/hostile-agent ./test/hostile/agent
 	@$(MAKE) $(HOSTILE)
 
 $(HOSTILE): $(OUTPUT)/guest/hostile-agent $(RUNC) hack/guest-image
@@ -394,7 +396,7 @@ $(KRUNFW) $(ORIGIN) &: hack/libkrunfw
 	@hack/libkrunfw $(KRUNFW) $(ORIGIN)
 
 $(KIT)/vmlinux-tsi: $(KRUNFW) hack/kernel/main.go
-	@$(STEP) "wrapping libkrunfw's kernel" go run -C hack -buildvcs=false ./kernel $(KRUNFW) $@
+	@$(STEP) "wrapping libkrunfw's kernel" go run -C hack ./kernel $(KRUNFW) $@
 
 kernel: $(LINUX) ## build the guest's kernel from source (about twelve minutes when new)
 
@@ -407,7 +409,7 @@ $(KIT)/vmlinux: $(KERNEL_FILE) always
 
 $(RUNC): hack/tools/runc/go.mod
 	@$(STEP) "building runc for the guest (static, about a minute when new)" env CGO_ENABLED=1 \
-		go build -C hack/tools/runc $(BUILDFLAGS) -tags 'seccomp netgo osusergo' \
+		go build -C hack/tools/runc -tags 'seccomp netgo osusergo' \
 		-ldflags '-s -w -extldflags -static' -o $@ github.com/opencontainers/runc
 	@touch $@
 
@@ -424,8 +426,8 @@ $(KIT)/VERSIONS: $(RUNC) $(KIT)/vmlinux $(ORIGIN) always
 		$(if $(filter msb,$(KERNEL)),cat $(LINUX).origin;) cat $(ORIGIN); $(RUNC) --version; } >$@.$$$$ && $(REPLACE)
 
 $(TOOLS)/containerd: hack/tools/containerd/go.mod
-	@$(STEP) "building containerd and ctr (one or two minutes when new)" env CGO_ENABLED=0 \
-		go build -C hack/tools/containerd $(BUILDFLAGS) -tags 'no_btrfs no_devmapper no_zfs' -o $(TOOLS)/ \
+	@$(STEP) "building containerd and ctr (one or two minutes when new)" \
+		go build -C hack/tools/containerd -tags 'no_btrfs no_devmapper no_zfs' -o $(TOOLS)/ \
 		github.com/containerd/containerd/v2/cmd/containerd \
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 \
 		github.com/containerd/containerd/v2/cmd/ctr
@@ -433,8 +435,8 @@ $(TOOLS)/containerd: hack/tools/containerd/go.mod
 
 # The containerd of many distributions and of Kubernetes before 2.0; its own shim is for comparison.
 $(TOOLS)/1.7/containerd: hack/tools/containerd-1.7/go.mod
-	@$(STEP) "building containerd 1.7 (one or two minutes when new)" env CGO_ENABLED=0 \
-		go build -C hack/tools/containerd-1.7 $(BUILDFLAGS) -tags 'no_btrfs no_devmapper no_zfs no_aufs' -o $(TOOLS)/1.7/ \
+	@$(STEP) "building containerd 1.7 (one or two minutes when new)" \
+		go build -C hack/tools/containerd-1.7 -tags 'no_btrfs no_devmapper no_zfs no_aufs' -o $(TOOLS)/1.7/ \
 		github.com/containerd/containerd/cmd/containerd \
 		github.com/containerd/containerd/cmd/containerd-shim-runc-v2 \
 		github.com/containerd/containerd/cmd/ctr
@@ -448,9 +450,9 @@ $(TOOLS)/2.%/containerd: hack/containerd-release
 $(KUBERNETES)/kubelet: hack/tools/kubernetes/go.mod
 	@$(STEP) "building Kubernetes (seven minutes when new)" bash -c 'cd hack/tools/kubernetes && \
 		version=$$(go list -m -f {{.Version}} k8s.io/kubernetes) package=k8s.io/component-base/version && \
-		CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "-s -w -X $$package.gitVersion=$$version -X $$package.gitMajor=1 -X $$package.gitMinor=$$(cut -d. -f2 <<<$$version)" \
+		go build -ldflags "-s -w -X $$package.gitVersion=$$version -X $$package.gitMajor=1 -X $$package.gitMinor=$$(cut -d. -f2 <<<$$version)" \
 			-o $(KUBERNETES)/ k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubectl,kubelet} && \
-		CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "-s -w" -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3'
+		go build -ldflags "-s -w" -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3'
 	@touch $@
 
 $(TOOLS)/runc: $(RUNC)
@@ -458,17 +460,17 @@ $(TOOLS)/runc: $(RUNC)
 
 $(IMAGE): $(wildcard hack/image/*.go)
 	@mkdir -p $(@D)
-	@$(STEP) "building the busybox image" go run -C hack -buildvcs=false ./image busybox "$$(command -v busybox)" $@
+	@$(STEP) "building the busybox image" go run -C hack ./image busybox "$$(command -v busybox)" $@
 
 $(LAYERS): $(wildcard hack/image/*.go)
 	@mkdir -p $(@D)
-	@$(STEP) "building the image of twelve layers" go run -C hack -buildvcs=false ./image layers "$$(command -v busybox)" $@
+	@$(STEP) "building the image of twelve layers" go run -C hack ./image layers "$$(command -v busybox)" $@
 
 $(CRIMAGES)/index.json: $(wildcard hack/image/*.go) hack/busybox-conformance $(PROBE)
 	@busybox=$$(hack/busybox-conformance $(OUTPUT)/cache/busybox) && \
-		$(STEP) "building the images for critest" go run -C hack -buildvcs=false ./image critest "$$busybox" $(PROBE) $(CRIMAGES)
+		$(STEP) "building the images for critest" go run -C hack ./image critest "$$busybox" $(PROBE) $(CRIMAGES)
 	@touch $@
 
 $(SUITEIMAGES)/index.json: $(wildcard hack/image/*.go) $(IMAGE) $(PROBE)
-	@$(STEP) "building the images for containerd's own tests" go run -C hack -buildvcs=false ./image containerd "$$(command -v busybox)" $(PROBE) $(SUITEIMAGES)
+	@$(STEP) "building the images for containerd's own tests" go run -C hack ./image containerd "$$(command -v busybox)" $(PROBE) $(SUITEIMAGES)
 	@touch $@

@@ -48,7 +48,7 @@ func fmTruncate(t *testing.T, c contract) {
 
 func fmAppend(t *testing.T, c contract) {
 	const writers, lines = 4, 200
-	c.must(fmt.Sprintf("/probe/probe append /f/append %d %d", writers, lines))
+	c.must(fmt.Sprintf("probe append /f/append %d %d", writers, lines))
 	got, err := os.ReadFile(c.path("append"))
 	if err != nil || len(got) != writers*lines*9 || strings.Count(string(got), "\n") != writers*lines {
 		t.Errorf("%d bytes, %d lines, %v", len(got), strings.Count(string(got), "\n"), err)
@@ -56,7 +56,7 @@ func fmAppend(t *testing.T, c contract) {
 }
 
 func fmMapping(t *testing.T, c contract) {
-	c.must("echo -n 0123456789 >/f/rw && /probe/probe mmap /f/rw MAPPED")
+	c.must("echo -n 0123456789 >/f/rw && probe mmap /f/rw MAPPED")
 	wantContent(t, c.path("etc/rw"), "MAPPED6789")
 }
 
@@ -256,7 +256,7 @@ func fmMetadata(t *testing.T, c contract) {
 	if err := unix.Stat(c.path("etc/rw"), &before); err != nil {
 		t.Fatal(err)
 	}
-	c.must("chown 1234:5678 /f/rw && chmod 4777 /f/rw && /probe/probe times /f/rw 1000000000")
+	c.must("chown 1234:5678 /f/rw && chmod 4777 /f/rw && probe times /f/rw 1000000000")
 	for _, name := range []string{"user.a", "trusted.b", "security.c"} {
 		if got := c.probe("setxattr /f/rw " + name + " value"); got != "" && got != "EPERM" && got != "ENOTSUP" {
 			t.Errorf("setting %s: %s", name, got)
@@ -325,7 +325,7 @@ func fmEscape(t *testing.T, c contract) {
 		c.must("! find /m -name " + link + " -exec cat {} \\; 2>/dev/null | grep .")
 	}
 	c.must("rm /d/many/absolute /d/many/relative")
-	for line := range strings.Lines(c.must("for f in /m/f/*/ro; do /probe/probe attack $f; done")) {
+	for line := range strings.Lines(c.must("for f in /m/f/*/ro; do probe attack $f; done")) {
 		if !strings.HasSuffix(strings.TrimSpace(line), "=EROFS") {
 			t.Errorf("by the tag mounted again: %s", line)
 		}

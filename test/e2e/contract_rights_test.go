@@ -16,9 +16,9 @@ import (
 // Users of the container's, as words of a script: the owner of the files, a member of
 // their group, one whom access control lists name.
 const users = `
-owner()  { /probe/probe as 1000 1000 sh -c "$1" 2>&1; }
-member() { /probe/probe as 1001 1001,2000 sh -c "$1" 2>&1; }
-named()  { /probe/probe as 1002 1002 sh -c "$1" 2>&1; }
+owner()  { probe as 1000 1000 sh -c "$1" 2>&1; }
+member() { probe as 1001 1001,2000 sh -c "$1" 2>&1; }
+named()  { probe as 1002 1002 sh -c "$1" 2>&1; }
 `
 
 // compare runs a script and wants what it prints.
@@ -86,8 +86,8 @@ member 'umask 022; echo x >file; mkdir directory; ln -s /etc link; mkfifo fifo; 
 stat -c %n:%a:%u:%g moved directory link fifo
 named 'echo x >other'
 chmod 2777 .
-named '/probe/probe make setgid 2775'
-member '/probe/probe make members 2775'
+named 'probe make setgid 2775'
+member 'probe make members 2775'
 stat -c %n:%a:%u:%g setgid members
 chmod 3777 .
 named 'rm -f members'
@@ -197,11 +197,11 @@ special files have no list
 func vmDefaultACL(t *testing.T, c contract) {
 	const list = "u::rwx,u:1002:rwx,g::r-x,m::rwx,o::---"
 	c.compare("lists", `cd /d/rights
-/probe/probe acl . access
-/probe/probe acl . default
-/probe/probe acl . access u::rwx,g::---,o::---
-/probe/probe acl . default u::rwx,g::---,o::---
-/probe/probe acl / access; true
+probe acl . access
+probe acl . default
+probe acl . access u::rwx,g::---,o::---
+probe acl . default u::rwx,g::---,o::---
+probe acl / access; true
 `, strings.Repeat("ENOTSUP\n", 5))
 	if err := os.Mkdir(c.path("rights/inherit"), 0o777); err != nil {
 		t.Fatal(err)
@@ -256,15 +256,15 @@ func vmOverlay(t *testing.T, c contract) {
 	}
 	// And a user of the guest is not its root.
 	c.compare("names of attributes", `cd /d/rights
-/probe/probe listxattr ov/upper/gone | sort
-/probe/probe getxattr ov/upper/gone user.msb.trusted.overlay.opaque
-/probe/probe setxattr ov user.msb.trusted.a b
-/probe/probe removexattr ov/upper/gone user.msb.trusted.overlay.opaque
-/probe/probe getxattr attributes trusted.hosts
-/probe/probe listxattr attributes
-owner '/probe/probe setxattr attributes trusted.a b'
+probe listxattr ov/upper/gone | sort
+probe getxattr ov/upper/gone user.msb.trusted.overlay.opaque
+probe setxattr ov user.msb.trusted.a b
+probe removexattr ov/upper/gone user.msb.trusted.overlay.opaque
+probe getxattr attributes trusted.hosts
+probe listxattr attributes
+owner 'probe setxattr attributes trusted.a b'
 chown 1000 attributes
-owner '/probe/probe setxattr attributes trusted.a b'
+owner 'probe setxattr attributes trusted.a b'
 true
 `, `
 

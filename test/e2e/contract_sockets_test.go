@@ -106,14 +106,14 @@ func vmSockets(t *testing.T, c contract) {
 
 func vmSocketsAtCreation(_ *testing.T, c contract) {
 	c.wantSockets(map[string]string{
-		"connect /d/sockets/top x":                                   "top 0:0 <nil>",
-		"connect /d/sockets-ro/top x":                                "top 0:0 <nil>",
-		"connect /d/sockets/a/b/deep x":                              "deep 0:0 <nil>",
-		"as 1001 1002 /probe/probe connect /d/sockets/top x":         "top 1001:1002 <nil>",
-		"as 1001 1002 /probe/probe connect /d/sockets/groups x":      "EACCES",
-		"as 1001 1002,1003 /probe/probe connect /d/sockets/groups x": "groups 1001:1002 <nil>",
-		"connect /d/sockets/mount/socket x":                          "mounted 0:0 <nil>",
-		"connect /d/no-sockets/top x":                                "ECONNREFUSED",
+		"connect /d/sockets/top x":                            "top 0:0 <nil>",
+		"connect /d/sockets-ro/top x":                         "top 0:0 <nil>",
+		"connect /d/sockets/a/b/deep x":                       "deep 0:0 <nil>",
+		"as 1001 1002 probe connect /d/sockets/top x":         "top 1001:1002 <nil>",
+		"as 1001 1002 probe connect /d/sockets/groups x":      "EACCES",
+		"as 1001 1002,1003 probe connect /d/sockets/groups x": "groups 1001:1002 <nil>",
+		"connect /d/sockets/mount/socket x":                   "mounted 0:0 <nil>",
+		"connect /d/no-sockets/top x":                         "ECONNREFUSED",
 	})
 }
 
@@ -123,13 +123,13 @@ func vmLaterSocket(t *testing.T, c contract) {
 	}
 	greet(t, c.path("sockets/late/socket"), "late")
 	c.mode(t, "sockets/late/socket", 0o666, 0, 0)
-	c.eventually("a later socket", `[ "$(/probe/probe as 7 8 /probe/probe connect /d/sockets/late/socket x)" = "late 7:8 <nil>" ]`)
+	c.eventually("a later socket", `[ "$(probe as 7 8 probe connect /d/sockets/late/socket x)" = "late 7:8 <nil>" ]`)
 }
 
 // A daemon that starts again makes another socket, and some have systemd make the
 // directory anew.
 func vmReplacedSocket(t *testing.T, c contract) {
-	const reached = `[ "$(/probe/probe connect /d/sockets/run/daemon x)" = "%s 0:0 <nil>" ]`
+	const reached = `[ "$(probe connect /d/sockets/run/daemon x)" = "%s 0:0 <nil>" ]`
 	for i := range 3 {
 		if err := os.MkdirAll(c.path("sockets/run"), 0o755); err != nil {
 			t.Fatal(err)
@@ -149,8 +149,8 @@ func vmReplacedSocket(t *testing.T, c contract) {
 // A socket of the guest's on the directory is the guest's, also where the host had one.
 func vmOwnSocket(t *testing.T, c contract) {
 	for name, path := range map[string]string{"new": "/d/sockets/own", "in the place of the host's": "/d/sockets/run/daemon"} {
-		c.must("/probe/probe greet " + path + " mine >/dev/null 2>&1 &")
-		c.eventually(name, `[ "$(/probe/probe connect `+path+` x)" = mine ]`)
+		c.must("probe greet " + path + " mine >/dev/null 2>&1 &")
+		c.eventually(name, `[ "$(probe connect `+path+` x)" = mine ]`)
 		c.must("sleep 2.5") // looks at the host
 		if got := c.probe("connect " + path + " x"); got != "mine" {
 			t.Errorf("%s: %q", name, got)

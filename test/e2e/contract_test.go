@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// contract is one container with every kind of mount, and what is mounted.
+// contract is one container with every kind of mount, what is mounted, and a shell that is kept.
 type contract struct {
 	*task
 	dir string
@@ -27,7 +27,7 @@ func (c contract) path(name string) string { return filepath.Join(c.dir, name) }
 // probe runs the probe in the container and returns what it printed.
 func (c contract) probe(args string) string {
 	c.t.Helper()
-	output, _ := c.exec("/probe/probe " + args)
+	output, _ := c.exec("probe " + args)
 	return strings.TrimSpace(output)
 }
 
@@ -47,6 +47,7 @@ func TestContract(t *testing.T) {
 	c.task = start(t, options{spec: []oci.SpecOpts{
 		oci.WithPrivileged, oci.WithAllDevicesAllowed, oci.WithMounts(mounts), oci.WithAnnotations(hiddenEverywhere),
 	}}, sleeper...)
+	c.keepShell()
 	for _, line := range []struct {
 		name string
 		test func(*testing.T, contract)

@@ -96,6 +96,6 @@ func vmFull(t *testing.T, c contract) {
 	if got := c.probe("allocate /d/full/mapped"); got != "ENOSPC" {
 		t.Errorf("allocating: %q", got)
 	}
-	c.must("truncate -s 0 /d/full/fill && /probe/probe mmap /d/full/mapped stored")
+	c.must("truncate -s 0 /d/full/fill && probe mmap /d/full/mapped stored")
 	wantContent(t, c.path("full/mapped"), "stored"+strings.Repeat("\x00", 65530))
 }

@@ -42,6 +42,7 @@ type task struct {
 	ctx       context.Context
 	container client.Container
 	exit      <-chan client.ExitStatus
+	shell     *shell // nil where each script is an exec of its own
 }
 
 // options are what a test may change of a container.
@@ -137,6 +138,9 @@ func ended(t *testing.T, exit <-chan client.ExitStatus) client.ExitStatus {
 // streams, and its exit code.
 func (k *task) exec(script string) (output string, code uint32) {
 	k.t.Helper()
+	if k.shell != nil {
+		return k.shell.run(k.t, script)
+	}
 	var out harness.Buffer
 	process, exit := k.startExec(cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out)), nil, "sh", "-c", script)
 	code = await(k.t, exit)

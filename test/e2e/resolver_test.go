@@ -41,8 +41,8 @@ func TestResolvers(t *testing.T) {
 	if got := c.probe("connect tcp:127.0.0.1:53 hello"); !strings.HasPrefix(got, "E") {
 		t.Errorf("where nobody is: %s", got)
 	}
-	c.must("/probe/probe echo 53 >/dev/null 2>&1 &")
-	c.eventually("a server of the container's own at port 53", `[ "$(/probe/probe connect tcp:127.0.0.1:53 own)" = own ]`)
+	c.must("probe echo 53 >/dev/null 2>&1 &")
+	c.eventually("a server of the container's own at port 53", `[ "$(probe connect tcp:127.0.0.1:53 own)" = own ]`)
 	for _, address := range []string{"tcp:127.0.0.1:53", "udp:127.0.0.1:53", "udp:127.0.0.5:53"} {
 		if got := c.probe("connect " + address + " hello"); got != "hello" {
 			t.Errorf("%s, with a server of the container's own: %s", address, got)

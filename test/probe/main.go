@@ -25,7 +25,7 @@ var commands = map[string]func(args []string) error{
 	"mmap": mmap, "direct": direct, "append": appendLines, "lock": lock, "trylock": tryLock, "hold": hold,
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
-	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
+	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "pour": pour, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
 	"listxattr": listxattr, "make": makeFile, "as": as, "acl": aclOf, "rights": rights.Main, "posix": posix,
 	"pattern": pattern, "watch": watch, "fill": fill, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
 	"greet": greet, "clock": clock, "occupy": occupy, "can": can, "stress": stressed, "tree": tree, "work": work, "furnish": furnish,
@@ -341,7 +341,7 @@ const corePattern = "/proc/sys/kernel/core_pattern"
 // escape OUTPUT leaves the container as a guest's root can: it has the kernel run
 // "probe report" outside all containers and prints what that wrote.
 func escape(args []string) error {
-	if err := copyFile(os.Args[0], "/escape-probe"); err != nil {
+	if err := copyFile("/proc/self/exe", "/escape-probe"); err != nil {
 		return err
 	}
 	before, err := os.ReadFile(corePattern)

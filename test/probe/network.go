@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,28 @@ func dial(address string) (net.Conn, error) {
 	}
 	network, address, _ := strings.Cut(address, ":")
 	return net.DialTimeout(network, address, time.Minute)
+}
+
+// pour ADDRESS sends its input in pieces that are as large as one packet of a stream through the
+// VMM may be.
+func pour(args []string) error {
+	conn, err := dial(args[0])
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for piece := make([]byte, 64<<10); ; {
+		n, err := io.ReadFull(os.Stdin, piece)
+		if n == 0 {
+			return nil
+		}
+		if _, err := conn.Write(piece[:n]); err != nil {
+			return err
+		}
+		if err != nil {
+			return nil
+		}
+	}
 }
 
 func closeWrite(conn net.Conn) error {
