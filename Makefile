@@ -5,6 +5,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+.SECONDARY:
 MAKEFLAGS   += --no-builtin-rules --no-print-directory --silent
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -49,16 +49,17 @@ func kindOf(mode os.FileMode) string {
 }
 
 // AddImage stages a file that holds a file system. One that only is read is staged once,
-// however often it is added. Who writes to one has it alone on this host, and it keeps its
-// size: the guest's kernel, which writes what it likes, gets no more of the disk. An ext4 image
-// that is read must not change meanwhile, so nobody may have it to write. The source is OpenImage's; the caller owns
-// it and closes it.
-func (t *Trees) AddImage(source *Source, kind string, readOnly bool) (Share, error) {
+// however often it is added, for each way in which the guest mounts it: mounted is all that
+// matters to that, such as what the image is checked by. Who writes to one has it alone on this
+// host, and it keeps its size: the guest's kernel, which writes what it likes, gets no more of
+// the disk. An ext4 image that is read must not change meanwhile, so nobody may have it to
+// write. The source is OpenImage's; the caller owns it and closes it.
+func (t *Trees) AddImage(source *Source, kind, mounted string, readOnly bool) (Share, error) {
 	add := func() (Share, error) { return t.stageImage(source, kind, readOnly) }
 	if !readOnly {
 		return add()
 	}
-	return t.users.add(source.object, Attributes{ReadOnly: true}, add)
+	return t.users.add(source.object, Attributes{ReadOnly: true}, kind+" "+mounted, add)
 }
 
 func (t *Trees) stageImage(source *Source, kind string, readOnly bool) (Share, error) {

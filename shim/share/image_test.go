@@ -22,7 +22,7 @@ func addImage(trees *Trees, path, kind string, readOnly bool) (Share, error) {
 		return Share{}, err
 	}
 	defer source.Close()
-	return trees.AddImage(source, kind, readOnly)
+	return trees.AddImage(source, kind, "", readOnly)
 }
 
 // A layer is staged once for all that have it, and read-only. What is written to has one user
@@ -39,6 +39,15 @@ func TestAddImage(t *testing.T) {
 	again, err := addImage(one, layer, image.EROFS, true)
 	if err != nil || again.Tag != first.Tag {
 		t.Errorf("%+v, %v; the first is %s", again, err, first.Tag)
+	}
+	source, err := OpenImage(mountns.Namespace{}, layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	checked, err := one.AddImage(source, image.EROFS, "checked", true)
+	if err != nil || checked.Tag == first.Tag {
+		t.Errorf("what is to be checked is what is not: %+v, %v", checked, err)
 	}
 	elsewhere, err := addImage(other, layer, image.EROFS, true)
 	if err != nil || elsewhere.Tag == first.Tag {

@@ -214,7 +214,7 @@ func (t *Trees) Add(source *Source, attributes Attributes) (Share, error) {
 // addDir shares a directory, and keeps hidden what is to be hidden in it. Of a share that
 // others use already, something that must be there may have gone since.
 func (t *Trees) addDir(source *Source, attributes Attributes) (Share, error) {
-	share, err := t.users.add(source.object, attributes, func() (Share, error) {
+	share, err := t.users.add(source.object, attributes, "", func() (Share, error) {
 		return t.share(t.pool(), dirPrefix, "", source.object, attributes)
 	})
 	if err != nil || attributes.Hidden == (Hidden{}) {

@@ -24,6 +24,7 @@ type users struct {
 type identity struct {
 	device, inode, mount uint64
 	attributes           Attributes
+	mounted              string // of an image: how the guest mounts it
 }
 
 type used struct {
@@ -40,7 +41,7 @@ func identify(dir object, attributes Attributes) (_ identity, ok bool, err error
 	if err := unix.Statx(int(dir.file.Fd()), "", unix.AT_EMPTY_PATH, mask, &stat); err != nil {
 		return identity{}, false, &os.PathError{Op: "statx", Path: dir.file.Name(), Err: err}
 	}
-	id := identity{unix.Mkdev(stat.Dev_major, stat.Dev_minor), stat.Ino, stat.Mnt_id, attributes}
+	id := identity{device: unix.Mkdev(stat.Dev_major, stat.Dev_minor), inode: stat.Ino, mount: stat.Mnt_id, attributes: attributes}
 	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return id, true, nil // an image: nothing is mounted below a file
 	}
@@ -59,14 +60,16 @@ func identify(dir object, attributes Attributes) (_ identity, ok bool, err error
 	return id, len(below) == 0, err
 }
 
-// add shares a directory, or returns the share that there is of it.
-func (u *users) add(dir object, attributes Attributes, share func() (Share, error)) (Share, error) {
+// add shares a directory or an image, or returns the share that there is of it. Images that the
+// guest mounts in different ways (mounted) are apart.
+func (u *users) add(dir object, attributes Attributes, mounted string, share func() (Share, error)) (Share, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	key, known, err := identify(dir, attributes)
 	if err != nil {
 		return Share{}, err
 	}
+	key.mounted = mounted
 	if !known {
 		return share()
 	}

@@ -47,19 +47,19 @@ func addRoot(p *sandbox.Prepared, plan *image.Root, rootfs []mount.Mount) (share
 func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 	root := &api.ImageRoot{ReadOnly: plan.ReadOnly}
 	for _, i := range plan.Images {
-		file, err := c.stageImage(p, i.Source, i.Type, i.ReadOnly)
-		if err != nil {
-			return err
-		}
-		staged := &api.Image{File: file, Type: i.Type}
+		staged := &api.Image{Type: i.Type}
 		for _, device := range i.Devices {
-			file, err := c.stageImage(p, device, i.Type, true)
+			file, err := c.stageImage(p, device, i.Type, "", true)
 			if err != nil {
 				return err
 			}
 			staged.Devices = append(staged.Devices, file)
 		}
+		var err error
 		if staged.Verity, err = verity(p, i); err != nil {
+			return err
+		}
+		if staged.File, err = c.stageImage(p, i.Source, i.Type, mounted(staged), i.ReadOnly); err != nil {
 			return err
 		}
 		root.Images = append(root.Images, staged)
@@ -74,6 +74,15 @@ func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 	}
 	c.attached.assembled = root
 	return nil
+}
+
+// mounted is all, besides its file and type, that the mount of an image depends on.
+func mounted(i *api.Image) string {
+	text := fmt.Sprintf("%x %d", i.GetVerity().GetRootHash(), i.GetVerity().GetHashOffset())
+	for _, device := range i.Devices {
+		text += " " + device.Tag
+	}
+	return text
 }
 
 // verity is how an image is to be checked; nil if it is not.
@@ -98,13 +107,13 @@ func verity(p *sandbox.Prepared, i image.Image) (*api.Verity, error) {
 }
 
 // stageImage stages one file. What was staged is in c, also after an error.
-func (c *container) stageImage(p *sandbox.Prepared, path, kind string, readOnly bool) (*api.FileMount, error) {
+func (c *container) stageImage(p *sandbox.Prepared, path, kind, mounted string, readOnly bool) (*api.FileMount, error) {
 	source, err := p.OpenImage(path)
 	if err != nil {
 		return nil, err
 	}
 	defer source.Close()
-	staged, err := p.Trees.AddImage(source, kind, readOnly)
+	staged, err := p.Trees.AddImage(source, kind, mounted, readOnly)
 	if err != nil {
 		return nil, err
 	}
