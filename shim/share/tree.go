@@ -35,7 +35,9 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
-// Prefixes of tags.
+// Prefixes of tags. Of a share whose tag begins with rootfsPrefix the file servers let the
+// guest's kernel keep what it has read of a file for later opens of it (hack/virtiofsd,
+// hack/libkrun).
 const (
 	rootfsPrefix = "rf_"
 	dirPrefix    = "dm_"
@@ -231,8 +233,19 @@ func (t *Trees) addDir(source *Source, attributes Attributes) (Share, error) {
 }
 
 // AddRootfs mounts what containerd hands over as a container's root file
-// system, out of the guest's sight, and shares the result.
+// system, out of the guest's sight, and shares the result. The snapshot is
+// the container's alone: nobody on the host changes it meanwhile.
 func (t *Trees) AddRootfs(mounts []mount.Mount) (Share, error) {
+	return t.addRootfs(rootfsPrefix, mounts)
+}
+
+// AddPreparedRootfs shares a directory that the client has prepared as a
+// container's root file system (ctr run --rootfs), and may change at any time.
+func (t *Trees) AddPreparedRootfs(dir string) (Share, error) {
+	return t.addRootfs(dirPrefix, []mount.Mount{{Type: "bind", Source: dir, Options: []string{"rbind", "rw"}}})
+}
+
+func (t *Trees) addRootfs(prefix string, mounts []mount.Mount) (Share, error) {
 	root, err := t.mountRootfs(mounts)
 	if err != nil {
 		return Share{}, fmt.Errorf("mounting the root file system: %w", err)
@@ -241,7 +254,7 @@ func (t *Trees) AddRootfs(mounts []mount.Mount) (Share, error) {
 	if err := t.restrict(root, Attributes{}); err != nil {
 		return Share{}, err
 	}
-	return t.addTree(rootfsPrefix, root, Hidden{})
+	return t.addTree(prefix, root, Hidden{})
 }
 
 // share makes a share of an object.

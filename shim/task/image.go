@@ -15,10 +15,6 @@ import (
 // attachRoot gives the VM the container's root file system: a share, or images of which the
 // guest makes it.
 func (c *container) attachRoot(ctx context.Context, p *sandbox.Prepared, rootfs []mount.Mount) error {
-	if len(rootfs) == 0 {
-		// The client prepared it (ctr run --rootfs): runtime-spec, root.path.
-		rootfs = []mount.Mount{{Type: "bind", Source: c.plan.Rootfs, Options: []string{"rbind", "rw"}}}
-	}
 	plan, err := image.Plan(rootfs)
 	if err != nil {
 		return err
@@ -26,7 +22,7 @@ func (c *container) attachRoot(ctx context.Context, p *sandbox.Prepared, rootfs 
 	if plan != nil && plan.InGuest() && p.MountsImages() {
 		return c.attachImages(p, plan)
 	}
-	root, err := addRoot(p, plan, rootfs)
+	root, err := c.addRoot(p, plan, rootfs)
 	if err != nil {
 		return err
 	}
@@ -36,9 +32,12 @@ func (c *container) attachRoot(ctx context.Context, p *sandbox.Prepared, rootfs 
 }
 
 // addRoot shares a root file system that is mounted on the host.
-func addRoot(p *sandbox.Prepared, plan *image.Root, rootfs []mount.Mount) (share.Share, error) {
-	if plan != nil {
+func (c *container) addRoot(p *sandbox.Prepared, plan *image.Root, rootfs []mount.Mount) (share.Share, error) {
+	switch {
+	case plan != nil:
 		return p.Trees.AddAssembled(plan)
+	case len(rootfs) == 0: // the client prepared it: runtime-spec, root.path
+		return p.Trees.AddPreparedRootfs(c.plan.Rootfs)
 	}
 	return p.Trees.AddRootfs(rootfs)
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -166,6 +167,41 @@ func rootDir(t *testing.T) string {
 	return root
 }
 
+// rootfsStays looks at what a guest's kernel has of a file that is opened again. A snapshot is the
+// container's alone, so the pages stay. Of what the host may change at any time, such as a mounted
+// directory or a root that the client has prepared, each open reads anew.
+func rootfsStays(t *testing.T) {
+	const again = "cat %[1]s >/dev/null && sleep 2 && cat %[1]s >/dev/null && /probe/probe resident %[1]s"
+	dir, root, size := t.TempDir(), rootDir(t), 64*os.Getpagesize()
+	write(t, filepath.Join(dir, "file"), strings.Repeat("x", size))
+	write(t, filepath.Join(root, "file"), strings.Repeat("x", size))
+	c := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{
+		bind(filepath.Join(host.Output, "tools"), "/probe", "ro"), bind(dir, "/mounted"),
+	})}}, sleeper...)
+	there, of, _ := strings.Cut(c.must(fmt.Sprintf(again, "/bin/busybox")), " of ")
+	if there != of {
+		t.Errorf("of the image's busybox %s of %s pages are there", there, of)
+	}
+	if got := c.must(fmt.Sprintf(again, "/mounted/file")); got != "0 of 64" {
+		t.Errorf("of a mounted directory's file %s pages are there", got)
+	}
+	// What the guest changes itself it sees at once, in another process, too.
+	if got := c.must("echo one >/root/text; cat /root/text; echo two >/root/text; cat /root/text; cp /root/text /root/new; echo six >/root/new; mv /root/new /root/text; cat /root/text"); got != "one\ntwo\nsix" {
+		t.Errorf("it reads %q", got)
+	}
+
+	for _, applet := range []string{"cat", "sleep"} {
+		if err := os.Symlink("sh", filepath.Join(root, "bin", applet)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, stderr, code := host.Ctr(append(host.CtrRun(), harness.Bind(filepath.Join(host.Output, "tools"), "/probe", "rbind:ro"),
+		"--rootfs", root, "prepared", "/bin/sh", "-c", fmt.Sprintf(again, "/file"))...)
+	if code != 0 || out != "0 of 64\n" {
+		t.Errorf("of a prepared root: code %d, %q: %s", code, out, stderr)
+	}
+}
+
 func TestRootfs(t *testing.T) {
 	nothingLeft(t)
 	t.Run("native snapshotter", func(t *testing.T) {
@@ -183,6 +219,7 @@ func TestRootfs(t *testing.T) {
 			t.Errorf("code %d: %s%s", code, out, stderr)
 		}
 	})
+	t.Run("what was read stays", rootfsStays)
 	t.Run("a directory of the host", func(t *testing.T) {
 		root := rootDir(t)
 		_, stderr, code := host.Ctr("run", "--rm", "--runtime", "io.containerd.msb.v2", "--rootfs", root, "rootfs", "/bin/sh", "-c", "echo made >/made; exit 7")

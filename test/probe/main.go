@@ -25,7 +25,7 @@ var commands = map[string]func(args []string) error{
 	"mmap": mmap, "direct": direct, "append": appendLines, "lock": lock, "trylock": tryLock, "hold": hold,
 	"allocate": allocate, "stat": stat, "attack": attack, "setxattr": setxattr, "getxattr": getxattr,
 	"removexattr": removexattr, "times": times, "rename": rename, "unlink": unlink,
-	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "pour": pour, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
+	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "resident": resident, "pour": pour, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
 	"listxattr": listxattr, "make": makeFile, "as": as, "acl": aclOf, "rights": rights.Main, "posix": posix,
 	"pattern": pattern, "watch": watch, "fill": fill, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
 	"greet": greet, "clock": clock, "occupy": occupy, "can": can, "stress": stressed, "tree": tree, "work": work, "furnish": furnish,
@@ -365,6 +365,35 @@ func escape(args []string) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return errors.New("the kernel ran nothing")
+}
+
+// resident FILE opens a file, and prints how many of its pages are in memory then, and how many
+// it has (mincore(2)).
+func resident(args []string) error {
+	file, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	data, err := unix.Mmap(int(file.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(data)
+	pages := make([]byte, (len(data)+os.Getpagesize()-1)/os.Getpagesize())
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(data))), uintptr(len(data)), uintptr(unsafe.Pointer(unsafe.SliceData(pages)))); errno != 0 {
+		return os.NewSyscallError("mincore", errno)
+	}
+	there := 0
+	for _, page := range pages {
+		there += int(page & 1)
+	}
+	fmt.Println(there, "of", len(pages))
+	return nil
 }
 
 func copyFile(from, to string) error {
