@@ -26,10 +26,7 @@ import (
 // file server has more open than a process may have that asks for no more (RLIMIT_NOFILE).
 func TestFM59ThousandFiles(t *testing.T) {
 	nothingLeft(t)
-	files := 1000
-	if harness.Emulated() {
-		files = harness.Many(600, 1000)
-	}
+	files := harness.FewEmulated(600, 1000)
 	dir := t.TempDir()
 	var mounts []specs.Mount
 	for i := range files {

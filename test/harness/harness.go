@@ -290,6 +290,15 @@ func Many(few, many int) int {
 // processor.
 func Emulated() bool { return os.Getenv("MSB_EMULATED") != "" }
 
+// FewEmulated is how many of something a test makes that is too slow for every run only where
+// the host is emulated: many elsewhere.
+func FewEmulated(few, many int) int {
+	if !Emulated() {
+		return many
+	}
+	return Many(few, many)
+}
+
 // Bundle is the bundle's directory of a task.
 func (h *Host) Bundle(id string) string {
 	return filepath.Join(h.state(), "io.containerd.runtime.v2.task", Namespace, id)
