@@ -349,7 +349,9 @@ type CreateBundleRequest struct {
 	// read-only as the mount above it.
 	Submounts [][]byte `protobuf:"bytes,5,rep,name=submounts,proto3" json:"submounts,omitempty"`
 	// The root file system, at RootPath, if it is made of images; unset: it is a share.
-	Root          *ImageRoot `protobuf:"bytes,6,opt,name=root,proto3" json:"root,omitempty"`
+	Root *ImageRoot `protobuf:"bytes,6,opt,name=root,proto3" json:"root,omitempty"`
+	// Images that the spec takes from ImagePath of their files' tags.
+	Volumes       []*Image `protobuf:"bytes,7,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +424,13 @@ func (x *CreateBundleRequest) GetSubmounts() [][]byte {
 func (x *CreateBundleRequest) GetRoot() *ImageRoot {
 	if x != nil {
 		return x.Root
+	}
+	return nil
+}
+
+func (x *CreateBundleRequest) GetVolumes() []*Image {
+	if x != nil {
+		return x.Volumes
 	}
 	return nil
 }
@@ -3022,14 +3031,15 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x14\n" +
 	"\x05guest\x18\x02 \x01(\rR\x05guest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\rR\x04size\"\x0f\n" +
-	"\rStartResponse\"\xf6\x01\n" +
+	"\rStartResponse\"\xa5\x02\n" +
 	"\x13CreateBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12-\n" +
 	"\x05files\x18\x03 \x03(\v2\x17.msb.guest.v1.FileMountR\x05files\x123\n" +
 	"\asockets\x18\x04 \x03(\v2\x19.msb.guest.v1.SocketMountR\asockets\x12\x1c\n" +
 	"\tsubmounts\x18\x05 \x03(\fR\tsubmounts\x12+\n" +
-	"\x04root\x18\x06 \x01(\v2\x17.msb.guest.v1.ImageRootR\x04root\"\xed\x01\n" +
+	"\x04root\x18\x06 \x01(\v2\x17.msb.guest.v1.ImageRootR\x04root\x12-\n" +
+	"\avolumes\x18\a \x03(\v2\x13.msb.guest.v1.ImageR\avolumes\"\xed\x01\n" +
 	"\tImageRoot\x12+\n" +
 	"\x06images\x18\x01 \x03(\v2\x13.msb.guest.v1.ImageR\x06images\x12.\n" +
 	"\x04make\x18\x02 \x03(\v2\x1a.msb.guest.v1.NewDirectoryR\x04make\x12/\n" +
@@ -3297,61 +3307,62 @@ var file_guest_api_guest_proto_depIdxs = []int32{
 	13, // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
 	14, // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
 	7,  // 6: msb.guest.v1.CreateBundleRequest.root:type_name -> msb.guest.v1.ImageRoot
-	8,  // 7: msb.guest.v1.ImageRoot.images:type_name -> msb.guest.v1.Image
-	11, // 8: msb.guest.v1.ImageRoot.make:type_name -> msb.guest.v1.NewDirectory
-	12, // 9: msb.guest.v1.ImageRoot.overlay:type_name -> msb.guest.v1.Overlay
-	10, // 10: msb.guest.v1.ImageRoot.directory:type_name -> msb.guest.v1.Directory
-	13, // 11: msb.guest.v1.Image.file:type_name -> msb.guest.v1.FileMount
-	13, // 12: msb.guest.v1.Image.devices:type_name -> msb.guest.v1.FileMount
-	9,  // 13: msb.guest.v1.Image.verity:type_name -> msb.guest.v1.Verity
-	10, // 14: msb.guest.v1.NewDirectory.directory:type_name -> msb.guest.v1.Directory
-	10, // 15: msb.guest.v1.Overlay.lower:type_name -> msb.guest.v1.Directory
-	10, // 16: msb.guest.v1.Overlay.upper:type_name -> msb.guest.v1.Directory
-	10, // 17: msb.guest.v1.Overlay.work:type_name -> msb.guest.v1.Directory
-	16, // 18: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
-	26, // 19: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
-	28, // 20: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
-	29, // 21: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
-	27, // 22: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	32, // 23: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
-	33, // 24: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	49, // 25: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	50, // 26: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	51, // 27: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	38, // 28: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	39, // 29: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	40, // 30: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	42, // 31: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	43, // 32: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	46, // 33: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	47, // 34: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
-	0,  // 35: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	41, // 36: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
-	1,  // 37: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	45, // 38: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 39: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 40: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	19, // 41: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	15, // 42: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
-	21, // 43: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	23, // 44: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	25, // 45: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	31, // 46: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	35, // 47: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 48: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	18, // 49: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	20, // 50: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	17, // 51: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
-	22, // 52: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	24, // 53: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	30, // 54: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	34, // 55: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	36, // 56: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	48, // [48:57] is the sub-list for method output_type
-	39, // [39:48] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	8,  // 7: msb.guest.v1.CreateBundleRequest.volumes:type_name -> msb.guest.v1.Image
+	8,  // 8: msb.guest.v1.ImageRoot.images:type_name -> msb.guest.v1.Image
+	11, // 9: msb.guest.v1.ImageRoot.make:type_name -> msb.guest.v1.NewDirectory
+	12, // 10: msb.guest.v1.ImageRoot.overlay:type_name -> msb.guest.v1.Overlay
+	10, // 11: msb.guest.v1.ImageRoot.directory:type_name -> msb.guest.v1.Directory
+	13, // 12: msb.guest.v1.Image.file:type_name -> msb.guest.v1.FileMount
+	13, // 13: msb.guest.v1.Image.devices:type_name -> msb.guest.v1.FileMount
+	9,  // 14: msb.guest.v1.Image.verity:type_name -> msb.guest.v1.Verity
+	10, // 15: msb.guest.v1.NewDirectory.directory:type_name -> msb.guest.v1.Directory
+	10, // 16: msb.guest.v1.Overlay.lower:type_name -> msb.guest.v1.Directory
+	10, // 17: msb.guest.v1.Overlay.upper:type_name -> msb.guest.v1.Directory
+	10, // 18: msb.guest.v1.Overlay.work:type_name -> msb.guest.v1.Directory
+	16, // 19: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
+	26, // 20: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	28, // 21: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	29, // 22: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	27, // 23: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	32, // 24: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	33, // 25: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	49, // 26: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	50, // 27: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	51, // 28: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	38, // 29: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	39, // 30: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	40, // 31: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	42, // 32: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	43, // 33: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	46, // 34: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	47, // 35: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
+	0,  // 36: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	41, // 37: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 38: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	45, // 39: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 40: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 41: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	19, // 42: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	15, // 43: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	21, // 44: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	23, // 45: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	25, // 46: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	31, // 47: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	35, // 48: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 49: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	18, // 50: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	20, // 51: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	17, // 52: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	22, // 53: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	24, // 54: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	30, // 55: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	34, // 56: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	36, // 57: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	49, // [49:58] is the sub-list for method output_type
+	40, // [40:49] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }

@@ -1,5 +1,5 @@
-// Package image mounts images, which are staged files that hold a file system each, and makes
-// root file systems of them.
+// Package image mounts images, which are staged files that hold a file system each: volumes of
+// containers, and what root file systems are made of.
 //
 // As of a mounted file, nothing of the files tree is in sight any longer than it takes to mount
 // what is wanted: an image holds its file open, and no path leads there.
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -27,21 +28,22 @@ type Images struct {
 	mu sync.Mutex // who mounts an image, or the files tree
 }
 
-// Assemble mounts the images of a container that are not mounted yet, and makes its root file
-// system of them. After an error only images that others have are left.
-func (i *Images) Assemble(container string, root *api.ImageRoot) (err error) {
+// Assemble mounts the images of a container that are not mounted yet, its root file system's
+// and volumes, and makes the root, unless it has another (nil). After an error only images that
+// others have are left.
+func (i *Images) Assemble(container string, root *api.ImageRoot, volumes []*api.Image) (err error) {
 	if err := api.CheckName("container id", container); err != nil {
 		return err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	made, err := mountImages(root.Images)
+	made, err := mountImages(slices.Concat(root.GetImages(), volumes))
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, release(container, made))
 		}
 	}()
-	if err != nil {
+	if err != nil || root == nil {
 		return err
 	}
 	a := assembly{images: root.Images}

@@ -129,8 +129,7 @@ func Plan(mounts []mount.Mount) (*Root, error) {
 // isImage tells an image from what the host can mount. Whether the source of an erofs mount is
 // a file is found when it is opened.
 func isImage(m mount.Mount) bool {
-	kind := m.Type[strings.LastIndex(m.Type, "/")+1:]
-	return kind == EROFS || kind == Ext4 && slices.Contains(m.Options, "loop")
+	return IsType(m.Type) && (strings.HasSuffix(m.Type, EROFS) || slices.Contains(m.Options, "loop"))
 }
 
 // planner takes one mount after the other.
@@ -180,32 +179,68 @@ func ForManager(what string) error {
 }
 
 func (p *planner) addImage(m mount.Mount, kind string) error {
-	image := Image{Source: m.Source, Type: kind, ReadOnly: kind == EROFS}
+	image, others, err := imageOf(m, kind)
+	if err == nil && len(others) > 0 {
+		err = unknownOption(others[0])
+	}
+	p.root.Images = append(p.root.Images, image)
+	return err
+}
+
+func unknownOption(option string) error {
+	return fmt.Errorf("option %q of an image is not supported: leave it out: %w", option, errdefs.ErrInvalidArgument)
+}
+
+// IsType tells whether a type of mounts, with the transforms before it, is of an image.
+func IsType(kind string) bool {
+	return slices.Contains([]string{EROFS, Ext4}, kind[strings.LastIndex(kind, "/")+1:])
+}
+
+// Of is the image that a mount by itself asks for, and the options that are none of an image's.
+func Of(m mount.Mount) (image Image, others []string, err error) {
+	kind, err := transformed(m.Type)
+	if err != nil {
+		return Image{}, nil, err
+	}
+	for _, text := range append([]string{m.Source}, m.Options...) {
+		if strings.Contains(text, "{{") {
+			return Image{}, nil, fmt.Errorf("%q refers to another mount, and there is none before this one: name a path: %w", text, errdefs.ErrInvalidArgument)
+		}
+	}
+	return imageOf(m, kind)
+}
+
+// imageOf is the image that a mount asks for, and the options that are none of an image's.
+func imageOf(m mount.Mount, kind string) (image Image, others []string, err error) {
+	image = Image{Source: m.Source, Type: kind, ReadOnly: kind == EROFS}
 	for _, option := range m.Options {
 		name, value, _ := strings.Cut(option, "=")
 		switch name {
-		case "loop", "rw":
+		case "loop":
 		case "ro":
 			image.ReadOnly = true
+		case "rw":
+			image.ReadOnly = kind == EROFS
 		case "device":
 			if !path.IsAbs(value) {
-				return fmt.Errorf("option %q does not name an absolute path: %w", option, errdefs.ErrInvalidArgument)
+				return image, nil, fmt.Errorf("option %q does not name an absolute path: %w", option, errdefs.ErrInvalidArgument)
 			}
 			image.Devices = append(image.Devices, value)
 		case "X-containerd.dmverity":
 			image.Verity = value
 		default:
-			return fmt.Errorf("option %q of an image is not supported: leave it out: %w", option, errdefs.ErrInvalidArgument)
+			others = append(others, option)
 		}
 	}
-	if image.Verity != "" && (kind != EROFS || len(image.Devices) > 0) {
-		return fmt.Errorf("dm-verity is for an erofs image in one file, and %s is none: leave it out: %w", image.Source, errdefs.ErrInvalidArgument)
+	switch {
+	case len(image.Devices) > 0 && kind != EROFS:
+		err = fmt.Errorf("option device= is for an erofs image, and %s is of %s: leave it out: %w", image.Source, kind, errdefs.ErrInvalidArgument)
+	case image.Verity != "" && (kind != EROFS || len(image.Devices) > 0):
+		err = fmt.Errorf("dm-verity is for an erofs image in one file, and %s is none: leave it out: %w", image.Source, errdefs.ErrInvalidArgument)
+	case !path.IsAbs(image.Source):
+		err = fmt.Errorf("the source %q is not an absolute path: %w", image.Source, errdefs.ErrInvalidArgument)
 	}
-	if !path.IsAbs(image.Source) {
-		return fmt.Errorf("the source %q is not an absolute path: %w", image.Source, errdefs.ErrInvalidArgument)
-	}
-	p.root.Images = append(p.root.Images, image)
-	return nil
+	return image, others, err
 }
 
 func (p *planner) addBind(m mount.Mount) (err error) {

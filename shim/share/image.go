@@ -48,18 +48,30 @@ func kindOf(mode os.FileMode) string {
 	return cmp.Or(kindNames[mode.Type()], "a socket")
 }
 
-// AddImage stages a file that holds a file system. One that only is read is staged once,
-// however often it is added, for each way in which the guest mounts it: mounted is all that
-// matters to that, such as what the image is checked by. Who writes to one has it alone on this
-// host, and it keeps its size: the guest's kernel, which writes what it likes, gets no more of
-// the disk. An ext4 image that is read must not change meanwhile, so nobody may have it to
-// write. The source is OpenImage's; the caller owns it and closes it.
-func (t *Trees) AddImage(source *Source, kind, mounted string, readOnly bool) (Share, error) {
-	add := func() (Share, error) { return t.stageImage(source, kind, readOnly) }
-	if !readOnly {
+// An Image is how a file that holds a file system is mounted by the guest.
+type Image struct {
+	// Type is that of the file system.
+	Type string
+	// ReadOnly tells that nothing writes to the file.
+	ReadOnly bool
+	// Alone says that one container has it, such as what an overlay writes to.
+	Alone bool
+	// Mounted is all else that matters, such as what the image is checked by.
+	Mounted string
+}
+
+// AddImage stages a file that holds a file system. It is staged once, however often it is added,
+// for each way in which the guest mounts it, unless one container is to have it alone. A VM
+// that writes to one has it alone on this host, and it keeps its size: the guest's kernel, which
+// writes what it likes, gets no more of the disk. An ext4 image that is read must not change
+// meanwhile, so nobody may have it to write. The source is OpenImage's; the caller owns it and
+// closes it.
+func (t *Trees) AddImage(source *Source, image Image) (Share, error) {
+	add := func() (Share, error) { return t.stageImage(source, image.Type, image.ReadOnly) }
+	if image.Alone {
 		return add()
 	}
-	return t.users.add(source.object, Attributes{ReadOnly: true}, kind+" "+mounted, add)
+	return t.users.add(source.object, Attributes{ReadOnly: image.ReadOnly}, image.Type+" "+image.Mounted, add)
 }
 
 func (t *Trees) stageImage(source *Source, kind string, readOnly bool) (Share, error) {
@@ -91,7 +103,7 @@ func (s *Source) lock(exclusive bool) (*os.File, error) {
 	if err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB); err != nil {
 		file.Close()
 		if err == unix.EWOULDBLOCK {
-			return nil, fmt.Errorf("image %s is in use by another container, and one that is written to has one user: give each container a snapshot of its own: %w", s.path, errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("image %s is in use by another container, and one that is written to has one user: give each container one of its own: %w", s.path, errdefs.ErrFailedPrecondition)
 		}
 		return nil, fmt.Errorf("locking image %s: %w", s.path, err)
 	}

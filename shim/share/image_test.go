@@ -22,7 +22,7 @@ func addImage(trees *Trees, path, kind string, readOnly bool) (Share, error) {
 		return Share{}, err
 	}
 	defer source.Close()
-	return trees.AddImage(source, kind, "", readOnly)
+	return trees.AddImage(source, Image{Type: kind, ReadOnly: readOnly, Alone: !readOnly})
 }
 
 // A layer is staged once for all that have it, and read-only. What is written to has one user
@@ -45,7 +45,7 @@ func TestAddImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer source.Close()
-	checked, err := one.AddImage(source, image.EROFS, "checked", true)
+	checked, err := one.AddImage(source, Image{Type: image.EROFS, ReadOnly: true, Mounted: "checked"})
 	if err != nil || checked.Tag == first.Tag {
 		t.Errorf("what is to be checked is what is not: %+v, %v", checked, err)
 	}
@@ -82,6 +82,45 @@ func TestAddImage(t *testing.T) {
 	}
 	if _, err := addImage(one, writable, image.Ext4, false); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a writer beside readers: %v", err)
+	}
+}
+
+// What containers of a VM write to together is staged once, and locked until the last of them has
+// let go of it.
+func TestAddImageShared(t *testing.T) {
+	one, other := trees(t), trees(t)
+	one.shield, other.shield = &shieldOf{serves: file(t, "")}, &shieldOf{serves: file(t, "")}
+	volume := file(t, "volume")
+	add := func(trees *Trees) (Share, error) {
+		source, err := OpenImage(mountns.Namespace{}, volume)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer source.Close()
+		return trees.AddImage(source, Image{Type: image.Ext4})
+	}
+	first, err := add(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := add(one)
+	if err != nil || second.Tag != first.Tag {
+		t.Fatalf("%+v, %v; the first is %s", second, err, first.Tag)
+	}
+	if one.Release(first) {
+		t.Error("the first to go was the last user")
+	}
+	if _, err := add(other); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("another VM: %v", err)
+	}
+	if !one.Release(second) {
+		t.Error("the last to go was not the last user")
+	}
+	if err := one.Remove(second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := add(other); err != nil {
+		t.Errorf("another VM, after the first: %v", err)
 	}
 }
 

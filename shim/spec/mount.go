@@ -82,13 +82,10 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 		return bind, false, nil
 	case !isBind:
 		return Bind{}, false, unsupported("mount %s: file system type %q cannot be mounted in a microVM; msb binds files, directories and sockets and mounts %s",
-			mount.Destination, mount.Type, "proc, sysfs, tmpfs, devpts, mqueue and cgroup")
-	case len(mount.Source) > maxPath:
-		return Bind{}, false, invalid("mount %s: the source has %d bytes; a path has %d at most", mount.Destination, len(mount.Source), maxPath)
-	case mount.Source == "":
-		return Bind{}, false, invalid("mount %s: the bind has no source", mount.Destination)
-	case strings.ContainsRune(mount.Source, 0):
-		return Bind{}, false, invalid("mount %s: the source contains a NUL byte", mount.Destination)
+			mount.Destination, mount.Type, "images of erofs and ext4, proc, sysfs, tmpfs, devpts, mqueue and cgroup")
+	}
+	if err := checkSource(mount); err != nil {
+		return Bind{}, false, err
 	}
 	bind.Source = absolute(bundle, mount.Source)
 	switch {
@@ -139,6 +136,18 @@ const (
 	maxPath   = 4095
 	maxOption = 4095
 )
+
+func checkSource(mount specs.Mount) error {
+	switch {
+	case len(mount.Source) > maxPath:
+		return invalid("mount %s: the source has %d bytes; a path has %d at most", mount.Destination, len(mount.Source), maxPath)
+	case mount.Source == "":
+		return invalid("mount %s: the mount has no source", mount.Destination)
+	case strings.ContainsRune(mount.Source, 0):
+		return invalid("mount %s: the source contains a NUL byte", mount.Destination)
+	}
+	return nil
+}
 
 func checkDestination(destination string) error {
 	switch {

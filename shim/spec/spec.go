@@ -21,6 +21,8 @@ import (
 type Plan struct {
 	// Binds are what the container is given of the host, in the spec's order.
 	Binds []Bind
+	// Volumes are the images that the guest mounts for it, in the spec's order.
+	Volumes []Volume
 	// Rootfs is the absolute path of the container's root file system on the
 	// host; containerd may mount something there or hand over mounts instead.
 	Rootfs string
@@ -108,6 +110,15 @@ func NewMember(spec *specs.Spec, bundle, sandbox string) (*Plan, error) {
 		return nil, err
 	}
 	for i, mount := range spec.Mounts {
+		if isVolume(mount) {
+			volume, err := planVolume(mount, bundle)
+			if err != nil {
+				return nil, err
+			}
+			volume.index = i
+			p.Volumes = append(p.Volumes, volume)
+			continue
+		}
 		bind, isBind, err := planMount(mount, bundle, files, p.users)
 		if err != nil {
 			return nil, err
@@ -191,8 +202,8 @@ func (p *Plan) OOMScoreAdj() *int { return p.spec.Process.OOMScoreAdj }
 type Places struct {
 	// Rootfs is the root file system, Cgroup the path of the control group.
 	Rootfs, Cgroup string
-	// Binds are for each of the plan's.
-	Binds []string
+	// Binds and Volumes are for each of the plan's.
+	Binds, Volumes []string
 	// Network is the network namespace; a container with the host's network has
 	// that of the guest. Empty means a new one.
 	Network string
@@ -239,6 +250,10 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 		mount := &mounts[bind.index]
 		mount.Source, mount.Type = places.Binds[i], "bind"
 		mount.Options = bind.guestOptions()
+	}
+	for i, volume := range p.Volumes {
+		mount := &mounts[volume.index]
+		mount.Source, mount.Type, mount.Options = places.Volumes[i], "bind", volume.guestOptions()
 	}
 	if p.sandboxMemory != "" {
 		mounts[p.memoryIndex].Source = places.SharedMemory

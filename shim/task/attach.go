@@ -23,6 +23,7 @@ import (
 type attachments struct {
 	root      *share.Share   // the root file system; nil when it is none of the host's
 	assembled *api.ImageRoot // the one that the guest makes of images; nil when it has a share
+	volumes   []*api.Image   // for each of the plan's volumes
 	images    []share.Share  // all that were staged for it
 	binds     []attachment   // for each of the plan's binds
 	sockets   *socket.Directories
@@ -60,6 +61,9 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 	defer trace.Phase(ctx, "share")()
 	c.identities = socket.NewIdentities(c.plan.Users(), c.plan.Identity())
 	if err := c.attachRoot(ctx, p, rootfs); err != nil {
+		return err
+	}
+	if err := c.attachVolumes(p); err != nil {
 		return err
 	}
 	for _, bind := range c.plan.Binds {
@@ -186,9 +190,12 @@ func (c *container) detach(p *sandbox.Prepared) (err error) {
 // pod.
 func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api.CreateBundleRequest, error) {
 	a := &c.attached
-	request := &api.CreateBundleRequest{Container: c.id, Root: a.assembled}
+	request := &api.CreateBundleRequest{Container: c.id, Root: a.assembled, Volumes: a.volumes}
 	places.Rootfs, places.Cgroup, places.Users = a.rootPlace(c.id), filepath.Join("/", c.id), api.UsersPath()
 	places.Network = networkPlace(p.Network(), c.plan.Network())
+	for _, volume := range a.volumes {
+		places.Volumes = append(places.Volumes, api.ImagePath(volume.File.Tag))
+	}
 	places.Binds = make([]string, len(a.binds))
 	for i, attached := range a.binds {
 		bind := c.plan.Binds[i]

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +97,42 @@ func TestMounts(t *testing.T) {
 	}
 	c.expectDelete("c", "", killed)
 	c.expectNothingBelow(dir, below)
+}
+
+// An image that containers of a pod mount is staged once, and given to the agent as one.
+func TestVolumes(t *testing.T) {
+	bubble(t, func(c client) {
+		file := filepath.Join(t.TempDir(), "volume.img")
+		c.must(os.WriteFile(file, []byte("a file system"), 0o600))
+		volume := specs.Mount{Destination: "/data", Type: "erofs", Source: file, Options: []string{"nodev"}}
+		c.pod()
+		var tags []string
+		for _, id := range []string{"a", "b"} {
+			spec := rig.InPod(rig.Spec("sleep"), "p", false)
+			spec.Mounts = append(spec.Mounts, volume)
+			c.must(c.create(id, spec))
+			volumes := bundleOf(c, id).Volumes
+			if len(volumes) != 1 || volumes[0].Type != "erofs" || string(volumes[0].File.Name) != "volume.img" || !volumes[0].File.ReadOnly {
+				t.Fatalf("volumes: %v", volumes)
+			}
+			tags = append(tags, volumes[0].File.Tag)
+			mounts := guestSpec(c, id).Mounts
+			if last := mounts[slices.IndexFunc(mounts, func(m specs.Mount) bool { return m.Destination == "/data" })]; last.Source != api.ImagePath(tags[0]) {
+				t.Errorf("it is mounted from %s", last.Source)
+			}
+		}
+		if tags[0] != tags[1] {
+			t.Errorf("it was staged twice: %q", tags)
+		}
+		c.remove("a")
+		c.remove("b")
+		removed := fake.Requests[*api.RemoveBundleRequest](c.Agent())
+		if len(removed) != 2 || len(removed[0].Images) != 0 || !slices.Equal(removed[1].Images, tags[:1]) {
+			t.Errorf("the agent was to take away %v", removed)
+		}
+		c.remove("p")
+		c.ended()
+	})
 }
 
 // A mount of a socket is of nothing else.

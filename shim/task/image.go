@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/image"
@@ -46,19 +47,8 @@ func (c *container) addRoot(p *sandbox.Prepared, plan *image.Root, rootfs []moun
 func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 	root := &api.ImageRoot{ReadOnly: plan.ReadOnly}
 	for _, i := range plan.Images {
-		staged := &api.Image{Type: i.Type}
-		for _, device := range i.Devices {
-			file, err := c.stageImage(p, device, i.Type, "", true)
-			if err != nil {
-				return err
-			}
-			staged.Devices = append(staged.Devices, file)
-		}
-		var err error
-		if staged.Verity, err = verity(p, i); err != nil {
-			return err
-		}
-		if staged.File, err = c.stageImage(p, i.Source, i.Type, mounted(staged), i.ReadOnly); err != nil {
+		staged, err := c.attachImage(p, i, !i.ReadOnly)
+		if err != nil {
 			return err
 		}
 		root.Images = append(root.Images, staged)
@@ -73,6 +63,41 @@ func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 	}
 	c.attached.assembled = root
 	return nil
+}
+
+// attachVolumes stages the images that the container mounts. Containers of a pod that mount one
+// have one file system, as they would on one host.
+func (c *container) attachVolumes(p *sandbox.Prepared) error {
+	for _, volume := range c.plan.Volumes {
+		if p.Network().Host {
+			return fmt.Errorf("mount %s: a VM that has the host's network cannot mount images, because its kernel is another: give the container a network of its own, or mount a directory: %w", volume.Destination, errdefs.ErrInvalidArgument)
+		}
+		staged, err := c.attachImage(p, volume.Image, false)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", volume.Destination, err)
+		}
+		c.attached.volumes = append(c.attached.volumes, staged)
+	}
+	return nil
+}
+
+// attachImage stages the files of an image and describes it to the agent. alone says that no
+// other container has it.
+func (c *container) attachImage(p *sandbox.Prepared, i image.Image, alone bool) (*api.Image, error) {
+	staged := &api.Image{Type: i.Type}
+	for _, device := range i.Devices {
+		file, err := c.stageImage(p, device, share.Image{Type: i.Type, ReadOnly: true})
+		if err != nil {
+			return nil, err
+		}
+		staged.Devices = append(staged.Devices, file)
+	}
+	var err error
+	if staged.Verity, err = verity(p, i); err != nil {
+		return nil, err
+	}
+	staged.File, err = c.stageImage(p, i.Source, share.Image{Type: i.Type, ReadOnly: i.ReadOnly, Alone: alone, Mounted: mounted(staged)})
+	return staged, err
 }
 
 // mounted is all, besides its file and type, that the mount of an image depends on.
@@ -106,18 +131,18 @@ func verity(p *sandbox.Prepared, i image.Image) (*api.Verity, error) {
 }
 
 // stageImage stages one file. What was staged is in c, also after an error.
-func (c *container) stageImage(p *sandbox.Prepared, path, kind, mounted string, readOnly bool) (*api.FileMount, error) {
+func (c *container) stageImage(p *sandbox.Prepared, path string, image share.Image) (*api.FileMount, error) {
 	source, err := p.OpenImage(path)
 	if err != nil {
 		return nil, err
 	}
 	defer source.Close()
-	staged, err := p.Trees.AddImage(source, kind, mounted, readOnly)
+	staged, err := p.Trees.AddImage(source, image)
 	if err != nil {
 		return nil, err
 	}
 	c.attached.images = append(c.attached.images, staged)
-	return &api.FileMount{Tag: staged.Tag, Name: []byte(staged.Name), Destination: path, ReadOnly: readOnly}, nil
+	return &api.FileMount{Tag: staged.Tag, Name: []byte(staged.Name), Destination: path, ReadOnly: image.ReadOnly}, nil
 }
 
 func overlay(o *image.Overlay) *api.Overlay {

@@ -291,20 +291,24 @@ func writableLayer(mounts []mount.Mount) string {
 	return ""
 }
 
-// wantClean has the file system of a writable layer checked (e2fsck(8), -f: also one that
-// says it is clean, -n: changes nothing).
+// wantClean has the file system of a writable layer checked.
 func wantClean(t *testing.T, mounts []mount.Mount) {
 	t.Helper()
-	layer := writableLayer(mounts)
-	if layer == "" {
-		return
+	if layer := writableLayer(mounts); layer != "" {
+		wantCleanImage(t, layer)
 	}
-	if output, err := exec.Command("e2fsck", "-fn", layer).CombinedOutput(); err != nil {
-		t.Errorf("checking the writable layer: %v\n%s", err, output)
+}
+
+// wantCleanImage has an ext4 image checked (e2fsck(8), -f: also one that says it is clean, -n:
+// changes nothing).
+func wantCleanImage(t *testing.T, file string) {
+	t.Helper()
+	if output, err := exec.Command("e2fsck", "-fn", file).CombinedOutput(); err != nil {
+		t.Errorf("checking %s: %v\n%s", file, err, output)
 	}
-	header, err := exec.Command("dumpe2fs", "-h", layer).Output()
+	header, err := exec.Command("dumpe2fs", "-h", file).Output()
 	if err != nil || !strings.Contains(string(header), "clean\n") || strings.Contains(string(header), "needs_recovery") {
-		t.Errorf("the writable layer was not unmounted: %v\n%s", err, header)
+		t.Errorf("%s was not unmounted: %v\n%s", file, err, header)
 	}
 }
 

@@ -88,7 +88,7 @@ func TestRefused(t *testing.T) {
 		"relative destination":             {[]string{harness.Bind(file, "f", "rbind")}, "is not an absolute path"},
 		"root as destination":              {[]string{harness.Bind(dir, "/", "rbind")}, "is the container's root itself"},
 		"DM05 shared propagation":          {[]string{harness.Bind(dir, "/f", "rbind:rshared")}, "use rslave or rprivate"},
-		"unknown file system":              {[]string{"--mount=type=ext4,src=/dev/x,dst=/f"}, `file system type "ext4" cannot be mounted`},
+		"unknown file system":              {[]string{"--mount=type=xfs,src=/dev/x,dst=/f"}, `file system type "xfs" cannot be mounted`},
 		"memory of 1 MiB":                  {[]string{"--memory-limit", "1048576"}, "a memory limit of 1MiB is too small"},
 		"memory of 1 TiB":                  {[]string{"--memory-limit", "1099511627776"}, "and the host has"},
 		"host device":                      {[]string{"--device", "/dev/loop-control"}, "/dev/loop-control is the host's"},
