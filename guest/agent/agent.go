@@ -247,7 +247,7 @@ func (s *service) createBundle(request *api.CreateBundleRequest) (path string, e
 	if err := s.sockets.Listen(s.life, request.Container, request.Sockets); err != nil {
 		return "", err
 	}
-	if err := s.images.Assemble(request.Container, request.Root, request.Volumes); err != nil {
+	if err := s.images.Prepare(request); err != nil {
 		s.sockets.Close(request.Container)
 		return "", err
 	}

@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{37, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{38, 0}
 }
 
 type TransferStream_Direction int32
@@ -120,7 +120,7 @@ func (x TransferStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TransferStream_Direction.Descriptor instead.
 func (TransferStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{41, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type StartRequest struct {
@@ -351,7 +351,8 @@ type CreateBundleRequest struct {
 	// The root file system, at RootPath, if it is made of images; unset: it is a share.
 	Root *ImageRoot `protobuf:"bytes,6,opt,name=root,proto3" json:"root,omitempty"`
 	// Images that the spec takes from ImagePath of their files' tags.
-	Volumes       []*Image `protobuf:"bytes,7,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes       []*Image       `protobuf:"bytes,7,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Devices       []*BlockDevice `protobuf:"bytes,8,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -435,6 +436,77 @@ func (x *CreateBundleRequest) GetVolumes() []*Image {
 	return nil
 }
 
+func (x *CreateBundleRequest) GetDevices() []*BlockDevice {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// BlockDevice is one of the host's, which is staged as a file of its size. The guest makes a loop
+// device of it, once for all containers that have it.
+type BlockDevice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	File  *FileMount             `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// The loop device's minor number.
+	Number uint32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// The size of its logical blocks, in bytes.
+	BlockSize     uint32 `protobuf:"varint,3,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockDevice) Reset() {
+	*x = BlockDevice{}
+	mi := &file_guest_api_guest_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockDevice) ProtoMessage() {}
+
+func (x *BlockDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
+func (*BlockDevice) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BlockDevice) GetFile() *FileMount {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *BlockDevice) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *BlockDevice) GetBlockSize() uint32 {
+	if x != nil {
+		return x.BlockSize
+	}
+	return 0
+}
+
 // ImageRoot is a root file system made of images: staged files that hold a file system each.
 type ImageRoot struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -451,7 +523,7 @@ type ImageRoot struct {
 
 func (x *ImageRoot) Reset() {
 	*x = ImageRoot{}
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +535,7 @@ func (x *ImageRoot) String() string {
 func (*ImageRoot) ProtoMessage() {}
 
 func (x *ImageRoot) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[5]
+	mi := &file_guest_api_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +548,7 @@ func (x *ImageRoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRoot.ProtoReflect.Descriptor instead.
 func (*ImageRoot) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImageRoot) GetImages() []*Image {
@@ -531,7 +603,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +615,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[6]
+	mi := &file_guest_api_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +628,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Image) GetFile() *FileMount {
@@ -600,7 +672,7 @@ type Verity struct {
 
 func (x *Verity) Reset() {
 	*x = Verity{}
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +684,7 @@ func (x *Verity) String() string {
 func (*Verity) ProtoMessage() {}
 
 func (x *Verity) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[7]
+	mi := &file_guest_api_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +697,7 @@ func (x *Verity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verity.ProtoReflect.Descriptor instead.
 func (*Verity) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Verity) GetRootHash() []byte {
@@ -655,7 +727,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +739,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[8]
+	mi := &file_guest_api_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +752,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Directory) GetImage() uint32 {
@@ -709,7 +781,7 @@ type NewDirectory struct {
 
 func (x *NewDirectory) Reset() {
 	*x = NewDirectory{}
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +793,7 @@ func (x *NewDirectory) String() string {
 func (*NewDirectory) ProtoMessage() {}
 
 func (x *NewDirectory) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[9]
+	mi := &file_guest_api_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +806,7 @@ func (x *NewDirectory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewDirectory.ProtoReflect.Descriptor instead.
 func (*NewDirectory) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NewDirectory) GetDirectory() *Directory {
@@ -781,7 +853,7 @@ type Overlay struct {
 
 func (x *Overlay) Reset() {
 	*x = Overlay{}
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +865,7 @@ func (x *Overlay) String() string {
 func (*Overlay) ProtoMessage() {}
 
 func (x *Overlay) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[10]
+	mi := &file_guest_api_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +878,7 @@ func (x *Overlay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Overlay.ProtoReflect.Descriptor instead.
 func (*Overlay) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Overlay) GetLower() []*Directory {
@@ -854,7 +926,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +938,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[11]
+	mi := &file_guest_api_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +951,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FileMount) GetTag() string {
@@ -928,7 +1000,7 @@ type SocketMount struct {
 
 func (x *SocketMount) Reset() {
 	*x = SocketMount{}
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1012,7 @@ func (x *SocketMount) String() string {
 func (*SocketMount) ProtoMessage() {}
 
 func (x *SocketMount) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[12]
+	mi := &file_guest_api_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1025,7 @@ func (x *SocketMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketMount.ProtoReflect.Descriptor instead.
 func (*SocketMount) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SocketMount) GetTag() string {
@@ -1001,7 +1073,7 @@ type SetSocketsRequest struct {
 
 func (x *SetSocketsRequest) Reset() {
 	*x = SetSocketsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1085,7 @@ func (x *SetSocketsRequest) String() string {
 func (*SetSocketsRequest) ProtoMessage() {}
 
 func (x *SetSocketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[13]
+	mi := &file_guest_api_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1098,7 @@ func (x *SetSocketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSocketsRequest.ProtoReflect.Descriptor instead.
 func (*SetSocketsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetSocketsRequest) GetContainer() string {
@@ -1063,7 +1135,7 @@ type DirectorySocket struct {
 
 func (x *DirectorySocket) Reset() {
 	*x = DirectorySocket{}
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1147,7 @@ func (x *DirectorySocket) String() string {
 func (*DirectorySocket) ProtoMessage() {}
 
 func (x *DirectorySocket) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[14]
+	mi := &file_guest_api_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1160,7 @@ func (x *DirectorySocket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectorySocket.ProtoReflect.Descriptor instead.
 func (*DirectorySocket) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DirectorySocket) GetTag() string {
@@ -1148,7 +1220,7 @@ type SetSocketsResponse struct {
 
 func (x *SetSocketsResponse) Reset() {
 	*x = SetSocketsResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1232,7 @@ func (x *SetSocketsResponse) String() string {
 func (*SetSocketsResponse) ProtoMessage() {}
 
 func (x *SetSocketsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[15]
+	mi := &file_guest_api_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1245,7 @@ func (x *SetSocketsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSocketsResponse.ProtoReflect.Descriptor instead.
 func (*SetSocketsResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
 }
 
 type CreateBundleResponse struct {
@@ -1186,7 +1258,7 @@ type CreateBundleResponse struct {
 
 func (x *CreateBundleResponse) Reset() {
 	*x = CreateBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1270,7 @@ func (x *CreateBundleResponse) String() string {
 func (*CreateBundleResponse) ProtoMessage() {}
 
 func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[16]
+	mi := &file_guest_api_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1283,7 @@ func (x *CreateBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleResponse.ProtoReflect.Descriptor instead.
 func (*CreateBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateBundleResponse) GetPath() string {
@@ -1230,7 +1302,7 @@ type ReleaseFilesRequest struct {
 
 func (x *ReleaseFilesRequest) Reset() {
 	*x = ReleaseFilesRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1314,7 @@ func (x *ReleaseFilesRequest) String() string {
 func (*ReleaseFilesRequest) ProtoMessage() {}
 
 func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[17]
+	mi := &file_guest_api_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1327,7 @@ func (x *ReleaseFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReleaseFilesRequest) GetContainer() string {
@@ -1273,7 +1345,7 @@ type ReleaseFilesResponse struct {
 
 func (x *ReleaseFilesResponse) Reset() {
 	*x = ReleaseFilesResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1357,7 @@ func (x *ReleaseFilesResponse) String() string {
 func (*ReleaseFilesResponse) ProtoMessage() {}
 
 func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[18]
+	mi := &file_guest_api_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1370,7 @@ func (x *ReleaseFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseFilesResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseFilesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
 }
 
 type RemoveBundleRequest struct {
@@ -1306,7 +1378,7 @@ type RemoveBundleRequest struct {
 	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	// Tags of the container's shares in the pool.
 	Shares []string `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
-	// Tags of images that no other container has.
+	// Tags of images and block devices that no other container has.
 	Images        []string `protobuf:"bytes,3,rep,name=images,proto3" json:"images,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1314,7 +1386,7 @@ type RemoveBundleRequest struct {
 
 func (x *RemoveBundleRequest) Reset() {
 	*x = RemoveBundleRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1398,7 @@ func (x *RemoveBundleRequest) String() string {
 func (*RemoveBundleRequest) ProtoMessage() {}
 
 func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[19]
+	mi := &file_guest_api_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1411,7 @@ func (x *RemoveBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBundleRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RemoveBundleRequest) GetContainer() string {
@@ -1373,7 +1445,7 @@ type RemoveBundleResponse struct {
 
 func (x *RemoveBundleResponse) Reset() {
 	*x = RemoveBundleResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1457,7 @@ func (x *RemoveBundleResponse) String() string {
 func (*RemoveBundleResponse) ProtoMessage() {}
 
 func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[20]
+	mi := &file_guest_api_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1470,7 @@ func (x *RemoveBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBundleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBundleResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveBundleResponse) GetAgentResident() int64 {
@@ -1417,7 +1489,7 @@ type CloseStdioRequest struct {
 
 func (x *CloseStdioRequest) Reset() {
 	*x = CloseStdioRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1501,7 @@ func (x *CloseStdioRequest) String() string {
 func (*CloseStdioRequest) ProtoMessage() {}
 
 func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[21]
+	mi := &file_guest_api_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1514,7 @@ func (x *CloseStdioRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioRequest.ProtoReflect.Descriptor instead.
 func (*CloseStdioRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CloseStdioRequest) GetIds() []string {
@@ -1460,7 +1532,7 @@ type CloseStdioResponse struct {
 
 func (x *CloseStdioResponse) Reset() {
 	*x = CloseStdioResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1544,7 @@ func (x *CloseStdioResponse) String() string {
 func (*CloseStdioResponse) ProtoMessage() {}
 
 func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[22]
+	mi := &file_guest_api_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1557,7 @@ func (x *CloseStdioResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdioResponse.ProtoReflect.Descriptor instead.
 func (*CloseStdioResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
 }
 
 // SetNetworkRequest describes interfaces of the host's network namespace whose
@@ -1507,7 +1579,7 @@ type SetNetworkRequest struct {
 
 func (x *SetNetworkRequest) Reset() {
 	*x = SetNetworkRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1591,7 @@ func (x *SetNetworkRequest) String() string {
 func (*SetNetworkRequest) ProtoMessage() {}
 
 func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[23]
+	mi := &file_guest_api_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1604,7 @@ func (x *SetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*SetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetNetworkRequest) GetHost() bool {
@@ -1586,7 +1658,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1670,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[24]
+	mi := &file_guest_api_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1683,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -1671,7 +1743,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1755,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[25]
+	mi := &file_guest_api_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1768,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Address) GetPrefix() string {
@@ -1748,7 +1820,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1832,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[26]
+	mi := &file_guest_api_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1845,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Route) GetInterface() string {
@@ -1858,7 +1930,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1942,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[27]
+	mi := &file_guest_api_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1955,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -1918,7 +1990,7 @@ type SetNetworkResponse struct {
 
 func (x *SetNetworkResponse) Reset() {
 	*x = SetNetworkResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2002,7 @@ func (x *SetNetworkResponse) String() string {
 func (*SetNetworkResponse) ProtoMessage() {}
 
 func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[28]
+	mi := &file_guest_api_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2015,7 @@ func (x *SetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*SetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetNetworkResponse) GetResolversError() string {
@@ -1968,7 +2040,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2052,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[29]
+	mi := &file_guest_api_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2065,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreatePodRequest) GetSharedMemory() int64 {
@@ -2027,7 +2099,7 @@ type PodFile struct {
 
 func (x *PodFile) Reset() {
 	*x = PodFile{}
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2111,7 @@ func (x *PodFile) String() string {
 func (*PodFile) ProtoMessage() {}
 
 func (x *PodFile) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[30]
+	mi := &file_guest_api_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2124,7 @@ func (x *PodFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFile.ProtoReflect.Descriptor instead.
 func (*PodFile) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{30}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PodFile) GetName() string {
@@ -2082,7 +2154,7 @@ type PodNamespaces struct {
 
 func (x *PodNamespaces) Reset() {
 	*x = PodNamespaces{}
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2166,7 @@ func (x *PodNamespaces) String() string {
 func (*PodNamespaces) ProtoMessage() {}
 
 func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[31]
+	mi := &file_guest_api_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2179,7 @@ func (x *PodNamespaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodNamespaces.ProtoReflect.Descriptor instead.
 func (*PodNamespaces) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PodNamespaces) GetHostname() string {
@@ -2134,7 +2206,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2218,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[32]
+	mi := &file_guest_api_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2231,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{32}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreatePodResponse) GetPid() uint32 {
@@ -2177,7 +2249,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2261,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[33]
+	mi := &file_guest_api_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2274,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{33}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
 }
 
 type Event struct {
@@ -2216,7 +2288,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2300,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[34]
+	mi := &file_guest_api_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2313,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Event) GetTopic() string {
@@ -2285,7 +2357,7 @@ type StreamHeader struct {
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2369,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[35]
+	mi := &file_guest_api_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2382,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{35}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StreamHeader) GetPurpose() isStreamHeader_Purpose {
@@ -2444,7 +2516,7 @@ type ControlStream struct {
 
 func (x *ControlStream) Reset() {
 	*x = ControlStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[36]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2528,7 @@ func (x *ControlStream) String() string {
 func (*ControlStream) ProtoMessage() {}
 
 func (x *ControlStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[36]
+	mi := &file_guest_api_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2541,7 @@ func (x *ControlStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlStream.ProtoReflect.Descriptor instead.
 func (*ControlStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{36}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
 }
 
 type StdioStream struct {
@@ -2483,7 +2555,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[37]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2567,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[37]
+	mi := &file_guest_api_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2580,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StdioStream) GetId() string {
@@ -2536,7 +2608,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2620,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2633,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -2592,7 +2664,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2676,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2689,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Peer) GetUid() uint32 {
@@ -2651,7 +2723,7 @@ type PortStream struct {
 
 func (x *PortStream) Reset() {
 	*x = PortStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2735,7 @@ func (x *PortStream) String() string {
 func (*PortStream) ProtoMessage() {}
 
 func (x *PortStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2748,7 @@ func (x *PortStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
 func (*PortStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PortStream) GetPort() uint32 {
@@ -2705,7 +2777,7 @@ type TransferStream struct {
 
 func (x *TransferStream) Reset() {
 	*x = TransferStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2789,7 @@ func (x *TransferStream) String() string {
 func (*TransferStream) ProtoMessage() {}
 
 func (x *TransferStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2802,7 @@ func (x *TransferStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferStream.ProtoReflect.Descriptor instead.
 func (*TransferStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TransferStream) GetContainer() string {
@@ -2781,7 +2853,7 @@ type TransferFrame struct {
 
 func (x *TransferFrame) Reset() {
 	*x = TransferFrame{}
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2865,7 @@ func (x *TransferFrame) String() string {
 func (*TransferFrame) ProtoMessage() {}
 
 func (x *TransferFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2878,7 @@ func (x *TransferFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferFrame.ProtoReflect.Descriptor instead.
 func (*TransferFrame) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TransferFrame) GetData() []byte {
@@ -2834,7 +2906,7 @@ type TransferResult struct {
 
 func (x *TransferResult) Reset() {
 	*x = TransferResult{}
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2918,7 @@ func (x *TransferResult) String() string {
 func (*TransferResult) ProtoMessage() {}
 
 func (x *TransferResult) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2931,7 @@ func (x *TransferResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
 func (*TransferResult) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TransferResult) GetCode() uint32 {
@@ -2890,7 +2962,7 @@ type ResolverStream struct {
 
 func (x *ResolverStream) Reset() {
 	*x = ResolverStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +2974,7 @@ func (x *ResolverStream) String() string {
 func (*ResolverStream) ProtoMessage() {}
 
 func (x *ResolverStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +2987,7 @@ func (x *ResolverStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
 func (*ResolverStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResolverStream) GetAddress() string {
@@ -2942,7 +3014,7 @@ type ClockStream struct {
 
 func (x *ClockStream) Reset() {
 	*x = ClockStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3026,7 @@ func (x *ClockStream) String() string {
 func (*ClockStream) ProtoMessage() {}
 
 func (x *ClockStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3039,7 @@ func (x *ClockStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockStream.ProtoReflect.Descriptor instead.
 func (*ClockStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{46}
 }
 
 type StreamReply struct {
@@ -2980,7 +3052,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[46]
+	mi := &file_guest_api_guest_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3064,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[46]
+	mi := &file_guest_api_guest_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3077,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{46}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StreamReply) GetError() string {
@@ -3031,7 +3103,7 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x14\n" +
 	"\x05guest\x18\x02 \x01(\rR\x05guest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\rR\x04size\"\x0f\n" +
-	"\rStartResponse\"\xa5\x02\n" +
+	"\rStartResponse\"\xda\x02\n" +
 	"\x13CreateBundleRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12-\n" +
@@ -3039,7 +3111,13 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\asockets\x18\x04 \x03(\v2\x19.msb.guest.v1.SocketMountR\asockets\x12\x1c\n" +
 	"\tsubmounts\x18\x05 \x03(\fR\tsubmounts\x12+\n" +
 	"\x04root\x18\x06 \x01(\v2\x17.msb.guest.v1.ImageRootR\x04root\x12-\n" +
-	"\avolumes\x18\a \x03(\v2\x13.msb.guest.v1.ImageR\avolumes\"\xed\x01\n" +
+	"\avolumes\x18\a \x03(\v2\x13.msb.guest.v1.ImageR\avolumes\x123\n" +
+	"\adevices\x18\b \x03(\v2\x19.msb.guest.v1.BlockDeviceR\adevices\"q\n" +
+	"\vBlockDevice\x12+\n" +
+	"\x04file\x18\x01 \x01(\v2\x17.msb.guest.v1.FileMountR\x04file\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x1d\n" +
+	"\n" +
+	"block_size\x18\x03 \x01(\rR\tblockSize\"\xed\x01\n" +
 	"\tImageRoot\x12+\n" +
 	"\x06images\x18\x01 \x03(\v2\x13.msb.guest.v1.ImageR\x06images\x12.\n" +
 	"\x04make\x18\x02 \x03(\v2\x1a.msb.guest.v1.NewDirectoryR\x04make\x12/\n" +
@@ -3244,7 +3322,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -3253,116 +3331,119 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*IDMapping)(nil),             // 4: msb.guest.v1.IDMapping
 	(*StartResponse)(nil),         // 5: msb.guest.v1.StartResponse
 	(*CreateBundleRequest)(nil),   // 6: msb.guest.v1.CreateBundleRequest
-	(*ImageRoot)(nil),             // 7: msb.guest.v1.ImageRoot
-	(*Image)(nil),                 // 8: msb.guest.v1.Image
-	(*Verity)(nil),                // 9: msb.guest.v1.Verity
-	(*Directory)(nil),             // 10: msb.guest.v1.Directory
-	(*NewDirectory)(nil),          // 11: msb.guest.v1.NewDirectory
-	(*Overlay)(nil),               // 12: msb.guest.v1.Overlay
-	(*FileMount)(nil),             // 13: msb.guest.v1.FileMount
-	(*SocketMount)(nil),           // 14: msb.guest.v1.SocketMount
-	(*SetSocketsRequest)(nil),     // 15: msb.guest.v1.SetSocketsRequest
-	(*DirectorySocket)(nil),       // 16: msb.guest.v1.DirectorySocket
-	(*SetSocketsResponse)(nil),    // 17: msb.guest.v1.SetSocketsResponse
-	(*CreateBundleResponse)(nil),  // 18: msb.guest.v1.CreateBundleResponse
-	(*ReleaseFilesRequest)(nil),   // 19: msb.guest.v1.ReleaseFilesRequest
-	(*ReleaseFilesResponse)(nil),  // 20: msb.guest.v1.ReleaseFilesResponse
-	(*RemoveBundleRequest)(nil),   // 21: msb.guest.v1.RemoveBundleRequest
-	(*RemoveBundleResponse)(nil),  // 22: msb.guest.v1.RemoveBundleResponse
-	(*CloseStdioRequest)(nil),     // 23: msb.guest.v1.CloseStdioRequest
-	(*CloseStdioResponse)(nil),    // 24: msb.guest.v1.CloseStdioResponse
-	(*SetNetworkRequest)(nil),     // 25: msb.guest.v1.SetNetworkRequest
-	(*Interface)(nil),             // 26: msb.guest.v1.Interface
-	(*Address)(nil),               // 27: msb.guest.v1.Address
-	(*Route)(nil),                 // 28: msb.guest.v1.Route
-	(*Neighbour)(nil),             // 29: msb.guest.v1.Neighbour
-	(*SetNetworkResponse)(nil),    // 30: msb.guest.v1.SetNetworkResponse
-	(*CreatePodRequest)(nil),      // 31: msb.guest.v1.CreatePodRequest
-	(*PodFile)(nil),               // 32: msb.guest.v1.PodFile
-	(*PodNamespaces)(nil),         // 33: msb.guest.v1.PodNamespaces
-	(*CreatePodResponse)(nil),     // 34: msb.guest.v1.CreatePodResponse
-	(*EventsRequest)(nil),         // 35: msb.guest.v1.EventsRequest
-	(*Event)(nil),                 // 36: msb.guest.v1.Event
-	(*StreamHeader)(nil),          // 37: msb.guest.v1.StreamHeader
-	(*ControlStream)(nil),         // 38: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 39: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 40: msb.guest.v1.SocketStream
-	(*Peer)(nil),                  // 41: msb.guest.v1.Peer
-	(*PortStream)(nil),            // 42: msb.guest.v1.PortStream
-	(*TransferStream)(nil),        // 43: msb.guest.v1.TransferStream
-	(*TransferFrame)(nil),         // 44: msb.guest.v1.TransferFrame
-	(*TransferResult)(nil),        // 45: msb.guest.v1.TransferResult
-	(*ResolverStream)(nil),        // 46: msb.guest.v1.ResolverStream
-	(*ClockStream)(nil),           // 47: msb.guest.v1.ClockStream
-	(*StreamReply)(nil),           // 48: msb.guest.v1.StreamReply
-	nil,                           // 49: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 51: google.protobuf.Any
+	(*BlockDevice)(nil),           // 7: msb.guest.v1.BlockDevice
+	(*ImageRoot)(nil),             // 8: msb.guest.v1.ImageRoot
+	(*Image)(nil),                 // 9: msb.guest.v1.Image
+	(*Verity)(nil),                // 10: msb.guest.v1.Verity
+	(*Directory)(nil),             // 11: msb.guest.v1.Directory
+	(*NewDirectory)(nil),          // 12: msb.guest.v1.NewDirectory
+	(*Overlay)(nil),               // 13: msb.guest.v1.Overlay
+	(*FileMount)(nil),             // 14: msb.guest.v1.FileMount
+	(*SocketMount)(nil),           // 15: msb.guest.v1.SocketMount
+	(*SetSocketsRequest)(nil),     // 16: msb.guest.v1.SetSocketsRequest
+	(*DirectorySocket)(nil),       // 17: msb.guest.v1.DirectorySocket
+	(*SetSocketsResponse)(nil),    // 18: msb.guest.v1.SetSocketsResponse
+	(*CreateBundleResponse)(nil),  // 19: msb.guest.v1.CreateBundleResponse
+	(*ReleaseFilesRequest)(nil),   // 20: msb.guest.v1.ReleaseFilesRequest
+	(*ReleaseFilesResponse)(nil),  // 21: msb.guest.v1.ReleaseFilesResponse
+	(*RemoveBundleRequest)(nil),   // 22: msb.guest.v1.RemoveBundleRequest
+	(*RemoveBundleResponse)(nil),  // 23: msb.guest.v1.RemoveBundleResponse
+	(*CloseStdioRequest)(nil),     // 24: msb.guest.v1.CloseStdioRequest
+	(*CloseStdioResponse)(nil),    // 25: msb.guest.v1.CloseStdioResponse
+	(*SetNetworkRequest)(nil),     // 26: msb.guest.v1.SetNetworkRequest
+	(*Interface)(nil),             // 27: msb.guest.v1.Interface
+	(*Address)(nil),               // 28: msb.guest.v1.Address
+	(*Route)(nil),                 // 29: msb.guest.v1.Route
+	(*Neighbour)(nil),             // 30: msb.guest.v1.Neighbour
+	(*SetNetworkResponse)(nil),    // 31: msb.guest.v1.SetNetworkResponse
+	(*CreatePodRequest)(nil),      // 32: msb.guest.v1.CreatePodRequest
+	(*PodFile)(nil),               // 33: msb.guest.v1.PodFile
+	(*PodNamespaces)(nil),         // 34: msb.guest.v1.PodNamespaces
+	(*CreatePodResponse)(nil),     // 35: msb.guest.v1.CreatePodResponse
+	(*EventsRequest)(nil),         // 36: msb.guest.v1.EventsRequest
+	(*Event)(nil),                 // 37: msb.guest.v1.Event
+	(*StreamHeader)(nil),          // 38: msb.guest.v1.StreamHeader
+	(*ControlStream)(nil),         // 39: msb.guest.v1.ControlStream
+	(*StdioStream)(nil),           // 40: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 41: msb.guest.v1.SocketStream
+	(*Peer)(nil),                  // 42: msb.guest.v1.Peer
+	(*PortStream)(nil),            // 43: msb.guest.v1.PortStream
+	(*TransferStream)(nil),        // 44: msb.guest.v1.TransferStream
+	(*TransferFrame)(nil),         // 45: msb.guest.v1.TransferFrame
+	(*TransferResult)(nil),        // 46: msb.guest.v1.TransferResult
+	(*ResolverStream)(nil),        // 47: msb.guest.v1.ResolverStream
+	(*ClockStream)(nil),           // 48: msb.guest.v1.ClockStream
+	(*StreamReply)(nil),           // 49: msb.guest.v1.StreamReply
+	nil,                           // 50: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 52: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	50, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	51, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
-	13, // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
-	14, // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
-	7,  // 6: msb.guest.v1.CreateBundleRequest.root:type_name -> msb.guest.v1.ImageRoot
-	8,  // 7: msb.guest.v1.CreateBundleRequest.volumes:type_name -> msb.guest.v1.Image
-	8,  // 8: msb.guest.v1.ImageRoot.images:type_name -> msb.guest.v1.Image
-	11, // 9: msb.guest.v1.ImageRoot.make:type_name -> msb.guest.v1.NewDirectory
-	12, // 10: msb.guest.v1.ImageRoot.overlay:type_name -> msb.guest.v1.Overlay
-	10, // 11: msb.guest.v1.ImageRoot.directory:type_name -> msb.guest.v1.Directory
-	13, // 12: msb.guest.v1.Image.file:type_name -> msb.guest.v1.FileMount
-	13, // 13: msb.guest.v1.Image.devices:type_name -> msb.guest.v1.FileMount
-	9,  // 14: msb.guest.v1.Image.verity:type_name -> msb.guest.v1.Verity
-	10, // 15: msb.guest.v1.NewDirectory.directory:type_name -> msb.guest.v1.Directory
-	10, // 16: msb.guest.v1.Overlay.lower:type_name -> msb.guest.v1.Directory
-	10, // 17: msb.guest.v1.Overlay.upper:type_name -> msb.guest.v1.Directory
-	10, // 18: msb.guest.v1.Overlay.work:type_name -> msb.guest.v1.Directory
-	16, // 19: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
-	26, // 20: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
-	28, // 21: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
-	29, // 22: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
-	27, // 23: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
-	32, // 24: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
-	33, // 25: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	49, // 26: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	50, // 27: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	51, // 28: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
-	38, // 29: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	39, // 30: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	40, // 31: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	42, // 32: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	43, // 33: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	46, // 34: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	47, // 35: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
-	0,  // 36: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	41, // 37: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
-	1,  // 38: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	45, // 39: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 40: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 41: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	19, // 42: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	15, // 43: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
-	21, // 44: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	23, // 45: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	25, // 46: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	31, // 47: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	35, // 48: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 49: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	18, // 50: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	20, // 51: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	17, // 52: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
-	22, // 53: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	24, // 54: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	30, // 55: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	34, // 56: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	36, // 57: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	49, // [49:58] is the sub-list for method output_type
-	40, // [40:49] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	14, // 4: msb.guest.v1.CreateBundleRequest.files:type_name -> msb.guest.v1.FileMount
+	15, // 5: msb.guest.v1.CreateBundleRequest.sockets:type_name -> msb.guest.v1.SocketMount
+	8,  // 6: msb.guest.v1.CreateBundleRequest.root:type_name -> msb.guest.v1.ImageRoot
+	9,  // 7: msb.guest.v1.CreateBundleRequest.volumes:type_name -> msb.guest.v1.Image
+	7,  // 8: msb.guest.v1.CreateBundleRequest.devices:type_name -> msb.guest.v1.BlockDevice
+	14, // 9: msb.guest.v1.BlockDevice.file:type_name -> msb.guest.v1.FileMount
+	9,  // 10: msb.guest.v1.ImageRoot.images:type_name -> msb.guest.v1.Image
+	12, // 11: msb.guest.v1.ImageRoot.make:type_name -> msb.guest.v1.NewDirectory
+	13, // 12: msb.guest.v1.ImageRoot.overlay:type_name -> msb.guest.v1.Overlay
+	11, // 13: msb.guest.v1.ImageRoot.directory:type_name -> msb.guest.v1.Directory
+	14, // 14: msb.guest.v1.Image.file:type_name -> msb.guest.v1.FileMount
+	14, // 15: msb.guest.v1.Image.devices:type_name -> msb.guest.v1.FileMount
+	10, // 16: msb.guest.v1.Image.verity:type_name -> msb.guest.v1.Verity
+	11, // 17: msb.guest.v1.NewDirectory.directory:type_name -> msb.guest.v1.Directory
+	11, // 18: msb.guest.v1.Overlay.lower:type_name -> msb.guest.v1.Directory
+	11, // 19: msb.guest.v1.Overlay.upper:type_name -> msb.guest.v1.Directory
+	11, // 20: msb.guest.v1.Overlay.work:type_name -> msb.guest.v1.Directory
+	17, // 21: msb.guest.v1.SetSocketsRequest.sockets:type_name -> msb.guest.v1.DirectorySocket
+	27, // 22: msb.guest.v1.SetNetworkRequest.interfaces:type_name -> msb.guest.v1.Interface
+	29, // 23: msb.guest.v1.SetNetworkRequest.routes:type_name -> msb.guest.v1.Route
+	30, // 24: msb.guest.v1.SetNetworkRequest.neighbours:type_name -> msb.guest.v1.Neighbour
+	28, // 25: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
+	33, // 26: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
+	34, // 27: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
+	50, // 28: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	51, // 29: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	52, // 30: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	39, // 31: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
+	40, // 32: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	41, // 33: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	43, // 34: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	44, // 35: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	47, // 36: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	48, // 37: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
+	0,  // 38: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	42, // 39: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 40: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	46, // 41: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 42: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 43: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	20, // 44: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	16, // 45: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	22, // 46: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	24, // 47: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	26, // 48: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	32, // 49: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	36, // 50: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 51: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	19, // 52: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	21, // 53: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	18, // 54: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	23, // 55: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	25, // 56: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	31, // 57: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	35, // 58: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	37, // 59: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	51, // [51:60] is the sub-list for method output_type
+	42, // [42:51] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -3370,7 +3451,7 @@ func file_guest_api_guest_proto_init() {
 	if File_guest_api_guest_proto != nil {
 		return
 	}
-	file_guest_api_guest_proto_msgTypes[35].OneofWrappers = []any{
+	file_guest_api_guest_proto_msgTypes[36].OneofWrappers = []any{
 		(*StreamHeader_Control)(nil),
 		(*StreamHeader_Stdio)(nil),
 		(*StreamHeader_Socket)(nil),
@@ -3385,7 +3466,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

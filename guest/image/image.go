@@ -1,5 +1,6 @@
 // Package image mounts images, which are staged files that hold a file system each: volumes of
-// containers, and what root file systems are made of.
+// containers, and what root file systems are made of. It also makes the devices of block devices
+// of the host's, which are staged as files, too.
 //
 // As of a mounted file, nothing of the files tree is in sight any longer than it takes to mount
 // what is wanted: an image holds its file open, and no path leads there.
@@ -25,52 +26,59 @@ import (
 // Images are those that are mounted in the guest, each once, whatever containers have it. The
 // zero value is ready for use, and its methods may be called concurrently.
 type Images struct {
-	mu sync.Mutex // who mounts an image, or the files tree
+	mu    sync.Mutex        // who mounts an image, or the files tree
+	loops map[string]uint32 // of block devices, by the tags of their files; guarded by mu
 }
 
-// Assemble mounts the images of a container that are not mounted yet, its root file system's
-// and volumes, and makes the root, unless it has another (nil). After an error only images that
-// others have are left.
-func (i *Images) Assemble(container string, root *api.ImageRoot, volumes []*api.Image) (err error) {
-	if err := api.CheckName("container id", container); err != nil {
+// Prepare mounts the images of a container that are not mounted yet, its root file system's and
+// volumes, makes the root, unless it is none of images, and attaches block devices. After an error
+// only what others have is left.
+func (i *Images) Prepare(request *api.CreateBundleRequest) (err error) {
+	if err := api.CheckName("container id", request.Container); err != nil {
 		return err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	made, err := mountImages(slices.Concat(root.GetImages(), volumes))
+	made, err := mountImages(slices.Concat(request.Root.GetImages(), request.Volumes))
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, release(container, made))
+			err = errors.Join(err, i.release(request.Container, made))
 		}
 	}()
-	if err != nil || root == nil {
+	if err != nil {
 		return err
 	}
-	a := assembly{images: root.Images}
-	for _, dir := range root.Make {
+	attached, err := i.attachDevices(request.Devices)
+	made = append(made, attached...)
+	if err != nil || request.Root == nil {
+		return err
+	}
+	a := assembly{images: request.Root.Images}
+	for _, dir := range request.Root.Make {
 		if err := a.make(dir); err != nil {
 			return err
 		}
 	}
-	return a.mountRoot(api.RootPath(container), root)
+	return a.mountRoot(api.RootPath(request.Container), request.Root)
 }
 
-// Release takes the root file system of a container away, and the images of these tags. Without
-// an error all that was written to them is on the host. What is not there is no error.
+// Release takes the root file system of a container away, and the images and block devices of
+// these tags. Without an error all that was written to them is on the host. What is not there is
+// no error.
 func (i *Images) Release(container string, tags []string) error {
 	if err := api.CheckName("container id", container); err != nil {
 		return err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	errs := []error{release(container, tags)}
+	errs := []error{i.release(container, tags)}
 	if len(tags) > 0 {
 		errs = append(errs, forget())
 	}
 	return errors.Join(errs...)
 }
 
-func release(container string, tags []string) error {
+func (i *Images) release(container string, tags []string) error {
 	root := api.RootPath(container)
 	errs := []error{bundle.Unmount(root), remove(root)}
 	for _, tag := range tags {
@@ -79,7 +87,7 @@ func release(container string, tags []string) error {
 			continue
 		}
 		place := api.ImagePath(tag)
-		errs = append(errs, bundle.SyncAndUnmount("image", tag, place), remove(place), unguard(tag))
+		errs = append(errs, bundle.SyncAndUnmount("image", tag, place), remove(place), unguard(tag), i.detach(tag))
 	}
 	return errors.Join(errs...)
 }

@@ -50,6 +50,9 @@ func (t *Trees) addFile(source *Source, attributes Attributes) (_ Share, err err
 // addToShield gives the shield a file, and to follow it its directory, as the guest is to
 // see them.
 func (t *Trees) addToShield(name string, source *Source, attributes Attributes) (*os.File, error) {
+	if source.kind == os.ModeDevice {
+		return t.shield.AddFixed(name, source.file) // a clone's device cannot be opened
+	}
 	file, err := t.restricted(source.object, attributes.IDMap, attributes.ReadOnly)
 	if err != nil {
 		return nil, err

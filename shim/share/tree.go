@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -59,6 +60,8 @@ type Trees struct {
 	covers *covers
 	keeper *keeper
 	locks  locks
+	// devices counts the block devices that were ever staged.
+	devices atomic.Uint32
 
 	namespaces namespaces
 }
@@ -192,6 +195,8 @@ type Share struct {
 	// Withheld are the paths below a directory where a file system of the host's kernel is
 	// mounted, which is not shared.
 	Withheld []string
+	// Number is a block device's: that of no other in the VM.
+	Number uint32
 
 	dir        string   // the tag's directory
 	target     string   // what the source is attached to

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// users counts, for each directory or image that is shared, by how many mounts. Containers of a
+// users counts, for each directory, image or device that is shared, by how many mounts. Containers of a
 // pod that mount one directory so have one file system in the guest: locks, shared
 // mappings and inotify work between them, as they do with runc.
 type users struct {
@@ -24,7 +24,7 @@ type users struct {
 type identity struct {
 	device, inode, mount uint64
 	attributes           Attributes
-	mounted              string // of an image: how the guest mounts it
+	mounted              string // of an image or a device: how the guest has it
 }
 
 type used struct {
@@ -42,7 +42,11 @@ func identify(dir object, attributes Attributes) (_ identity, ok bool, err error
 		return identity{}, false, &os.PathError{Op: "statx", Path: dir.file.Name(), Err: err}
 	}
 	id := identity{device: unix.Mkdev(stat.Dev_major, stat.Dev_minor), inode: stat.Ino, mount: stat.Mnt_id, attributes: attributes}
-	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+	case unix.S_IFBLK: // whatever node leads to it
+		return identity{device: unix.Mkdev(stat.Rdev_major, stat.Rdev_minor), attributes: attributes}, true, nil
+	default:
 		return id, true, nil // an image: nothing is mounted below a file
 	}
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.file.Fd()))

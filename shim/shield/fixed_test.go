@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,6 +77,55 @@ func TestFixed(t *testing.T) {
 	content, err := os.ReadFile(host)
 	if want := append(make([]byte, size-100), make([]byte, 100)...); err != nil || !bytes.Equal(content, want) {
 		t.Errorf("the host's file has other content, %v", err)
+	}
+}
+
+// A block device is a file of its size, whose bytes are the device's.
+func TestFixedDevice(t *testing.T) {
+	const size = 1 << 20
+	backing := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(backing, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	device, err := mount.SetupLoop(backing, mount.LoopParams{Autoclear: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	s := start(t)
+	entry, err := s.AddFixed("device", open(t, device.Name(), unix.O_PATH))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer entry.Close()
+	path := fmt.Sprintf("/proc/self/fd/%d", entry.Fd())
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != size {
+		t.Fatalf("%v, %v", info, err)
+	}
+	file := open(t, path, os.O_RDWR)
+	defer file.Close()
+	if n, err := file.WriteAt([]byte("written"), size-7); n != 7 || err != nil {
+		t.Errorf("writing up to the end: %d, %v", n, err)
+	}
+	if _, err := file.WriteAt([]byte("x"), size); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("writing beyond: %v", err)
+	}
+	if err := errors.Join(file.Chmod(0o640), unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096), file.Sync()); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o640 || info.Size() != size {
+		t.Errorf("after chmod: %v, %v", info, err)
+	}
+	content, err := os.ReadFile(backing)
+	if err != nil || string(content[size-7:]) != "written" {
+		t.Errorf("the device has %q, %v", content[size-7:], err)
+	}
+	if err := s.Remove("device"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.ReadAt(make([]byte, 4), 0); err == nil {
+		t.Error("it can be read after it was taken away")
 	}
 }
 

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,26 +50,126 @@ func isGuestsToo(d device) bool {
 		d.kind == "b" && d.major == blockMajorLoop && d.minor < guestLoops
 }
 
-// planDevices leaves the devices that the guest has. One of the host's that is asked for is
-// refused; a privileged container, which is given all that there are, goes without the
-// host's, and that is missed.
-func planDevices(linux *specs.Linux) (guest []specs.LinuxDevice, missed []string, err error) {
+// A BlockDevice is one of the host's that the container is given. The guest has a loop device
+// of it.
+type BlockDevice struct {
+	// Path is the device's in the container.
+	Path string
+	// Major and Minor are its numbers on the host.
+	Major, Minor uint32
+	// ReadOnly says that no rule lets the container write to it.
+	ReadOnly bool
+
+	index  int    // in the devices for the guest
+	access string // that rules give (runtime-spec, config-linux.md, "Allowed Device list")
+}
+
+// devices are those of a configuration.
+type devices struct {
+	guest  []specs.LinuxDevice // for runc in the guest
+	blocks []BlockDevice
+	missed []string
+}
+
+// planDevices leaves the devices that the guest has, and finds the host's block devices. Any
+// other of the host's that is asked for is refused; a privileged container, which is given all
+// that there are, goes without the host's, and that is missed.
+func planDevices(linux *specs.Linux) (planned devices, err error) {
 	privileged := hasAllDevices(linux)
 	var without []string
 	for _, given := range linux.Devices {
 		switch d := deviceOf(given); {
 		case slices.Contains(guestDevices, d), privileged && isGuestsToo(d):
-			guest = append(guest, given)
+			planned.guest = append(planned.guest, given)
 		case privileged:
 			without = append(without, shorten(given.Path))
+		case d.kind == "b":
+			block, err := planBlock(linux, given)
+			if err != nil {
+				return devices{}, err
+			}
+			block.index = len(planned.guest)
+			planned.guest, planned.blocks = append(planned.guest, given), append(planned.blocks, block)
 		default:
-			return nil, nil, unsupported("device %s is the host's and cannot be given to a microVM: leave it out (--device of docker, nerdctl and ctr, devices of compose, a device plugin of Kubernetes, CDI), or use another runtime for this container", shorten(given.Path))
+			return devices{}, unsupported("device %s is the host's and cannot be given to a microVM, which takes block devices only: leave it out (--device of docker, nerdctl and ctr, devices of compose, a device plugin of Kubernetes, CDI), or use another runtime for this container", shorten(given.Path))
 		}
 	}
 	if len(without) > 0 {
-		missed = []string{fmt.Sprintf("devices of the host, which a privileged container is given and a microVM cannot have (%s)", Enumerate(without))}
+		planned.missed = []string{fmt.Sprintf("devices of the host, which a privileged container is given and a microVM cannot have (%s)", Enumerate(without))}
 	}
-	return guest, missed, nil
+	return planned, nil
+}
+
+func planBlock(linux *specs.Linux, given specs.LinuxDevice) (BlockDevice, error) {
+	switch {
+	case given.Major < 0 || given.Major > maxMajor || given.Minor < 0 || given.Minor > maxMinor:
+		return BlockDevice{}, invalid("device %s: there is no block device %d:%d", shorten(given.Path), given.Major, given.Minor)
+	case has(linux.Namespaces, specs.UserNamespace):
+		return BlockDevice{}, unsupported("device %s: block devices of the host are not given to containers with a user namespace: leave it out, or the namespace (hostUsers of Kubernetes)", shorten(given.Path))
+	}
+	access := accessTo(linux.Resources, deviceOf(given))
+	return BlockDevice{
+		Path: given.Path, Major: uint32(given.Major), Minor: uint32(given.Minor),
+		ReadOnly: !strings.Contains(access, "w"), access: access,
+	}, nil
+}
+
+// The kernel's bounds of a device's numbers (include/linux/kdev_t.h).
+const (
+	maxMajor = 1<<12 - 1
+	maxMinor = 1<<20 - 1
+)
+
+// accessTo is what rules allow to be done with a device: the later ones change what those before
+// them say, and without any it is nothing.
+func accessTo(resources *specs.LinuxResources, d device) string {
+	if resources == nil {
+		return ""
+	}
+	allowed := make(map[rune]bool)
+	for _, rule := range resources.Devices {
+		if rule.Type != "" && rule.Type != "a" && rule.Type != d.kind || !covers(rule.Major, d.major) || !covers(rule.Minor, d.minor) {
+			continue
+		}
+		for _, kind := range cmp.Or(rule.Access, allAccess) {
+			allowed[kind] = rule.Allow
+		}
+	}
+	var access strings.Builder
+	for _, kind := range allAccess {
+		if allowed[kind] {
+			access.WriteRune(kind)
+		}
+	}
+	return access.String()
+}
+
+const allAccess = "rwm"
+
+// covers tells whether a rule's number is another, or all.
+func covers(rule *int64, number int64) bool { return isAll(rule) || *rule == number }
+
+// guestBlocks makes the container's block devices those that the guest has of them, numbers, and
+// lets it use them as it may the host's.
+func (p *Plan) guestBlocks(linux *specs.Linux, numbers []uint32) {
+	if len(p.BlockDevices) == 0 {
+		return
+	}
+	linux.Devices = slices.Clone(linux.Devices)
+	var resources specs.LinuxResources
+	if linux.Resources != nil {
+		resources = *linux.Resources
+	}
+	resources.Devices = slices.Clone(resources.Devices)
+	for i, block := range p.BlockDevices {
+		major, minor := int64(blockMajorLoop), int64(numbers[i])
+		given := &linux.Devices[block.index]
+		given.Major, given.Minor = major, minor
+		if block.access != "" {
+			resources.Devices = append(resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "b", Major: &major, Minor: &minor, Access: block.access})
+		}
+	}
+	linux.Resources = &resources
 }
 
 // Enumerate is a list for people, not too long.

@@ -23,6 +23,8 @@ type Plan struct {
 	Binds []Bind
 	// Volumes are the images that the guest mounts for it, in the spec's order.
 	Volumes []Volume
+	// BlockDevices are the host's that it is given.
+	BlockDevices []BlockDevice
 	// Rootfs is the absolute path of the container's root file system on the
 	// host; containerd may mount something there or hand over mounts instead.
 	Rootfs string
@@ -98,9 +100,11 @@ func NewMember(spec *specs.Spec, bundle, sandbox string) (*Plan, error) {
 	if p.resources, err = vmResources(spec, pod, p.limits.Host); err != nil {
 		return nil, err
 	}
-	if p.devices, p.missed, err = planDevices(spec.Linux); err != nil {
+	devices, err := planDevices(spec.Linux)
+	if err != nil {
 		return nil, err
 	}
+	p.devices, p.BlockDevices, p.missed = devices.guest, devices.blocks, devices.missed
 	files, err := fileOptions(spec.Annotations)
 	if err != nil {
 		return nil, err
@@ -204,6 +208,8 @@ type Places struct {
 	Rootfs, Cgroup string
 	// Binds and Volumes are for each of the plan's.
 	Binds, Volumes []string
+	// BlockDevices are the minor numbers of loop devices, for each of the plan's.
+	BlockDevices []uint32
 	// Network is the network namespace; a container with the host's network has
 	// that of the guest. Empty means a new one.
 	Network string
@@ -227,6 +233,7 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 	root.Path = places.Rootfs
 	linux.CgroupsPath = places.Cgroup
 	linux.Resources, linux.Devices = p.limits.Guest, p.devices
+	p.guestBlocks(&linux, places.BlockDevices)
 	// Labels of the host's security modules mean nothing to the guest's kernel.
 	process := *guest.Process
 	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""

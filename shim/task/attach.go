@@ -21,11 +21,12 @@ import (
 
 // attachments are what a container has of the host in its VM.
 type attachments struct {
-	root      *share.Share   // the root file system; nil when it is none of the host's
-	assembled *api.ImageRoot // the one that the guest makes of images; nil when it has a share
-	volumes   []*api.Image   // for each of the plan's volumes
-	images    []share.Share  // all that were staged for it
-	binds     []attachment   // for each of the plan's binds
+	root      *share.Share       // the root file system; nil when it is none of the host's
+	assembled *api.ImageRoot     // the one that the guest makes of images; nil when it has a share
+	volumes   []*api.Image       // for each of the plan's volumes
+	devices   []*api.BlockDevice // for each of the plan's block devices
+	images    []share.Share      // all that were staged for these
+	binds     []attachment       // for each of the plan's binds
 	sockets   *socket.Directories
 	joined    namespaces // of others in its VM
 	released  bool       // what is left in binds and images is this container's alone
@@ -64,6 +65,9 @@ func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mo
 		return err
 	}
 	if err := c.attachVolumes(p); err != nil {
+		return err
+	}
+	if err := c.attachDevices(p); err != nil {
 		return err
 	}
 	for _, bind := range c.plan.Binds {
@@ -190,11 +194,14 @@ func (c *container) detach(p *sandbox.Prepared) (err error) {
 // pod.
 func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api.CreateBundleRequest, error) {
 	a := &c.attached
-	request := &api.CreateBundleRequest{Container: c.id, Root: a.assembled, Volumes: a.volumes}
+	request := &api.CreateBundleRequest{Container: c.id, Root: a.assembled, Volumes: a.volumes, Devices: a.devices}
 	places.Rootfs, places.Cgroup, places.Users = a.rootPlace(c.id), filepath.Join("/", c.id), api.UsersPath()
 	places.Network = networkPlace(p.Network(), c.plan.Network())
 	for _, volume := range a.volumes {
 		places.Volumes = append(places.Volumes, api.ImagePath(volume.File.Tag))
+	}
+	for _, device := range a.devices {
+		places.BlockDevices = append(places.BlockDevices, device.Number)
 	}
 	places.Binds = make([]string, len(a.binds))
 	for i, attached := range a.binds {

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -77,6 +78,30 @@ func (c *container) attachVolumes(p *sandbox.Prepared) error {
 			return fmt.Errorf("mount %s: %w", volume.Destination, err)
 		}
 		c.attached.volumes = append(c.attached.volumes, staged)
+	}
+	return nil
+}
+
+// attachDevices stages the host's block devices that the container is given.
+func (c *container) attachDevices(p *sandbox.Prepared) error {
+	for _, block := range c.plan.BlockDevices {
+		if p.Network().Host {
+			return fmt.Errorf("device %s: a VM that has the host's network has no block devices of the host, because its kernel is another: give the container a network of its own: %w", block.Path, errdefs.ErrInvalidArgument)
+		}
+		device, err := share.OpenDevice(block.Path, block.Major, block.Minor)
+		if err != nil {
+			return err
+		}
+		staged, err := p.Trees.AddDevice(device, block.ReadOnly)
+		readOnly := block.ReadOnly || device.ReadOnly
+		if err = errors.Join(err, device.Close()); err != nil {
+			return err
+		}
+		c.attached.images = append(c.attached.images, staged)
+		c.attached.devices = append(c.attached.devices, &api.BlockDevice{
+			File:   &api.FileMount{Tag: staged.Tag, Name: []byte(staged.Name), Destination: block.Path, ReadOnly: readOnly},
+			Number: staged.Number, BlockSize: device.BlockSize,
+		})
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ var groups = []group{
 		title: "What is refused",
 		trials: []trial{
 			{what: "`--network container:` of one that runc runs", script: `docker run -d --runtime runc --name other $image sleep 1000 >/dev/null; run --rm --network container:other $image true; docker exec other ls /sys/class/net`, why: "processes of others live in that namespace, and a VM takes its network"},
-			{what: "`--device`", script: `mknod made/disk b 7 77; run --rm --device "$PWD/made/disk:/dev/disk" $image ls /dev/disk`, why: "the guest has devices of its own"},
+			{what: "`--device` of a character device", script: `mknod made/disk c 10 77; run --rm --device "$PWD/made/disk:/dev/disk" $image ls /dev/disk`, why: "the guest has devices of its own"},
 			{what: "`--pid host`", script: `run --rm --pid host $image true`, why: "the host's processes are not the VM's"},
 			{what: "`--ipc host`", script: `run --rm --ipc host $image true`, why: "the host's System V objects are not the VM's"},
 			{what: "`--uts host`", script: `run --rm --uts host $image true`, why: "the host's name is not the VM's"},
@@ -127,6 +127,7 @@ var groups = []group{
 			{what: "`--memory-swap -1`, `--memory-reservation`, `--memory-swappiness`", script: `run --rm -m 64m --memory-swap -1 --memory-reservation 32m --memory-swappiness 10 $image echo ran`},
 			{what: "`--cpus`, `--cpuset-cpus`", script: `run --rm --cpus 1 --cpuset-cpus 0 $image nproc`},
 			{what: "`--device-write-bps`, `--blkio-weight`", script: `run --rm --blkio-weight 300 --device-write-bps "$(find /dev -maxdepth 1 -type b | sort | head -n 1):1mb" $image echo ran 2>&1 | grep -v WARNING`},
+			{what: "`--device` of a block device", script: `truncate -s 1M made/blocks; loop=$(losetup -f --show made/blocks); run --rm --device "$loop:/dev/disk" $image wc -c /dev/disk; losetup -d "$loop"`},
 			{what: "`--device /dev/fuse`", script: `run --rm --device /dev/fuse $image sh -c 'ls /dev/fuse; : <>/dev/fuse && echo opened'`},
 			{what: "`--privileged`", script: `run --rm --privileged $image sh -c 'grep CapEff /proc/self/status; mount -t tmpfs tmpfs /mnt && echo mounted'`},
 			{what: "`--restart on-failure:2`", script: `run -d --name again --restart on-failure:2 $image sh -c 'exit 9' >/dev/null; until_true sh -c '[ "$(docker inspect -f "{{.State.Status}} {{.RestartCount}}" again)" = "exited 2" ]'; docker inspect -f '{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}' again`},

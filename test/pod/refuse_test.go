@@ -60,7 +60,7 @@ func testRefusedPods(t *testing.T, handler string) {
 func testRefusedContainers(t *testing.T, p *pod) {
 	dir := t.TempDir()
 	device, fifo := filepath.Join(dir, "block"), filepath.Join(dir, "fifo")
-	if err := unix.Mknod(device, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200))); err != nil {
+	if err := unix.Mknod(device, unix.S_IFBLK|0o600, int(unix.Mkdev(8, 255))); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
@@ -72,9 +72,9 @@ func testRefusedContainers(t *testing.T, p *pod) {
 		change func(*cri.ContainerConfig)
 		says   string
 	}{
-		"a raw block volume": {func(config *cri.ContainerConfig) {
+		"a raw block volume that is not there": {func(config *cri.ContainerConfig) {
 			config.Devices = []*cri.Device{{HostPath: device, ContainerPath: "/dev/block", Permissions: "rwm"}}
-		}, "device /dev/block"},
+		}, "device /dev/block cannot be opened"},
 		"a block device as a file": {mounting(good, mount(device, "/d")), "is a block device"},
 		"a mount that cannot be staged": {
 			mounting(good, mount(fifo, "/f")),

@@ -134,6 +134,7 @@ func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 		return fs.ToErrno(err)
 	}
 	f.kept.apply(host)
+	f.fixed.show(&host.Stat_t)
 	attrOf(&host.Stat_t, &out.Attr)
 	return 0
 }
@@ -161,6 +162,7 @@ func (f *file) Setattr(_ context.Context, h fs.FileHandle, in *fuse.SetAttrIn, o
 	}
 	f.kept.set(in, host)
 	f.kept.apply(host)
+	f.fixed.show(&host.Stat_t)
 	attrOf(&host.Stat_t, &out.Attr)
 	return 0
 }

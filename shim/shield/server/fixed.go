@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"io"
+	"os"
 	"sync"
 	"syscall"
 
@@ -23,6 +25,32 @@ type fixed struct {
 
 func newFixed(size int64) *fixed {
 	return &fixed{size: size, opened: make(map[*fixedHandle]bool)}
+}
+
+// sizeOf is the size of a file or of a block device, in bytes.
+func sizeOf(pin *os.File) (int64, error) {
+	info, err := pin.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if info.Mode().Type() != os.ModeDevice {
+		return info.Size(), nil
+	}
+	device, err := os.Open(path(pin))
+	if err != nil {
+		return 0, err
+	}
+	defer device.Close()
+	return device.Seek(0, io.SeekEnd)
+}
+
+// show makes of a block device's inode one of a file: that is what it is to the guest, whose
+// kernel has other devices.
+func (f *fixed) show(stat *unix.Stat_t) {
+	if f != nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK {
+		stat.Mode = stat.Mode&^unix.S_IFMT | unix.S_IFREG
+		stat.Size, stat.Rdev = f.size, 0
+	}
 }
 
 // hold takes an opened file over, until it is released or revoked.

@@ -116,11 +116,11 @@ func (s *Server) shield(request api.Request, pin *os.File) (*file, error) {
 	f := &file{current: target{pin: pin}}
 	switch {
 	case request.Fixed:
-		info, err := pin.Stat()
+		size, err := sizeOf(pin)
 		if err != nil {
 			return nil, err
 		}
-		f.fixed = newFixed(info.Size())
+		f.fixed = newFixed(size)
 	case request.Follow:
 		f.current.names, f.current.entry = s.names, request.Add
 	default:

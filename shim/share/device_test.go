@@ -1,0 +1,85 @@
+package share
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// loop is a block device of a file of a size, with its numbers.
+func loop(t *testing.T, size int64) (major, minor uint32) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	device, err := mount.SetupLoop(path, mount.LoopParams{Autoclear: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { device.Close() })
+	var s unix.Stat_t
+	if err := unix.Fstat(int(device.Fd()), &s); err != nil {
+		t.Fatal(err)
+	}
+	return unix.Major(s.Rdev), unix.Minor(s.Rdev)
+}
+
+// A block device is staged once for all that may do the same with it, and has a number of its
+// own.
+func TestAddDevice(t *testing.T) {
+	trees := trees(t)
+	trees.shield = &shieldOf{serves: file(t, "")}
+	add := func(major, minor uint32, readOnly bool) Share {
+		t.Helper()
+		device, err := OpenDevice("/dev/disk", major, minor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer device.Close()
+		if device.BlockSize != 512 || device.ReadOnly {
+			t.Errorf("%+v", device)
+		}
+		share, err := trees.AddDevice(device, readOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return share
+	}
+	major, minor := loop(t, 1<<20)
+	first, again, locked := add(major, minor, false), add(major, minor, false), add(major, minor, true)
+	major, minor = loop(t, 1<<20)
+	other := add(major, minor, false)
+	if again.Tag != first.Tag || again.Number != first.Number {
+		t.Errorf("%+v; the first is %+v", again, first)
+	}
+	for name, share := range map[string]Share{"one to be read": locked, "another device": other} {
+		if share.Tag == first.Tag || share.Number == first.Number {
+			t.Errorf("%s is %+v; the first is %+v", name, share, first)
+		}
+	}
+	if trees.Release(again) || !trees.Release(first) {
+		t.Error("the last user is another")
+	}
+}
+
+func TestOpenDeviceRefused(t *testing.T) {
+	major, minor := loop(t, 0)
+	for want, numbers := range map[string][2]uint32{
+		"cannot be opened: the host's block device 8:255": {8, 255},
+		"has a size of 0": {major, minor},
+	} {
+		_, err := OpenDevice("/dev/disk", numbers[0], numbers[1])
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "device /dev/disk") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
