@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/mount"
+	losetup "github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,7 +87,7 @@ func TestFixedDevice(t *testing.T) {
 	if err := os.WriteFile(backing, make([]byte, size), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	device, err := mount.SetupLoop(backing, mount.LoopParams{Autoclear: true})
+	device, err := losetup.SetupLoop(backing, losetup.LoopParams{Autoclear: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,12 +40,14 @@ func TestNewRefuses(t *testing.T) {
 		change func(*specs.Spec)
 		says   string
 	}{
-		"no root":     {func(s *specs.Spec) { s.Root = nil }, "root.path"},
-		"empty root":  {func(s *specs.Spec) { s.Root.Path = "" }, "root.path"},
-		"no process":  {func(s *specs.Spec) { s.Process = nil }, "process"},
-		"not Linux":   {func(s *specs.Spec) { s.Linux = nil }, "linux"},
-		"hook in it":  {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} }, "createContainer"},
-		"host device": {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/dri/card0", Type: "c", Major: 226}} }, "/dev/dri/card0"},
+		"no root":    {func(s *specs.Spec) { s.Root = nil }, "root.path"},
+		"empty root": {func(s *specs.Spec) { s.Root.Path = "" }, "root.path"},
+		"no process": {func(s *specs.Spec) { s.Process = nil }, "process"},
+		"not Linux":  {func(s *specs.Spec) { s.Linux = nil }, "linux"},
+		"hook in it": {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} }, "createContainer"},
+		"host device": {func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/dri/card0", Type: "c", Major: 226}}
+		}, "/dev/dri/card0"},
 		"joined namespace":  {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/x" }, "/proc/1/ns/x"},
 		"host's mounts":     {without(specs.MountNamespace), "mount namespace"},
 		"relative":          {withMount(specs.Mount{Destination: "a", Type: "tmpfs"}), "absolute"},

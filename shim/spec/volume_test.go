@@ -30,8 +30,11 @@ func TestVolume(t *testing.T) {
 		"erofs":                 {volumeMount("erofs"), image.Image{Type: "erofs", ReadOnly: true}, "bind rprivate ro"},
 		"erofs rw":              {volumeMount("erofs", "rw"), image.Image{Type: "erofs", ReadOnly: true}, "bind rprivate ro"},
 		"format":                {volumeMount("format/erofs"), image.Image{Type: "erofs", ReadOnly: true}, "bind rprivate ro"},
-		"of a mount": {volumeMount("ext4", "nosuid", "nodev", "noatime", "rslave", "defaults", "X-mount.mkdir", "x-systemd.automount"),
-			image.Image{Type: "ext4"}, "bind rprivate nosuid nodev noatime rslave"},
+		"of a mount": {
+			volumeMount("ext4", "nosuid", "nodev", "noatime", "rslave", "defaults", "X-mount.mkdir", "x-systemd.automount"),
+			image.Image{Type: "ext4"},
+			"bind rprivate nosuid nodev noatime rslave",
+		},
 		"devices": {volumeMount("erofs", "device=/a", "device=/b"), image.Image{Type: "erofs", ReadOnly: true, Devices: []string{"/a", "/b"}}, "bind rprivate ro"},
 		"verity":  {volumeMount("erofs", "X-containerd.dmverity=/v"), image.Image{Type: "erofs", ReadOnly: true, Verity: "/v"}, "bind rprivate ro"},
 	} {
