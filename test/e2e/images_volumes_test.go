@@ -142,3 +142,48 @@ func wantNoTask(t *testing.T, words string, options ...string) {
 		t.Errorf("exit code %d, want a line with %q:\n%s", code, words, stderr)
 	}
 }
+
+// An image whose disk on the host is full cannot take what it has room for: the container is told,
+// goes on, and ends; what was synchronised before is there.
+func TestVolumeImageFullDisk(t *testing.T) {
+	nothingLeft(t)
+	small := filepath.Join(t.TempDir(), "small")
+	if err := os.Mkdir(small, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// The containerd of this test finds it in its own mount namespace, as it does any mount.
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(small, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	data := filepath.Join(small, "volume.img")
+	if output, err := exec.Command("cp", "--sparse=always", ext4Image(t), data).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	withData := options{spec: []oci.SpecOpts{volume("ext4", data, "/data")}}
+	c := start(t, withData, sleeper...)
+	c.must("echo kept >/data/kept; sync")
+	c.mustFail("dd if=/dev/zero of=/data/large bs=1M count=12 conv=fsync", "No space left on device")
+	if got := c.must("cat /data/kept"); got != "kept" {
+		t.Errorf("the full container reads %q", got)
+	}
+	c.end()
+
+	// With space the next one has it as it was, by its journal.
+	if err := unix.Mount("", small, "", unix.MS_REMOUNT, "size=32m"); err != nil {
+		t.Fatal(err)
+	}
+	c = start(t, withData, sleeper...)
+	if got := c.must("cat /data/kept; rm -f /data/large; dd if=/dev/zero of=/data/large bs=1M count=12 conv=fsync 2>/dev/null; wc -c </data/large"); got != "kept\n12582912" {
+		t.Errorf("the next container prints %q", got)
+	}
+	c.end()
+	// Its header tells of errors, so only the rest is looked at.
+	if output, err := exec.Command("e2fsck", "-fn", data).CombinedOutput(); err != nil {
+		t.Errorf("checking the image: %v\n%s", err, output)
+	}
+}
