@@ -28,8 +28,8 @@ func ext4Image(t *testing.T) string {
 	if err := os.WriteFile(filepath.Join(content, "old"), []byte("from the host\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if output, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", content, file, "16m").CombinedOutput(); err != nil {
-		t.Fatalf("mke2fs: %v\n%s", err, output)
+	if output, err := exec.Command("mkfs.ext4", "-q", "-d", content, file, "16m").CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, output)
 	}
 	return file
 }
