@@ -277,12 +277,16 @@ bench: root build tools ## measure, against runc on this machine, and print a ta
 bench-boot: root build tools ## count the guest's instructions of a start, with msb's kernel and libkrunfw's (root)
 	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only instructions
 
-bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc (root)
-	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only images
+# Which of them: images is all, jobs what programs do to files, layers starts of images of many
+# layers.
+ONLY ?= images
+
+bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc; ONLY=jobs|layers (root)
+	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only $(ONLY)
 
 bench-files-krun: root build tools clients deps-krun ## the same under libkrun, with fewer files, in an emulated host (root)
 	@$(STEP) "building the benchmark" go build -o $(OUTPUT)/test/bench ./test/bench
-	@hack/kvmhost -t 7200 -p $(OUTPUT)/test/bench env MSB_DRIVER=krun TMPDIR=/var /put/bench -only images -files 500
+	@hack/kvmhost -t 14400 -p $(OUTPUT)/test/bench env MSB_DRIVER=krun TMPDIR=/var /put/bench -only $(ONLY) -files 500
 
 bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox
