@@ -278,10 +278,10 @@ bench-boot: root build tools ## count the guest's instructions of a start, with 
 	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only instructions
 
 # Which of them: images is all, jobs what programs do to files, layers starts of images of many
-# layers.
+# layers, eleventh what one more container of a pod takes.
 ONLY ?= images
 
-bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc; ONLY=jobs|layers (root)
+bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc; ONLY=jobs|layers|eleventh (root)
 	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only $(ONLY)
 
 bench-files-krun: root build tools clients deps-krun ## the same under libkrun, with fewer files, in an emulated host (root)
