@@ -95,6 +95,9 @@ func jobTimes(host *harness.Host) (err error) {
 		}
 	}
 	printJobs(times)
+	if *plotFile != "" {
+		return writePlot(*plotFile, times)
+	}
 	return nil
 }
 

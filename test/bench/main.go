@@ -46,6 +46,7 @@ var (
 		"what is measured no other way: instructions, or images, which are jobs, layers and eleventh")
 	smallFiles  = flag.Int("files", 5000, "how many small files the image of jobs has")
 	imageRounds = flag.Int("rounds", 5, "how often each of jobs and layers is measured; the median counts")
+	plotFile    = flag.String("plot", "", "the file that jobs are drawn into, as SVG; empty is none")
 )
 
 // imageMeasures are those of root file systems that are made of images.
