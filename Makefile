@@ -110,7 +110,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/fake ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/fake ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 
 test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -277,12 +277,20 @@ bench: root build tools ## measure, against runc on this machine, and print a ta
 bench-boot: root build tools ## count the guest's instructions of a start, with msb's kernel and libkrunfw's (root)
 	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only instructions
 
-bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc (root)
-	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only images
+# Which of them: images is all, jobs what programs do to files, layers starts of images of many
+# layers, eleventh what one more container of a pod takes. PLOT=FILE draws jobs into an SVG.
+ONLY ?= images
+PLOT ?=
+
+bench-files: root build tools ## measure root file systems: erofs and overlayfs, beside the guest's tmpfs and runc; ONLY=jobs|layers|eleventh, PLOT=docs/images.svg (root)
+	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only $(ONLY) -plot '$(PLOT)'
 
 bench-files-krun: root build tools clients deps-krun ## the same under libkrun, with fewer files, in an emulated host (root)
+	@mkdir -p $(RESULTS)/bench
 	@$(STEP) "building the benchmark" go build -o $(OUTPUT)/test/bench ./test/bench
-	@hack/kvmhost -t 7200 -p $(OUTPUT)/test/bench env MSB_DRIVER=krun TMPDIR=/var /put/bench -only images -files 500
+	@hack/kvmhost -t 14400 -f $(RESULTS)/bench -p $(OUTPUT)/test/bench env MSB_DRIVER=krun TMPDIR=/var \
+		/put/bench -only $(ONLY) -files 500 $(if $(PLOT),-plot /results/images.svg)
+	@$(if $(PLOT),cp $(RESULTS)/bench/images.svg '$(PLOT)')
 
 bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox

@@ -103,7 +103,7 @@ type running struct {
 	exit      <-chan client.ExitStatus
 }
 
-func start(ctx context.Context, host *harness.Host, id, runtime string, creator cio.Creator, spec []oci.SpecOpts, command ...string) (_ *running, err error) {
+func start(ctx context.Context, host *harness.Host, id, runtime string, creator cio.Creator, spec []oci.SpecOpts, command ...string) (*running, error) {
 	image, err := host.Client.GetImage(ctx, harness.Image)
 	if err != nil {
 		return nil, err
@@ -113,6 +113,20 @@ func start(ctx context.Context, host *harness.Host, id, runtime string, creator 
 	if err != nil {
 		return nil, err
 	}
+	return startTask(ctx, container, creator)
+}
+
+// above makes a container above a committed snapshot.
+func above(ctx context.Context, host *harness.Host, id, runtime, snapshotter, layer string, spec []oci.SpecOpts) (client.Container, error) {
+	if _, err := host.Client.SnapshotService(snapshotter).Prepare(ctx, id, layer); err != nil {
+		return nil, err
+	}
+	spec = append([]oci.SpecOpts{oci.WithEnv([]string{"PATH=/bin"})}, spec...)
+	return host.Client.NewContainer(ctx, id, client.WithSnapshotter(snapshotter), client.WithSnapshot(id), client.WithNewSpec(spec...), withRuntime(host, runtime))
+}
+
+// startTask starts a container. One that does not start is removed.
+func startTask(ctx context.Context, container client.Container, creator cio.Creator) (_ *running, err error) {
 	r := &running{container: container}
 	defer func() {
 		if err != nil {
@@ -313,27 +327,4 @@ func residentMiB(pid int) float64 {
 	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	_, _ = fmt.Sscan(string(data), &size, &pages)
 	return pages * float64(unix.Getpagesize()) / (1 << 20)
-}
-
-var phaseTrace = regexp.MustCompile(`phase=(?:"([A-Za-z ]+)"|([a-z]+)) .*took="?([0-9.a-zµ]+)"?`)
-
-// printPhases tells where the time of a run goes, by the shim's own trace.
-func printPhases(host *harness.Host) {
-	byPhase := map[string][]time.Duration{}
-	var order []string
-	for _, match := range phaseTrace.FindAllStringSubmatch(host.Log(), -1) {
-		took, err := time.ParseDuration(match[3])
-		if err != nil {
-			continue
-		}
-		name := match[1] + match[2]
-		if byPhase[name] == nil {
-			order = append(order, name)
-		}
-		byPhase[name] = append(byPhase[name], took)
-	}
-	fmt.Println("\nMedian of the phases of a container's life, by the shim's trace:")
-	for _, name := range order {
-		fmt.Printf("  %-20s %8.1f ms\n", name, float64(median(byPhase[name]).Microseconds())/1000)
-	}
 }
