@@ -183,6 +183,10 @@ func mountImage(stage string, image *api.Image) error {
 			files = append(files, path)
 			system.options = append(system.options, "device="+path)
 		}
+		if image.Verity == nil {
+			// Or the guest's page cache has what is read twice: of the file, and of what is in it.
+			system.preferred = []string{"directio"}
+		}
 		if err := system.mount(target); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 type fileSystem struct {
 	kind, source string
 	options      []string // NAME=VALUE, or NAME
+	preferred    []string // NAME, left out where the kernel does not know it
 	readOnly     bool
 }
 
@@ -62,6 +63,11 @@ func (f fileSystem) configure(fd int) error {
 		}
 		if err != nil {
 			return fmt.Errorf("option %s: %w", name, err)
+		}
+	}
+	for _, option := range f.preferred {
+		if err := unix.FsconfigSetFlag(fd, option); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("option %s: %w", option, err)
 		}
 	}
 	return unix.FsconfigCreate(fd)
