@@ -72,6 +72,7 @@ func TestImagesRefused(t *testing.T) {
 	})
 	good.end()
 	wantClean(t, mounts)
+	t.Run("damaged", func(t *testing.T) { fuzzedRoots(t, mounts) })
 }
 
 // wantRefused wants a task with changed mounts be refused in a sentence that names a file.
