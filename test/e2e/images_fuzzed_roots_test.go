@@ -16,7 +16,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
@@ -72,7 +71,7 @@ func fuzzedRoots(t *testing.T, mounts []mount.Mount) {
 func liveOn(t *testing.T, kind string, write func(file string) error) (result, told string) {
 	t.Helper()
 	var file string
-	_, created, err := changedTask(t, inErofs(t), func(own []mount.Mount) {
+	container, created, err := changedTask(t, inErofs(t), func(own []mount.Mount) {
 		if kind == "erofs" {
 			own[len(own)-2].Source = filepath.Join(t.TempDir(), "damaged.erofs")
 			file = own[len(own)-2].Source
@@ -109,17 +108,25 @@ func liveOn(t *testing.T, kind string, write func(file string) error) (result, t
 	if err := created.Start(ctx); err != nil {
 		return "not started", err.Error()
 	}
-	return "used", useRoot(t, created, exit)
+	return "used", useRoot(t, container, created, exit)
 }
 
+// readAll reads every file of a root file system.
+const readAll = "find / -xdev -type f -exec cat {} + | wc -c"
+
 // useRoot reads the root file system of a task, and says what came of it.
-func useRoot(t *testing.T, created client.Task, exit <-chan client.ExitStatus) (result string) {
+func useRoot(t *testing.T, container client.Container, created client.Task, exit <-chan client.ExitStatus) (result string) {
 	t.Helper()
 	ctx, cancel := host.Context()
 	defer cancel()
-	var out, said harness.Buffer
-	process, err := created.Exec(ctx, "use", &specs.Process{Args: []string{"find", "/", "-xdev", "-type", "f", "-exec", "cat", "{}", "+"}, Cwd: "/"},
-		cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &said)))
+	spec, err := container.Spec(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	use := *spec.Process
+	use.Args = []string{"sh", "-c", readAll}
+	var out harness.Buffer
+	process, err := created.Exec(ctx, "use", &use, cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out)))
 	if err != nil {
 		return "exec: " + err.Error()
 	}
@@ -142,7 +149,7 @@ func useRoot(t *testing.T, created client.Task, exit <-chan client.ExitStatus) (
 	if _, err := process.Delete(ctx, client.WithProcessKill); err != nil {
 		result += ", deleting the exec: " + err.Error()
 	}
-	return fmt.Sprintf("%s, %d bytes read: %s", result, len(out.String()), cut(said.String()))
+	return result + ": " + cut(out.String())
 }
 
 // kernelLog is the log of the host's kernel since it was opened
