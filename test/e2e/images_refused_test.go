@@ -70,8 +70,12 @@ func TestImagesRefused(t *testing.T) {
 		wantRefused(t, inErofs(t), used, func(own []mount.Mount) { own[0].Source = used })
 		good.must("echo still >/works; sync; cat /works")
 	})
+	if got := good.must(readAll); got < "1" {
+		t.Errorf("%s bytes are read of an image that is not damaged", got)
+	}
 	good.end()
 	wantClean(t, mounts)
+	t.Run("damaged", func(t *testing.T) { fuzzedRoots(t, mounts) })
 }
 
 // wantRefused wants a task with changed mounts be refused in a sentence that names a file.

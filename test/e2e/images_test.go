@@ -31,6 +31,7 @@ func TestImages(t *testing.T) {
 	t.Run("written to a file", func(t *testing.T) {
 		imagesOn(t, wanted, "overlay", inFiles)
 		t.Run("full", imageFull)
+		t.Run("killed", imageKilled)
 	})
 }
 
@@ -197,21 +198,32 @@ func imageLives(t *testing.T) {
 	c.end()
 	imageOnHost(t, c.container)
 
-	again, err := c.container.NewTask(c.ctx, cio.NullIO)
-	if err != nil {
-		t.Fatal(err)
-	}
-	exit, err := again.Wait(c.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	next := &task{Task: again, t: t, ctx: c.ctx, container: c.container, exit: exit}
+	next := c.again()
 	defer next.end()
-	if err := again.Start(c.ctx); err != nil {
-		t.Fatal(err)
-	}
 	sameTree(t, tree, next.must(listing))
 	next.must("echo more >>/kept; rm /data")
+}
+
+// again starts the next task of a container, whose last one was deleted.
+func (k *task) again() *task {
+	k.t.Helper()
+	next, err := k.container.NewTask(k.ctx, cio.NullIO)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.t.Cleanup(func() {
+		ctx, cancel := host.Context()
+		defer cancel()
+		_, _ = next.Delete(ctx, client.WithProcessKill)
+	})
+	exit, err := next.Wait(k.ctx)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if err := next.Start(k.ctx); err != nil {
+		k.t.Fatal(err)
+	}
+	return &task{Task: next, t: k.t, ctx: k.ctx, container: k.container, exit: exit}
 }
 
 // end kills a task and deletes it.

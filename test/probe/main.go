@@ -28,7 +28,7 @@ var commands = map[string]func(args []string) error{
 	"tmpfile": tmpfile, "link": link, "fsync": fsync, "connect": connect, "pump": pump, "resident": resident, "pour": pour, "echo": echo, "mtu": mtu, "lookup": lookup, "roundtrip": roundtrip,
 	"listxattr": listxattr, "make": makeFile, "as": as, "acl": aclOf, "rights": rights.Main, "posix": posix,
 	"pattern": pattern, "watch": watch, "fill": fill, "pause": pause, "uid": uid, "escape": escape, "report": report, "count": count,
-	"greet": greet, "clock": clock, "occupy": occupy, "can": can, "stress": stressed, "tree": tree, "work": work, "furnish": furnish,
+	"greet": greet, "images": images, "clock": clock, "occupy": occupy, "can": can, "stress": stressed, "tree": tree, "work": work, "furnish": furnish,
 	"kvm": func([]string) error { return kvm.Check() },
 }
 
