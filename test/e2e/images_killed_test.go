@@ -24,7 +24,7 @@ func imageKilled(t *testing.T) {
 			c := start(t, o, sleeper...)
 			mounts := mountsOf(t, c.ctx, c.container)
 			_, writer := c.startExec(cio.NullIO, nil, "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/large/$((i % 100)); echo $i >>/written; done")
-			c.must("until [ -e /large/99 ]; do sleep 0.1; done; echo kept >/kept; sync")
+			c.must("until grep -qx 99 /written; do sleep 0.1; done; echo kept >/kept; sync")
 
 			shim := shimOf(t, c.ID())
 			if victim == "shim" {
