@@ -15,18 +15,18 @@ type Device struct {
 	*Source
 	// BlockSize is the size of its logical blocks, in bytes.
 	BlockSize uint32
-	// ReadOnly tells that nothing can be written to it.
+	// ReadOnly tells that nothing is written to it: nothing is to be, or can be.
 	ReadOnly bool
 }
 
-// OpenDevice opens a block device of the host's by its numbers. path is the container's, for
-// errors.
-func OpenDevice(path string, major, minor uint32) (_ *Device, err error) {
+// OpenDevice opens a block device of the host's by its numbers, to be written to unless it is
+// readOnly. path is the container's, for errors.
+func OpenDevice(path string, major, minor uint32, readOnly bool) (_ *Device, err error) {
 	node, err := deviceNode(path, major, minor)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", path, err)
 	}
-	device := &Device{Source: &Source{path: path, object: object{file: node}, kind: os.ModeDevice}}
+	device := &Device{Source: &Source{path: path, object: object{file: node}, kind: os.ModeDevice}, ReadOnly: readOnly}
 	size, err := device.look()
 	switch {
 	case err != nil:
@@ -78,11 +78,11 @@ func (d *Device) look() (size int64, err error) {
 	if err != nil {
 		return 0, os.NewSyscallError("BLKSSZGET", err)
 	}
-	readOnly, err := unix.IoctlGetInt(int(opened.Fd()), unix.BLKROGET)
+	locked, err := unix.IoctlGetInt(int(opened.Fd()), unix.BLKROGET)
 	if err != nil {
 		return 0, os.NewSyscallError("BLKROGET", err)
 	}
-	d.BlockSize, d.ReadOnly = uint32(block), readOnly != 0
+	d.BlockSize, d.ReadOnly = uint32(block), d.ReadOnly || locked != 0
 	return opened.Seek(0, io.SeekEnd)
 }
 
@@ -91,8 +91,8 @@ const firstNumber = 1000
 
 // AddDevice stages a block device: the guest finds a file of its size. It is staged once, however
 // often it is added, so that what containers of a pod write to it they read from each other.
-func (t *Trees) AddDevice(device *Device, readOnly bool) (Share, error) {
-	attributes := Attributes{ReadOnly: readOnly || device.ReadOnly, Shield: true, Fixed: true}
+func (t *Trees) AddDevice(device *Device) (Share, error) {
+	attributes := Attributes{ReadOnly: device.ReadOnly, Shield: true, Fixed: true}
 	return t.users.add(device.object, attributes, "device", func() (Share, error) {
 		share, err := t.addFile(device.Source, attributes)
 		share.Number = firstNumber + t.devices.Add(1)

@@ -40,15 +40,15 @@ func TestAddDevice(t *testing.T) {
 	trees.shield = &shieldOf{serves: file(t, "")}
 	add := func(major, minor uint32, readOnly bool) Share {
 		t.Helper()
-		device, err := OpenDevice("/dev/disk", major, minor)
+		device, err := OpenDevice("/dev/disk", major, minor, readOnly)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer device.Close()
-		if device.BlockSize != 512 || device.ReadOnly {
+		if device.BlockSize != 512 || device.ReadOnly != readOnly {
 			t.Errorf("%+v", device)
 		}
-		share, err := trees.AddDevice(device, readOnly)
+		share, err := trees.AddDevice(device)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +77,7 @@ func TestOpenDeviceRefused(t *testing.T) {
 		"cannot be opened: the host's block device 8:255": {8, 255},
 		"has a size of 0": {major, minor},
 	} {
-		_, err := OpenDevice("/dev/disk", numbers[0], numbers[1])
+		_, err := OpenDevice("/dev/disk", numbers[0], numbers[1], false)
 		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "device /dev/disk") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}

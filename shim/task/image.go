@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -12,6 +11,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/image"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
 // attachRoot gives the VM the container's root file system: a share, or images of which the
@@ -88,22 +88,29 @@ func (c *container) attachDevices(p *sandbox.Prepared) error {
 		if p.Network().Host {
 			return fmt.Errorf("device %s: a VM that has the host's network has no block devices of the host, because its kernel is another: give the container a network of its own: %w", block.Path, errdefs.ErrInvalidArgument)
 		}
-		device, err := share.OpenDevice(block.Path, block.Major, block.Minor)
+		staged, err := c.stageDevice(p, block)
 		if err != nil {
 			return err
 		}
-		staged, err := p.Trees.AddDevice(device, block.ReadOnly)
-		readOnly := block.ReadOnly || device.ReadOnly
-		if err = errors.Join(err, device.Close()); err != nil {
-			return err
-		}
-		c.attached.images = append(c.attached.images, staged)
-		c.attached.devices = append(c.attached.devices, &api.BlockDevice{
-			File:   &api.FileMount{Tag: staged.Tag, Name: []byte(staged.Name), Destination: block.Path, ReadOnly: readOnly},
-			Number: staged.Number, BlockSize: device.BlockSize,
-		})
+		c.attached.devices = append(c.attached.devices, staged)
 	}
 	return nil
+}
+
+// stageDevice stages one block device. What was staged is in c, also after an error.
+func (c *container) stageDevice(p *sandbox.Prepared, block spec.BlockDevice) (*api.BlockDevice, error) {
+	device, err := share.OpenDevice(block.Path, block.Major, block.Minor, block.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer device.Close()
+	staged, err := p.Trees.AddDevice(device)
+	if err != nil {
+		return nil, err
+	}
+	c.attached.images = append(c.attached.images, staged)
+	file := &api.FileMount{Tag: staged.Tag, Name: []byte(staged.Name), Destination: block.Path, ReadOnly: device.ReadOnly}
+	return &api.BlockDevice{File: file, Number: staged.Number, BlockSize: device.BlockSize}, nil
 }
 
 // attachImage stages the files of an image and describes it to the agent. alone says that no
