@@ -143,7 +143,7 @@ func useImage(file, place string) string {
 // mountImage mounts one as the agent does (guest/image).
 func mountImage(file, place string) error {
 	if strings.HasSuffix(file, ".erofs") {
-		return unix.Mount(file, place, "erofs", unix.MS_RDONLY, "")
+		return unix.Mount(file, place, "erofs", unix.MS_RDONLY, "directio")
 	}
 	image, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
