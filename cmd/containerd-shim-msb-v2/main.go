@@ -5,24 +5,40 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/containerd/containerd/v2/pkg/shim"
 
-	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/manager"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/rpc"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 )
 
 func main() {
-	var hooks hook.Runner
-	var removeSocket func() error
+	var host rpc.Host
+	switch {
+	case spare.IsSpare():
+		var err error
+		host.Mounts = manager.HostMounts()
+		host.Spare, err = spare.Wait(manager.Descriptors(), host.Mounts)
+		exitIf(err)
+		if host.Spare == nil {
+			return
+		}
+	case manager.IsDaemon():
+		exitIf(mountns.Isolate())
+		host.Mounts = manager.HostMounts()
+	}
 	if manager.IsDaemon() {
 		var err error
-		removeSocket, err = manager.Settle()
+		host.RemoveSocket, err = manager.Settle()
+		if err != nil {
+			err = errors.Join(err, host.Spare.Close())
+		}
 		exitIf(err)
-		hooks.Mounts = manager.HostMounts()
 	}
 	ctx := context.Background()
 	started, err := manager.StartLegacy(ctx)
@@ -30,7 +46,7 @@ func main() {
 	if started {
 		return
 	}
-	rpc.Register(hooks, manager.Began(), removeSocket)
+	rpc.Register(host, manager.Began())
 	shim.RunShim(ctx, manager.Manager{}, func(c *shim.Config) {
 		// The shim waits for its own children, and containers' processes are
 		// the guest's to reap.

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -49,12 +50,14 @@ type hierarchy interface {
 }
 
 // Enter makes the group, sets the limits of the VM's host side (Resources), and moves
-// this process into it. guestMemory is the guest's RAM, in bytes. A nil Group, which an
+// this process into it, and others, which run already: what they have used before stays
+// where it was charged (cgroup-v2.rst, "Memory Ownership"). guestMemory is the guest's RAM,
+// in bytes. A nil Group, which an
 // empty path gives, is none: everything stays where it is, without limits. Where the
 // host has no controller for a limit, one that the spec asks for is an error, of the
 // class errdefs.ErrFailedPrecondition, and the others are missed with a warning: so are
 // limits of input and output that the host's kernel or its disks do not have.
-func Enter(cgroupsPath string, resources *specs.LinuxResources, guestMemory int64) (_ *Group, err error) {
+func Enter(cgroupsPath string, resources *specs.LinuxResources, guestMemory int64, others ...int) (_ *Group, err error) {
 	path, err := Path(cgroupsPath)
 	if path == "" || err != nil {
 		return nil, err
@@ -71,10 +74,23 @@ func Enter(cgroupsPath string, resources *specs.LinuxResources, guestMemory int6
 	if err := g.limitIO(resources); err != nil {
 		return nil, errors.Join(failed(path, "limiting input and output", err), g.remove())
 	}
-	if err := g.enter(os.Getpid()); err != nil {
-		return nil, errors.Join(failed(path, "entering it", err), g.remove())
+	for _, pid := range append(others, os.Getpid()) {
+		if err := g.enter(pid); err != nil {
+			return nil, errors.Join(failed(path, "entering it", err), g.back(others))
+		}
 	}
 	return g, nil
+}
+
+// back moves processes back to where this one came from, and removes the group.
+func (g *Group) back(others []int) error {
+	var errs []error
+	for _, pid := range others {
+		if err := g.leave(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, g.remove())...)
 }
 
 // Update sets the limits anew, after a request that changes them. Those that the group

@@ -43,6 +43,7 @@ type Config struct {
 	Krun   Krun   `toml:"krun"`
 	QEMU   QEMU   `toml:"qemu"`
 	Images Images `toml:"images"`
+	Spare  Spare  `toml:"spare"`
 	// Compat is for clients that ask for what a VM does not have.
 	Compat Compat `toml:"compat"`
 }
@@ -91,6 +92,16 @@ type VM struct {
 	PodAnnotations bool `toml:"pod_annotations"`
 }
 
+// Spare says how many VMs boot before they are needed.
+type Spare struct {
+	// Count is how many of the size that was used last are kept ready; 0: none.
+	Count int `toml:"count"`
+	// Max is how many there are at most, of all sizes.
+	Max int `toml:"max"`
+	// Idle is how long one waits to be used before it ends.
+	Idle Duration `toml:"idle"`
+}
+
 // Krun names the library of the krun driver; by default the kit's.
 type Krun struct {
 	Library string `toml:"library"`
@@ -134,6 +145,7 @@ func Default() Config {
 		Driver: "auto",
 		VM:     VM{CPUs: 1, Memory: 512 << 20, ReturnMemory: true, BootTimeout: Duration(time.Minute)},
 		Images: Images{Mount: inGuest},
+		Spare:  Spare{Max: 4, Idle: Duration(10 * time.Minute)},
 		Compat: Compat{HostNamespaces: refuseHost},
 	}
 }
@@ -219,6 +231,9 @@ func Parse(data []byte) (Config, error) {
 	if config.VM.CPUs < 1 {
 		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)
 	}
+	if config.Spare.Count < 0 || config.Spare.Max < 0 {
+		return Config{}, fmt.Errorf("spare.count is %d and spare.max %d, and neither may be negative: %w", config.Spare.Count, config.Spare.Max, errdefs.ErrInvalidArgument)
+	}
 	if value := config.Images.Mount; value != inGuest && value != onHost {
 		return Config{}, fmt.Errorf("unknown images.mount %q, it is %s or %s: %w", value, inGuest, onHost, errdefs.ErrInvalidArgument)
 	}
@@ -254,15 +269,24 @@ func SaveOptions(bundle string, options *anypb.Any) error {
 	return os.WriteFile(filepath.Join(bundle, optionsFile), data, 0o600)
 }
 
-// LoadSaved is Load with the options that a bundle keeps.
-func LoadSaved(bundle string) (Config, error) {
+// SavedOptions are the runtime's options that a bundle keeps.
+func SavedOptions(bundle string) (*anypb.Any, error) {
 	data, err := os.ReadFile(filepath.Join(bundle, optionsFile))
 	if err != nil {
-		return Config{}, fmt.Errorf("the runtime's options: %w", err)
+		return nil, fmt.Errorf("the runtime's options: %w", err)
 	}
 	options := new(anypb.Any)
 	if err := proto.Unmarshal(data, options); err != nil {
-		return Config{}, fmt.Errorf("the runtime's options: %w (%w)", err, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("the runtime's options: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	return options, nil
+}
+
+// LoadSaved is Load with the options that a bundle keeps.
+func LoadSaved(bundle string) (Config, error) {
+	options, err := SavedOptions(bundle)
+	if err != nil {
+		return Config{}, err
 	}
 	return Load(options)
 }

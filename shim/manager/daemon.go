@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
 // daemonEnv marks the environment of the daemon. Its value is the time at which
@@ -33,25 +35,86 @@ const (
 	startFD             // a pipe: has a byte when "start" is done, and ends without if that was killed
 )
 
-// A daemon is the process that serves the shim's calls, for "start", which has started it.
-type daemon struct {
-	process *os.Process
-	socket  *os.File // shared with the daemon: what is bound here is bound there
-	start   *os.File // the other end of startFD's pipe
+// Descriptors are the numbers of a daemon's, for a spare, which becomes one.
+func Descriptors() spare.Descriptors {
+	return spare.Descriptors{Socket: socketFD, Mounts: mountsFD, Released: startFD}
 }
 
-// startDaemon runs this program again as the shim's daemon. Its socket has no file yet: the
-// daemon waits for listen, release and close.
+// A daemon is the process that serves the shim's calls, for "start", which has started it, or
+// has handed over to a spare what it needs.
+type daemon struct {
+	process *os.Process // nil if it was a spare: that ends when start is closed
+	socket  *os.File    // shared with the daemon: what is bound here is bound there
+	start   *os.File    // the other end of startFD's pipe
+}
+
+// newDaemon makes what a daemon needs, of which waiting is the daemon's end of start. Its
+// socket has no file yet: the daemon waits for listen, release and close.
+func newDaemon() (_ *daemon, waiting *os.File, err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the shim's socket: %w", err)
+	}
+	d := &daemon{socket: os.NewFile(uintptr(fd), "socket")}
+	if waiting, d.start, err = os.Pipe(); err != nil {
+		d.close()
+		return nil, nil, err
+	}
+	return d, waiting, nil
+}
+
+// arguments and environment are a daemon's.
+func arguments(params *bootapi.BootstrapParams) []string {
+	args := []string{"-namespace", params.GetNamespace(), "-id", params.GetInstanceID(), "-address", params.GetContainerdGrpcAddress()}
+	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
+		args = append(args, "-debug")
+	}
+	return args
+}
+
+func environment(began time.Time) []string {
+	return append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
+}
+
+// takeDaemon hands what a daemon needs over to a spare of a size; nil if there is none.
+func takeDaemon(pool spare.Pool, size spec.Size, params *bootapi.BootstrapParams, began time.Time) (*daemon, error) {
+	d, waiting, err := newDaemon()
+	if err != nil {
+		return nil, err
+	}
+	defer waiting.Close()
+	bundle, err := os.Open(".")
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	defer bundle.Close()
+	dir, err := os.Getwd()
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	if !pool.Take(size, spare.Start{
+		Args: arguments(params), Env: environment(began), Dir: dir, Nice: spare.Nice(),
+		Socket: d.socket, Released: waiting, Bundle: bundle,
+	}) {
+		d.close()
+		return nil, nil
+	}
+	return d, nil
+}
+
+// startDaemon runs this program again as the shim's daemon.
 func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	d, waiting, err := newDaemon()
 	if err != nil {
-		return nil, fmt.Errorf("making the shim's socket: %w", err)
+		return nil, err
 	}
-	d := &daemon{socket: os.NewFile(uintptr(fd), "socket")}
+	defer waiting.Close()
 	defer func() {
 		if err != nil {
 			d.close()
@@ -62,18 +125,8 @@ func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, e
 		return nil, err
 	}
 	defer mounts.Close()
-	waiting, start, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer waiting.Close()
-	d.start = start
-	args := []string{"-namespace", params.GetNamespace(), "-id", params.GetInstanceID(), "-address", params.GetContainerdGrpcAddress()}
-	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
-		args = append(args, "-debug")
-	}
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
+	cmd := exec.Command(self, arguments(params)...)
+	cmd.Env = environment(began)
 	cmd.ExtraFiles = []*os.File{d.socket, mounts, waiting}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
@@ -121,6 +174,9 @@ func (d *daemon) bind(address string) error {
 
 // kill ends the daemon, which has not served anyone yet.
 func (d *daemon) kill() error {
+	if d.process == nil {
+		return nil // close does
+	}
 	if err := d.process.Kill(); err != nil {
 		return err
 	}
@@ -162,13 +218,10 @@ func Began() time.Time {
 
 var errGivenUp = errors.New("containerd has given up starting this shim")
 
-// Settle makes the daemon ready to serve: its mounts are its own, its socket has a file, and
-// its log goes to containerd. It fails if containerd has given up on "start" meanwhile:
+// Settle makes the daemon ready to serve: its socket has a file, and its log goes to
+// containerd. It fails if containerd has given up on "start" meanwhile:
 // nobody would know of the daemon. The daemon calls removeSocket when it ends.
 func Settle() (removeSocket func() error, err error) {
-	if err := isolate(); err != nil {
-		return nil, err
-	}
 	start := os.NewFile(startFD, "start")
 	defer start.Close()
 	released, err := io.Copy(io.Discard, start)
@@ -196,15 +249,6 @@ func Settle() (removeSocket func() error, err error) {
 		return nil, errors.Join(err, removeSocket())
 	}
 	return removeSocket, nil
-}
-
-// isolate keeps the mounts of the daemon's namespace from the host, while those
-// that the host makes later still arrive (mount_namespaces(7)).
-func isolate() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("isolating the shim's mount namespace: %w", err)
-	}
-	return nil
 }
 
 // logPatience is how long the daemon waits for containerd to open its end of the log, which

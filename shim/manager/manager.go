@@ -24,8 +24,10 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/image"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 )
@@ -64,7 +66,8 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*boo
 	if err := saveOptions(params); err != nil {
 		return nil, err
 	}
-	daemon, err := startDaemon(params, began)
+	configuration := configurationOf(params)
+	daemon, err := daemonFor(params, configuration, began)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +81,49 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*boo
 	if err := daemon.release(); err != nil {
 		return nil, errors.Join(err, daemon.kill(), shim.RemoveSocket(address))
 	}
-	return result(address, imagesOf(params))
+	return result(address, configuration.Images)
+}
+
+// daemonFor is the daemon for the bundle that this process is in: a spare, or a new one.
+func daemonFor(params *bootapi.BootstrapParams, configuration config.Config, began time.Time) (*daemon, error) {
+	if configuration.Spare.Count > 0 {
+		if d, err := spareFor(params, configuration, began); d != nil || err != nil {
+			return d, err
+		}
+	}
+	return startDaemon(params, began)
+}
+
+// spareFor is a spare of the size that the bundle's container asks for; nil if there is none.
+// What is wrong with the container is told by Create.
+func spareFor(params *bootapi.BootstrapParams, configuration config.Config, began time.Time) (*daemon, error) {
+	pool, err := spare.Open(configuration, params.GetContainerdGrpcAddress(), mountns.Namespace{})
+	if err != nil {
+		return nil, nil
+	}
+	size, err := sizeOf(".", configuration)
+	if err != nil {
+		return nil, nil
+	}
+	return takeDaemon(pool, size, params, began)
+}
+
+// sizeOf is the size of the VM for a bundle's container. Of a sandbox of the Sandbox API it is
+// not known yet: most have the default.
+func sizeOf(bundle string, configuration config.Config) (spec.Size, error) {
+	byDefault := spec.Size{CPUs: configuration.VM.CPUs, Memory: int64(configuration.VM.Memory)}
+	plan, err := spec.Load(bundle)
+	if errors.Is(err, os.ErrNotExist) {
+		return byDefault, nil
+	}
+	if err != nil {
+		return spec.Size{}, err
+	}
+	host, err := sandbox.HostSize()
+	if err != nil {
+		return spec.Size{}, err
+	}
+	return plan.Size(byDefault, host)
 }
 
 // result tells containerd where a shim is, that it speaks version 3 of the Task API, and which
@@ -140,6 +185,9 @@ func cleanUpSandbox(ctx context.Context, bundle string) error {
 		return err
 	}
 	errs := []error{record.Kill(ctx), cgroup.Remove(record.CgroupsPath)}
+	if record.Spare != "" {
+		errs = append(errs, spare.Remove(record.Spare))
+	}
 	if record.Network != "" {
 		errs = append(errs, network.Sweep(record.Network))
 	}

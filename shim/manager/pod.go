@@ -50,7 +50,7 @@ func joinShim(ctx context.Context, params *bootapi.BootstrapParams, pod string) 
 	if !shim.CanConnect(address) {
 		return nil, fmt.Errorf("the shim of the pod's sandbox %s does not run, create the pod anew: %w", pod, errdefs.ErrFailedPrecondition)
 	}
-	return result(address, imagesOf(params))
+	return result(address, configurationOf(params).Images)
 }
 
 // addressOf is the address of the shim that was started for a container or sandbox.
@@ -77,12 +77,12 @@ func optionsOf(params *bootapi.BootstrapParams) (options *anypb.Any) {
 	return options
 }
 
-// imagesOf is what the configuration says of images. What is wrong with it is told by Create.
-func imagesOf(params *bootapi.BootstrapParams) config.Images {
+// configurationOf is the administrator's file. What is wrong with it is told by Create.
+func configurationOf(params *bootapi.BootstrapParams) config.Config {
 	var options typeurl.Any // not one that holds a nil pointer
 	if given := optionsOf(params); given != nil {
 		options = given
 	}
 	configuration, _ := config.Load(options)
-	return configuration.Images
+	return configuration
 }

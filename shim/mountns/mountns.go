@@ -75,6 +75,33 @@ func (n Namespace) give(w *worker) {
 	}
 }
 
+// Isolate keeps the mounts of this process's namespace from the one that it was copied from,
+// while those that are made there later still arrive (mount_namespaces(7)).
+func Isolate() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("isolating the shim's mount namespace: %w", err)
+	}
+	return nil
+}
+
+// Identity names the namespace among all that there are now, and for as long as somebody has
+// it open.
+func (n Namespace) Identity() (string, error) {
+	path := "/proc/self/ns/mnt"
+	if n.file != nil {
+		path = fmt.Sprintf("/proc/self/fd/%d", n.file.Fd())
+	}
+	return os.Readlink(path)
+}
+
+// File opens the namespace once more. The caller closes the file.
+func (n Namespace) File() (*os.File, error) {
+	if n.file == nil {
+		return os.Open("/proc/thread-self/ns/mnt")
+	}
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", n.file.Fd()))
+}
+
 // Copy runs f in a copy of the namespace, on a thread that ends with it. What f mounts goes
 // with the copy, and reaches no other.
 func (n Namespace) Copy(f func() error) error {

@@ -58,13 +58,25 @@ type Network struct {
 // and makes the TAP devices. After an error nothing of it is left.
 func Open(mounts mountns.Namespace, path string) (_ *Network, err error) {
 	n := &Network{path: path, joined: make(map[int]vm.Interface), told: new(api.SetNetworkRequest)}
-	if path == "" {
+	if err := n.enter(mounts); err != nil {
+		return nil, err
+	}
+	if err := n.addDevices(vm.MaxInterfaces); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// enter opens the namespace, or makes it, and refuses one that the VM cannot have. After an
+// error nothing is open.
+func (n *Network) enter(mounts mountns.Namespace) (err error) {
+	if n.path == "" {
 		n.namespace, err = newNamespace()
 	} else {
-		n.namespace, err = openNamespace(mounts, path)
+		n.namespace, err = openNamespace(mounts, n.path)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -72,28 +84,28 @@ func Open(mounts mountns.Namespace, path string) (_ *Network, err error) {
 		}
 	}()
 	if n.handle, err = netlink.NewHandleAt(netns.NsHandle(n.namespace.Fd()), unix.NETLINK_ROUTE); err != nil {
-		return nil, fmt.Errorf("speaking to the network namespace: %w", err)
+		return fmt.Errorf("speaking to the network namespace: %w", err)
 	}
 	current, err := read(n.handle)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := n.refuseTaken(current); err != nil {
 		// Close must not sweep what is another's.
 		n.handle.Close()
 		n.handle = nil
-		return nil, err
+		return err
 	}
 	interfaces := current.interfaces()
 	if without := interfaces[min(len(interfaces), vm.MaxInterfaces):]; len(without) > 0 {
-		return nil, tooMany(len(interfaces), vm.MaxInterfaces, without)
+		return tooMany(len(interfaces), vm.MaxInterfaces, without)
 	}
 	for _, link := range interfaces {
 		if err := check(link); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return n, n.addDevices(vm.MaxInterfaces)
+	return nil
 }
 
 // refuseTaken refuses a namespace that another microVM has, or processes of others.

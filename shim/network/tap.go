@@ -43,9 +43,13 @@ func makeTap(name string) error {
 	if err := errors.Join(unix.IoctlSetInt(fd, unix.TUNSETOWNER, 0), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)); err != nil {
 		return fmt.Errorf("keeping the TAP device %s: %w", name, err)
 	}
-	// The namespace's own stack has no business on it. A kernel without IPv6 has
-	// no such file.
-	err = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+	return withoutIPv6(name)
+}
+
+// withoutIPv6 keeps the own stack of this thread's namespace from a TAP device, on which it
+// has no business. A kernel without IPv6 has no such file.
+func withoutIPv6(name string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

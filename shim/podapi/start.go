@@ -68,7 +68,7 @@ func (s *Service) beginStart(sb *podSandbox) error {
 
 // start boots the VM and makes in it what the pod's containers share.
 func (s *Service) start(ctx context.Context, sb *podSandbox) error {
-	_, err := s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
+	booted, err := s.pod.Boot(ctx, func(ctx context.Context, place *sandbox.Prepared) (*sandbox.Sandbox, error) {
 		request, err := sb.guestRequest(place.Mounts())
 		if err != nil {
 			return nil, err
@@ -97,6 +97,7 @@ func (s *Service) start(ctx context.Context, sb *podSandbox) error {
 	if err != nil {
 		return fmt.Errorf("starting sandbox %s: %w", sb.id, err)
 	}
+	booted.Refill()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sb.pid, sb.createdAt = s.pod.Holder().Pid, time.Now()

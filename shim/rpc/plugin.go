@@ -16,8 +16,10 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
 )
@@ -25,10 +27,19 @@ import (
 // flushTimeout is how long a shim that ends waits until containerd has taken its last events.
 const flushTimeout = 5 * time.Second
 
+// A Host is what the shim's process has of its host.
+type Host struct {
+	// Mounts is containerd's mount namespace.
+	Mounts mountns.Namespace
+	// RemoveSocket removes the file of the shim's socket. It is called when the shim ends.
+	RemoveSocket func() error
+	// Spare is the VM that this process has waited with; nil if it was no spare.
+	Spare *sandbox.Spare
+}
+
 // Register makes the shim's services known to pkg/shim, which serves every plugin that
-// is a TTRPCService. hooks runs containers' hooks; began is when the shim was started;
-// removeSocket removes the file of its socket, and is called when the shim ends.
-func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
+// is a TTRPCService. began is when the shim was started.
+func Register(host Host, began time.Time) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
@@ -46,13 +57,25 @@ func Register(hooks hook.Runner, began time.Time, removeSocket func() error) {
 			if err != nil {
 				return nil, err
 			}
-			return newServices(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), hooks, began, removeSocket, func(config config.Config) sandbox.Platform {
-				platform := sandbox.PlatformOf(config)
-				platform.Mounts = hooks.Mounts
-				return platform
-			}), nil
+			platform := host.platform(ic.Properties[plugins.PropertyGRPCAddress], ic.Properties[plugins.PropertyTTRPCAddress])
+			return newServices(ic.Context, publisher.(shim.Publisher), life.(shutdown.Service), host, began, platform), nil
 		},
 	})
+}
+
+// platform is what VMs are made with, for the containerd that has these addresses.
+func (h Host) platform(address, events string) func(config.Config) sandbox.Platform {
+	return func(config config.Config) sandbox.Platform {
+		platform := sandbox.PlatformOf(config)
+		platform.Mounts, platform.Spare = h.Mounts, h.Spare
+		platform.Refill = func(p *sandbox.Prepared) {
+			maker := spare.Maker{Address: address, Events: events, Mounts: h.Mounts, Outside: p.Outside}
+			if err := maker.Refill(".", config, p.Size()); err != nil {
+				log.L.WithError(err).Warn("the next container's VM boots when it is needed")
+			}
+		}
+		return platform
+	}
 }
 
 // openJournal sets up the shim's log as pkg/shim would, and bounds it.
@@ -71,12 +94,12 @@ func openJournal(debug bool) error {
 
 // newServices makes the services of a shim. When life ends, it ends the pod, and waits for
 // its last events and answers. Then the file of its socket goes.
-func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Service, hooks hook.Runner, began time.Time,
-	removeSocket func() error, platform func(config.Config) sandbox.Platform,
+func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Service, host Host, began time.Time,
+	platform func(config.Config) sandbox.Platform,
 ) *Services {
 	queue := events.NewQueue(ctx, publisher)
 	tasks, pod := task.New(task.Shim{
-		Context: ctx, Life: life, Events: queue, Hooks: hooks, Began: began,
+		Context: ctx, Life: life, Events: queue, Hooks: hook.Runner{Mounts: host.Mounts}, Began: began,
 		Idle: task.IdleGrace, Platform: platform,
 	})
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
@@ -92,7 +115,7 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 			log.G(ctx).WithError(flushErr).Warn("containerd has not taken the last events")
 		}
 		services.calls.settle()
-		return errors.Join(err, publisher.Close(), removeSocket())
+		return errors.Join(err, host.Spare.Close(), publisher.Close(), host.RemoveSocket())
 	})
 	return services
 }

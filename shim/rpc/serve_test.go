@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
-	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
@@ -109,7 +108,7 @@ func open(t *testing.T) *world {
 	}
 	ctx, life := shutdown.WithShutdown(namespaces.WithNamespace(context.Background(), "test"))
 	s.life = life
-	s.services = newServices(ctx, s.events, life, hook.Runner{}, time.Now(), func() error { return nil }, func(config.Config) sandbox.Platform { return s.Platform })
+	s.services = newServices(ctx, s.events, life, Host{RemoveSocket: func() error { return nil }}, time.Now(), func(config.Config) sandbox.Platform { return s.Platform })
 	t.Cleanup(s.end)
 	return s
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
-	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
@@ -233,7 +232,7 @@ func TestPlugin(t *testing.T) {
 	registry.Reset()
 	defer registry.Reset()
 	removed := false
-	Register(hook.Runner{}, time.Now(), func() error { removed = true; return nil })
+	Register(Host{RemoveSocket: func() error { removed = true; return nil }}, time.Now())
 	ours := registry.Graph(func(*plugin.Registration) bool { return false })
 	if len(ours) != 1 || ours[0].Type != plugins.TTRPCPlugin {
 		t.Fatalf("registered: %v", ours)

@@ -27,49 +27,28 @@ const deathNotice = time.Second
 
 // Boot starts the machine and returns the sandbox when its agent has answered. While the
 // guest boots, launched is called, which may start placeholders. It ends early with ctx.
-// After an error the caller closes the prepared place.
-func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) (_ *Sandbox, err error) {
-	console := vm.NewConsole(func(line string) {
-		log.G(ctx).WithField("source", "console").Info(line)
-	})
-	opened := trace.Phase(ctx, "network")
-	network, err := p.openNetwork()
+// A spare has done most of it. After an error the caller closes the prepared place.
+func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) (*Sandbox, error) {
+	if p.spare != nil {
+		return p.bootSpare(ctx, launched)
+	}
+	s, console, err := p.launch(ctx)
 	if err != nil {
 		return nil, err
 	}
-	opened()
-	started := trace.Phase(ctx, "VMM start")
-	machineConfig, err := p.machineConfig(network.vm, console)
-	if err != nil {
-		return nil, err
-	}
-	driver, machine, err := startFirst(ctx, p.platform.Drivers, machineConfig)
-	if err != nil {
-		return nil, err
-	}
-	started()
 	defer trace.Phase(ctx, "guest boot")()
-	s := newSandbox(p, machine, network)
-	p.undo.Add(s.stop)
-	// Whoever gives the boot up does not wait for the guest.
-	stop := context.AfterFunc(ctx, func() { s.End(fmt.Errorf("the boot was given up: %w", context.Cause(ctx))) })
-	defer stop()
-	if err := p.recordVMM(machine.Pid()); err != nil {
-		return nil, err
-	}
-	if err := adjustOOMScore(ctx, machine.Pid(), p.config.OOMScoreAdj); err != nil {
+	defer s.endWith(ctx)()
+	if err := s.own(ctx); err != nil {
 		return nil, err
 	}
 	beside := make(chan error, 1)
 	go func() { beside <- launched(s.Placeholders) }()
-	if err = s.connect(ctx); err != nil {
-		err = fmt.Errorf("booting the VM (driver %s): %w", driver.Name(), s.explain(err, console))
-	}
+	err = s.connectExplained(ctx, console)
 	if besides := <-beside; err == nil {
 		err = besides
 	}
 	if err == nil {
-		err = s.connectNetwork(ctx, driver)
+		err = s.connectNetwork(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -77,13 +56,60 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 	return s, nil
 }
 
+// launch starts the machine, with its network.
+func (p *Prepared) launch(ctx context.Context) (*Sandbox, *vm.Console, error) {
+	console := vm.NewConsole(func(line string) {
+		log.G(ctx).WithField("source", "console").Info(line)
+	})
+	opened := trace.Phase(ctx, "network")
+	network, err := p.openNetwork()
+	if err != nil {
+		return nil, nil, err
+	}
+	opened()
+	defer trace.Phase(ctx, "VMM start")()
+	machineConfig, err := p.machineConfig(network.vm, console)
+	if err != nil {
+		return nil, nil, err
+	}
+	driver, machine, err := startFirst(ctx, p.platform.Drivers, machineConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := newSandbox(p, driver, machine, network)
+	p.undo.Add(s.stop)
+	return s, console, nil
+}
+
+// endWith ends the VM when its boot is given up: whoever does so does not wait for the guest.
+func (s *Sandbox) endWith(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { s.End(fmt.Errorf("the boot was given up: %w", context.Cause(ctx))) })
+}
+
+// own notes the VMM as the bundle's, and gives it the container's place in the kernel's choice
+// of a victim.
+func (s *Sandbox) own(ctx context.Context) error {
+	if err := s.recordVMM(s.machine.Pid()); err != nil {
+		return err
+	}
+	return adjustOOMScore(ctx, s.machine.Pid(), s.config.OOMScoreAdj)
+}
+
+// connectExplained is connect, and says why it could not.
+func (s *Sandbox) connectExplained(ctx context.Context, console *vm.Console) error {
+	if err := s.connect(ctx); err != nil {
+		return fmt.Errorf("booting the VM (driver %s): %w", s.driver.Name(), s.explain(err, console))
+	}
+	return nil
+}
+
 // machineConfig is the VM for its driver.
 func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Config, error) {
-	dir := filepath.Join(p.bundle, treesDir, driverDir)
+	dir := filepath.Join(p.dir, driverDir)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return vm.Config{}, err
 	}
-	parameters, err := linkParameters("/proc/sys")
+	parameters, err := Parameters()
 	if err != nil {
 		return vm.Config{}, err
 	}

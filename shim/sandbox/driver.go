@@ -51,6 +51,11 @@ type Platform struct {
 	// Placeholder starts a process, from the kit, with a root and in a network namespace;
 	// nil means the host's.
 	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)
+	// Spare is a VM that runs already and waits to become the first that is prepared; nil if
+	// there is none.
+	Spare *Spare
+	// Refill sees to it that there is a spare of the size of a VM that runs; nil: nobody does.
+	Refill func(*Prepared)
 	// ClockJumps tells when the host's clock is set (clockset.Notify); nil: nobody does.
 	ClockJumps func(context.Context) (<-chan struct{}, error)
 }

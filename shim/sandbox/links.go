@@ -14,6 +14,9 @@ import (
 // kernel would start without.
 var linkSettings = []string{"protected_hardlinks", "protected_symlinks", "protected_fifos", "protected_regular"}
 
+// Parameters are the words of a guest's kernel's command line that depend on the host.
+func Parameters() ([]string, error) { return linkParameters("/proc/sys") }
+
 // linkParameters gives the guest's kernel the host's settings, which are below sysctls.
 func linkParameters(sysctls string) (parameters []string, err error) {
 	for _, name := range linkSettings {

@@ -166,6 +166,11 @@ func (j *join) Sync(ctx context.Context, guest network.Guest) error {
 	return err
 }
 
+func (j *join) Move(_ mountns.Namespace, path string) error {
+	j.path = path
+	return j.openErr
+}
+
 func (j *join) Close() error {
 	j.open = false
 	j.place.undone("network")

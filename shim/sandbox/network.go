@@ -22,6 +22,7 @@ type Network interface {
 	VM() vm.Network
 	Follow(context.Context, network.Guest) error
 	Sync(context.Context, network.Guest) error
+	Move(mounts mountns.Namespace, path string) error
 	Close() error
 }
 
@@ -101,13 +102,13 @@ func (t *told) set(ctx context.Context, request *api.SetNetworkRequest, addresse
 }
 
 // connectNetwork makes the guest's end, and keeps it like the host's.
-func (s *Sandbox) connectNetwork(ctx context.Context, driver vm.Driver) error {
+func (s *Sandbox) connectNetwork(ctx context.Context) error {
 	s.told = &told{guest: s.Guest, resolvers: &s.Sockets.Resolvers, network: new(api.SetNetworkRequest)}
 	if s.network.joined == nil {
-		if driver.Name() == qemu.Name { // under libkrun the guest's sockets are the host's
+		if s.driver.Name() == qemu.Name { // under libkrun the guest's sockets are the host's
 			s.Sockets.Resolvers.Join(nil)
 		}
-		_, err := s.told.SetNetwork(ctx, hostsNetwork(driver))
+		_, err := s.told.SetNetwork(ctx, hostsNetwork(s.driver))
 		return err
 	}
 	if s.network.vm.Namespace != nil {

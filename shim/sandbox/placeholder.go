@@ -62,7 +62,7 @@ func (p Placeholders) ForPod() (Process, error) {
 
 // empty is a root that has nothing.
 func (p Placeholders) empty() *jail.Root {
-	return &jail.Root{Dir: filepath.Join(p.prepared.bundle, treesDir)}
+	return &jail.Root{Dir: p.prepared.dir}
 }
 
 // startPlaceholder starts one from the kit, in a jail that leaves it no rights.

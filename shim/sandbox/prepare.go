@@ -21,9 +21,9 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/undo"
 )
 
-// treesDir is the directory of a bundle below which the trees are mounted, in
-// the shim's mount namespace only.
-const treesDir = "msb"
+// TreesDir is the directory of a bundle, or of a spare, below which the trees are mounted,
+// in the shim's mount namespace only.
+const TreesDir = "msb"
 
 // Directories beside the trees.
 const (
@@ -64,41 +64,58 @@ type Prepared struct {
 	// Sockets are the host's that the guest may connect to.
 	Sockets socket.Table
 
-	bundle   string
+	bundle   string // empty as long as it is a spare's
+	dir      string // below which the trees are mounted
 	platform Platform
 	config   Config
 	record   Record
 	group    *cgroup.Group
 	shield   *shieldOnDemand
-	undo     undo.Stack // of all that was made, until Close
+	spare    *Sandbox    // the VM that runs here already, until Boot; nil if there is none
+	undo     *undo.Stack // of all that was made, until Close
 }
 
-// Prepare makes the place of a VM for a bundle. This process is in the VM's control group
-// from now on, until Close. After an error nothing is left.
+// Prepare makes the place of a VM for a bundle, or takes that of the platform's spare if it
+// fits. This process is in the VM's control group from now on, until Close. After an error
+// nothing is left.
 func Prepare(bundle string, platform Platform, config Config) (_ *Prepared, err error) {
-	p := &Prepared{
-		bundle: bundle, platform: platform, config: config,
-		record: Record{CgroupsPath: config.CgroupsPath, Network: config.Network.Path},
+	if p := platform.Spare.take(config); p != nil {
+		if err := p.become(bundle, platform, config); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		return p, nil
 	}
+	p := &Prepared{dir: filepath.Join(bundle, TreesDir), platform: platform, undo: new(undo.Stack)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
 		}
 	}()
-	if err := p.record.write(bundle); err != nil {
+	if err := p.claim(bundle, config); err != nil {
 		return nil, err
+	}
+	return p, p.openTrees()
+}
+
+// claim makes the place that of a bundle's VM: it has its record and its control group, in
+// which this process is, and others that run already.
+func (p *Prepared) claim(bundle string, config Config, others ...int) (err error) {
+	p.bundle, p.config = bundle, config
+	p.record.CgroupsPath, p.record.Network = config.CgroupsPath, config.Network.Path
+	if err := p.record.write(bundle); err != nil {
+		return err
 	}
 	p.undo.Add(func() error { return removeRecord(bundle) })
-	if p.group, err = cgroup.Enter(config.CgroupsPath, config.Resources, config.Size.Memory); err != nil {
-		return nil, err
+	if p.group, err = cgroup.Enter(config.CgroupsPath, config.Resources, config.Size.Memory, others...); err != nil {
+		return err
 	}
 	p.undo.Add(p.group.Close)
-	return p, p.openTrees()
+	return nil
 }
 
 // openTrees makes the trees, and what keeps the metadata of files in them.
 func (p *Prepared) openTrees() (err error) {
-	dir := filepath.Join(p.bundle, treesDir)
+	dir := p.dir
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}

@@ -27,6 +27,8 @@ type Record struct {
 	// Network is the path of a network namespace of others with TAP devices in it;
 	// empty if there are none.
 	Network string
+	// Spare is the directory of the spare that the VM was; empty if it was none.
+	Spare string
 }
 
 func (r Record) write(bundle string) error { return record.Write(bundle, recordFile, r) }

@@ -35,8 +35,10 @@ type Sandbox struct {
 	Guest *guest.Client
 
 	machine vm.Machine
+	driver  vm.Driver // of machine
 	network hostNetwork
 	told    *told // of the network
+	refill  sync.Once
 
 	mu     sync.Mutex
 	reason error // why the shim ended the VM; guarded by mu
@@ -44,8 +46,8 @@ type Sandbox struct {
 
 var _ guest.Machine = (*Sandbox)(nil)
 
-func newSandbox(p *Prepared, machine vm.Machine, network hostNetwork) *Sandbox {
-	s := &Sandbox{Prepared: p, Placeholders: p.placeholders(network), machine: machine, network: network}
+func newSandbox(p *Prepared, driver vm.Driver, machine vm.Machine, network hostNetwork) *Sandbox {
+	s := &Sandbox{Prepared: p, Placeholders: p.placeholders(network), machine: machine, driver: driver, network: network}
 	go s.watchFiles()
 	return s
 }
@@ -59,6 +61,13 @@ func (s *Sandbox) watchFiles() {
 	case err := <-s.Trees.Broken():
 		s.End(err)
 	case <-s.Done():
+	}
+}
+
+// Refill sees to it, once, that the next VM of this size can be a spare.
+func (s *Sandbox) Refill() {
+	if refill := s.platform.Refill; refill != nil {
+		s.refill.Do(func() { go refill(s.Prepared) })
 	}
 }
 

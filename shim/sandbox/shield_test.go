@@ -187,7 +187,7 @@ func TestVM33NotHidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The share is taken out of the keeper's sight.
-	place := filepath.Join(p.bundle, treesDir, "pool", shared.Tag)
+	place := filepath.Join(p.bundle, TreesDir, "pool", shared.Tag)
 	if err := errors.Join(unix.Unmount(place, unix.MNT_DETACH), os.Remove(place)); err != nil {
 		t.Fatal(err)
 	}

@@ -106,6 +106,7 @@ func (c *container) start(ctx context.Context, sb *sandbox.Sandbox, p *process, 
 	}
 	if err == nil && p.execID == "" {
 		c.startHooks(ctx)
+		sb.Refill()
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/moby/sys/mountinfo"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -126,6 +127,7 @@ type noNetwork struct{}
 func (noNetwork) VM() vm.Network                              { return vm.Network{} }
 func (noNetwork) Follow(context.Context, network.Guest) error { return nil }
 func (noNetwork) Sync(context.Context, network.Guest) error   { return nil }
+func (noNetwork) Move(mountns.Namespace, string) error        { return nil }
 func (noNetwork) Close() error                                { return nil }
 
 // mountsBelow are the mount points below a directory.
