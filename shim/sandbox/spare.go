@@ -50,6 +50,9 @@ func BootSpare(ctx context.Context, dir string, remove func() error, platform Pl
 	if err := s.connectExplained(ctx, console); err != nil {
 		return nil, err
 	}
+	if err := s.warm(ctx); err != nil {
+		return nil, err
+	}
 	p.spare = s
 	return &Spare{sandbox: s}, nil
 }
