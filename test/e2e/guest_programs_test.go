@@ -48,7 +48,7 @@ func dockerInContainer(t *testing.T, g *guests) {
 		export PATH=/tmp/bin:/docker/usr/bin:/docker/usr/sbin:$PATH
 		dockerd --iptables=true --storage-driver overlay2 >/tmp/dockerd.log 2>&1 &
 		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/dockerd.log; kill %1; wait; exit $status' EXIT
-		until [ -S /var/run/docker.sock ] && docker version >/dev/null 2>&1; do kill -0 %1; sleep 0.2; done
+		until docker version >/dev/null 2>&1; do kill -0 %1; sleep 0.2; done
 		docker load -i /images/busybox.tar
 		[ "$(docker run --rm --memory 64m msb.test/busybox:latest sh -c 'ip addr show eth0 | grep -c 172.17.; cat /sys/fs/cgroup/memory.max')" = $'1\n67108864' ]`)
 }
