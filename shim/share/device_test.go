@@ -1,31 +1,19 @@
 package share
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/loop"
 )
 
-// loop is a block device of a file of a size, with its numbers.
-func loop(t *testing.T, size int64) (major, minor uint32) {
+// loopDevice is a block device of a size, by its numbers.
+func loopDevice(t *testing.T, size int64) (major, minor uint32) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
-	device, err := mount.SetupLoop(path, mount.LoopParams{Autoclear: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { device.Close() })
+	device, _ := loop.New(t, size, false)
 	var s unix.Stat_t
 	if err := unix.Fstat(int(device.Fd()), &s); err != nil {
 		t.Fatal(err)
@@ -54,9 +42,9 @@ func TestAddDevice(t *testing.T) {
 		}
 		return share
 	}
-	major, minor := loop(t, 1<<20)
+	major, minor := loopDevice(t, 1<<20)
 	first, again, locked := add(major, minor, false), add(major, minor, false), add(major, minor, true)
-	major, minor = loop(t, 1<<20)
+	major, minor = loopDevice(t, 1<<20)
 	other := add(major, minor, false)
 	if again.Tag != first.Tag || again.Number != first.Number {
 		t.Errorf("%+v; the first is %+v", again, first)
@@ -72,7 +60,7 @@ func TestAddDevice(t *testing.T) {
 }
 
 func TestOpenDeviceRefused(t *testing.T) {
-	major, minor := loop(t, 0)
+	major, minor := loopDevice(t, 0)
 	for want, numbers := range map[string][2]uint32{
 		"cannot be opened: the host's block device 8:255": {8, 255},
 		"has a size of 0": {major, minor},

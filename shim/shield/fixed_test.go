@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	losetup "github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/loop"
 )
 
 // addFixed adds a file that keeps its size, and tells where it is on the host and in the shield.
@@ -83,15 +84,7 @@ func TestFixed(t *testing.T) {
 // A block device is a file of its size, whose bytes are the device's.
 func TestFixedDevice(t *testing.T) {
 	const size = 1 << 20
-	backing := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(backing, make([]byte, size), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	device, err := losetup.SetupLoop(backing, losetup.LoopParams{Autoclear: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer device.Close()
+	device, backing := loop.New(t, size, false)
 	s := start(t)
 	entry, err := s.AddFixed("device", open(t, device.Name(), unix.O_PATH))
 	if err != nil {

@@ -128,7 +128,7 @@ func accessTo(resources *specs.LinuxResources, d device) string {
 	}
 	allowed := make(map[rune]bool)
 	for _, rule := range resources.Devices {
-		if rule.Type != "" && rule.Type != "a" && rule.Type != d.kind || !covers(rule.Major, d.major) || !covers(rule.Minor, d.minor) {
+		if !concerns(rule, d.kind) || !covers(rule.Major, d.major) || !covers(rule.Minor, d.minor) {
 			continue
 		}
 		for _, kind := range cmp.Or(rule.Access, allAccess) {
@@ -145,6 +145,11 @@ func accessTo(resources *specs.LinuxResources, d device) string {
 }
 
 const allAccess = "rwm"
+
+// concerns tells whether a rule is about character or block devices, c or b.
+func concerns(rule specs.LinuxDeviceCgroup, kind string) bool {
+	return rule.Type == "" || rule.Type == "a" || rule.Type == kind
+}
 
 // covers tells whether a rule's number is another, or all.
 func covers(rule *int64, number int64) bool { return isAll(rule) || *rule == number }
@@ -204,7 +209,7 @@ func allowsAll(rules []specs.LinuxDeviceCgroup) bool {
 	for _, rule := range rules {
 		for kind := range allowed {
 			switch {
-			case rule.Type != "" && rule.Type != "a" && rule.Type != kind:
+			case !concerns(rule, kind):
 			case !rule.Allow:
 				allowed[kind] = false
 			case isAll(rule.Major) && isAll(rule.Minor) && isAnyAccess(rule.Access):

@@ -71,7 +71,7 @@ func (c *container) attachImages(p *sandbox.Prepared, plan *image.Root) error {
 func (c *container) attachVolumes(p *sandbox.Prepared) error {
 	for _, volume := range c.plan.Volumes {
 		if p.Network().Host {
-			return fmt.Errorf("mount %s: a VM that has the host's network cannot mount images, because its kernel is another: give the container a network of its own, or mount a directory: %w", volume.Destination, errdefs.ErrInvalidArgument)
+			return withHostNetwork("mount "+volume.Destination, "cannot mount images", ", or mount a directory")
 		}
 		staged, err := c.attachImage(p, volume.Image, false)
 		if err != nil {
@@ -86,7 +86,7 @@ func (c *container) attachVolumes(p *sandbox.Prepared) error {
 func (c *container) attachDevices(p *sandbox.Prepared) error {
 	for _, block := range c.plan.BlockDevices {
 		if p.Network().Host {
-			return fmt.Errorf("device %s: a VM that has the host's network has no block devices of the host, because its kernel is another: give the container a network of its own: %w", block.Path, errdefs.ErrInvalidArgument)
+			return withHostNetwork("device "+block.Path, "has no block devices of the host", "")
 		}
 		staged, err := c.stageDevice(p, block)
 		if err != nil {
@@ -95,6 +95,12 @@ func (c *container) attachDevices(p *sandbox.Prepared) error {
 		c.attached.devices = append(c.attached.devices, staged)
 	}
 	return nil
+}
+
+// withHostNetwork refuses what a VM that has the host's network cannot, with another remedy if
+// there is one.
+func withHostNetwork(what, cannot, remedy string) error {
+	return fmt.Errorf("%s: a VM that has the host's network %s, because its kernel is another: give the container a network of its own%s: %w", what, cannot, remedy, errdefs.ErrInvalidArgument)
 }
 
 // stageDevice stages one block device. What was staged is in c, also after an error.

@@ -32,11 +32,7 @@ func (c contract) probe(args string) string {
 }
 
 // on is the same container for a subtest.
-func (c contract) on(t *testing.T) contract {
-	sub := *c.task
-	sub.t = t
-	return contract{&sub, c.dir}
-}
+func (c contract) on(t *testing.T) contract { return contract{c.task.on(t), c.dir} }
 
 // The lines of the contract of a mount (docs/file-mounts.md) that one container
 // can show, in a container that owns its guest as far as a container can.

@@ -6,42 +6,21 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sys/unix"
-)
 
-// loopDevice is a block device of this host's, of a file of a size in bytes. Both go with the
-// test.
-func loopDevice(t *testing.T, size int64, readOnly bool) (device, file string) {
-	t.Helper()
-	file = filepath.Join(t.TempDir(), "disk.img")
-	write(t, file, "")
-	if err := os.Truncate(file, size); err != nil {
-		t.Fatal(err)
-	}
-	loop, err := mount.SetupLoop(file, mount.LoopParams{Readonly: readOnly})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
-			t.Errorf("taking %s away: %v", loop.Name(), err)
-		}
-		loop.Close()
-	})
-	return loop.Name(), file
-}
+	"github.com/msb-runtime/containerd-shim-msb/test/loop"
+)
 
 // A block device of the host's is one of the guest's: it has its size, what is written to it is on
 // the host's, and nothing is written beyond it, nor to one that may only be read.
 func TestBlockDevices(t *testing.T) {
 	nothingLeft(t)
 	const size = 24 << 20
-	data, file := loopDevice(t, size, false)
-	locked, _ := loopDevice(t, size, true)
+	data, file := loop.New(t, size, false)
+	locked, _ := loop.New(t, size, true)
 	c := start(t, options{spec: []oci.SpecOpts{
-		oci.WithDevices(data, "/dev/disk", "rwm"), oci.WithDevices(locked, "/dev/locked", "rwm"), oci.WithAddedCapabilities([]string{"CAP_SYS_ADMIN"}),
+		oci.WithDevices(data.Name(), "/dev/disk", "rwm"), oci.WithDevices(locked.Name(), "/dev/locked", "rwm"), oci.WithAddedCapabilities([]string{"CAP_SYS_ADMIN"}),
 	}}, sleeper...)
 	c.keepShell()
 	for _, want := range []struct{ script, printed string }{
@@ -55,18 +34,19 @@ func TestBlockDevices(t *testing.T) {
 		}
 	}
 	// What was synchronised is on the host.
-	if got := partOf(t, data, 1000*4096, 7); got != "written" {
-		t.Errorf("the host's device has %q", got)
+	there := make([]byte, len("written"))
+	if _, err := data.ReadAt(there, 1000*4096); err != nil || string(there) != "written" {
+		t.Errorf("the host's device has %q, %v", there, err)
 	}
 	c.must("mke2fs -q /dev/disk; mount -t ext4 /dev/disk /mnt; echo kept >/mnt/kept; umount /mnt")
 	c.end()
 	if info, err := os.Stat(file); err != nil || info.Size() != size {
 		t.Errorf("the device's file: %v, %v", info, err)
 	}
-	wantCleanImage(t, data)
+	wantCleanImage(t, data.Name())
 
 	// By its rule it may only be read; its number in the guest is another.
-	c = start(t, options{spec: []oci.SpecOpts{oci.WithDevices(data, "/dev/other", "r")}}, sleeper...)
+	c = start(t, options{spec: []oci.SpecOpts{oci.WithDevices(data.Name(), "/dev/other", "r")}}, sleeper...)
 	if got := c.must("head -c 1048576 /dev/other | grep -c kept"); got != "1" {
 		t.Errorf("the next container finds %q", got)
 	}
@@ -82,23 +62,8 @@ func TestBlockDevicesRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNoTask(t, "device "+gone+" cannot be opened: the host's block device 8:255", "--device", gone)
-	empty, _ := loopDevice(t, 0, false)
-	wantNoTask(t, "device "+empty+": the host's block device ", "--device", empty)
-	there, _ := loopDevice(t, 1<<20, false)
-	wantNoTask(t, "device "+there+": a VM that has the host's network", "--device", there, "--net-host")
-}
-
-// partOf is what a file has at an offset.
-func partOf(t *testing.T, file string, offset int64, size int) string {
-	t.Helper()
-	opened, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer opened.Close()
-	part := make([]byte, size)
-	if _, err := opened.ReadAt(part, offset); err != nil {
-		t.Fatal(err)
-	}
-	return string(part)
+	empty, _ := loop.New(t, 0, false)
+	wantNoTask(t, "device "+empty.Name()+": the host's block device ", "--device", empty.Name())
+	there, _ := loop.New(t, 1<<20, false)
+	wantNoTask(t, "device "+there.Name()+": a VM that has the host's network", "--device", there.Name(), "--net-host")
 }

@@ -110,11 +110,10 @@ can() { probe can "$@"; }
 // run runs a script in the container that a line's needs name, with no more than they say.
 func (g *guests) run(t *testing.T, needs, script string) string {
 	t.Helper()
-	in := *g.plain
+	in := g.plain.on(t)
 	if needs == privileged {
-		in = *g.privileged
+		in = g.privileged.on(t)
 	}
-	in.t = t
 	var out harness.Buffer
 	process, exit := in.startExec(cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out)), func(p *specs.Process) {
 		if needs != privileged && needs != "" {

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -16,9 +15,9 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/cio"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+	"github.com/msb-runtime/containerd-shim-msb/test/kmsg"
 )
 
 // fuzzedRoots makes containers of damaged images, as containerd hands them over: copies of the
@@ -152,21 +151,17 @@ func useRoot(t *testing.T, container client.Container, created client.Task, exit
 	return result + ": " + cut(out.String())
 }
 
-// kernelLog is the log of the host's kernel since it was opened
-// (Documentation/ABI/testing/dev-kmsg).
-type kernelLog struct{ fd int }
+// kernelLog is the log of the host's kernel since it was opened.
+type kernelLog struct{ kmsg.Log }
 
 func openKernelLog(t *testing.T) kernelLog {
 	t.Helper()
-	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	log, err := kmsg.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if _, err := unix.Seek(fd, 0, 2); err != nil {
-		t.Fatal(err)
-	}
-	return kernelLog{fd}
+	t.Cleanup(func() { log.Close() })
+	return kernelLog{log}
 }
 
 var (
@@ -178,20 +173,13 @@ var (
 // wantNoImages fails the test if the host's kernel has met a damaged image.
 func (k kernelLog) wantNoImages(t *testing.T) {
 	t.Helper()
-	record := make([]byte, 8<<10)
-	for {
-		n, err := unix.Read(k.fd, record)
-		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE): // others have logged much
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return
-		case err != nil:
-			t.Fatal(err)
-		}
-		line := string(record[:n])
+	lines, err := k.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
 		if strings.Contains(line, fuzzUUID) || imageLine.MatchString(line) && !goodLine.MatchString(line) {
-			t.Errorf("the host's kernel said: %s", strings.TrimSpace(line))
+			t.Errorf("the host's kernel said: %s", line)
 		}
 	}
 }

@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -133,15 +130,6 @@ func TestVolumeImagesRefused(t *testing.T) {
 
 // image is ctr's option to mount one at /data.
 func image(kind, file string) string { return "--mount=type=" + kind + ",src=" + file + ",dst=/data" }
-
-// wantNoTask wants that ctr runs nothing with these options, and says why in one line.
-func wantNoTask(t *testing.T, words string, options ...string) {
-	t.Helper()
-	_, stderr, code := host.Run(fmt.Sprintf("e2e-%d", time.Now().UnixNano()), options, "true")
-	if code == 0 || !strings.Contains(stderr, words) || strings.Contains(strings.TrimSpace(stderr), "\n") {
-		t.Errorf("exit code %d, want a line with %q:\n%s", code, words, stderr)
-	}
-}
 
 // An image whose disk on the host is full cannot take what it has room for: the container is told,
 // goes on, and ends; what was synchronised before is there.

@@ -53,6 +53,13 @@ type options struct {
 	container func(id string, image client.Image) []client.NewContainerOpts
 }
 
+// on is the same task for a subtest.
+func (k *task) on(t *testing.T) *task {
+	sub := *k
+	sub.t = t
+	return &sub
+}
+
 // create makes a container and its task; the test's end deletes both.
 func create(t *testing.T, o options, command ...string) *task {
 	t.Helper()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -111,16 +112,7 @@ func TestRefused(t *testing.T) {
 	}
 	maps.Copy(cases, refusedBy(t, host.Driver, dir))
 	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			id := strings.ReplaceAll(name, " ", "-")
-			_, stderr, code := host.Run(id, c.options, "true")
-			if code == 0 || !strings.Contains(stderr, c.want) {
-				t.Errorf("exit code %d, want %q in:\n%s", code, c.want, stderr)
-			}
-			if lines := strings.Count(strings.TrimSpace(stderr), "\n"); lines > 0 {
-				t.Errorf("more than a line:\n%s", stderr)
-			}
-		})
+		t.Run(name, func(t *testing.T) { wantNoTask(t, c.want, c.options...) })
 	}
 	if host.Driver == "krun" && harness.Emulated() { // it sets a sysctl
 		t.Run("more memory than the host has", refusedMemory)
@@ -131,6 +123,15 @@ func TestRefused(t *testing.T) {
 			t.Errorf("exit code %d: %s", code, stderr)
 		}
 	})
+}
+
+// wantNoTask wants that ctr runs nothing with these options, and says why in one line.
+func wantNoTask(t *testing.T, words string, options ...string) {
+	t.Helper()
+	_, stderr, code := host.Run(fmt.Sprintf("e2e-%d", time.Now().UnixNano()), options, "true")
+	if code == 0 || !strings.Contains(stderr, words) || strings.Contains(strings.TrimSpace(stderr), "\n") {
+		t.Errorf("exit code %d, want a line with %q:\n%s", code, words, stderr)
+	}
 }
 
 // A host that does not commit the VM's memory says so at once. (QEMU's is a file,
@@ -151,10 +152,7 @@ func refusedMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	most := fmt.Sprintf("io.containerd.msb.vm.memory=%dMiB", uint64(info.Totalram)*uint64(info.Unit)>>20-64)
-	_, stderr, code := host.Run("nomemory", []string{"--annotation", most}, "true")
-	if code == 0 || !strings.Contains(stderr, "the host cannot give the VM its") || strings.Count(strings.TrimSpace(stderr), "\n") > 0 {
-		t.Errorf("exit code %d: %s", code, stderr)
-	}
+	wantNoTask(t, "the host cannot give the VM its", "--annotation", most)
 }
 
 // config is the option for a configuration file with the given content.

@@ -50,11 +50,9 @@ func (k *task) keepShell() { k.shell = &shell{task: k} }
 // begin begins the shell.
 func (s *shell) begin(t *testing.T) {
 	t.Helper()
-	task := *s.task
-	task.t = t
 	in, stdin := io.Pipe()
 	s.stdin, s.printed = stdin, make(chan string)
-	s.process, s.exit = task.startExec(cio.NewCreator(cio.WithStreams(in, writes(s.printed), io.Discard)), nil, "sh", "-c", serveScripts)
+	s.process, s.exit = s.task.on(t).startExec(cio.NewCreator(cio.WithStreams(in, writes(s.printed), io.Discard)), nil, "sh", "-c", serveScripts)
 	s.task.t.Cleanup(s.end)
 }
 

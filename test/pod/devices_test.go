@@ -1,37 +1,19 @@
 package pod
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
-	losetup "github.com/containerd/containerd/v2/core/mount"
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/loop"
 )
 
 // A raw block volume (volumeMode: Block) is a device of each container that has it: one for the
 // pod, so that what one writes another reads, and what is synchronised is on the node's.
 func TestBlockVolume(t *testing.T) {
 	nothingLeft(t)
-	file := filepath.Join(t.TempDir(), "volume")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(file, 8<<20); err != nil {
-		t.Fatal(err)
-	}
-	volume, err := losetup.SetupLoop(file, losetup.LoopParams{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.IoctlSetInt(int(volume.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
-			t.Error(err)
-		}
-		volume.Close()
-	})
+	volume, _ := loop.New(t, 8<<20, false)
 	device := func(path, permissions string) func(*cri.ContainerConfig) {
 		return func(config *cri.ContainerConfig) {
 			config.Devices = []*cri.Device{{HostPath: volume.Name(), ContainerPath: path, Permissions: permissions}}

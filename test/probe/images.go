@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/kmsg"
 )
 
 // What is done at most with the files of one image, which say of themselves how many and how
@@ -48,7 +49,7 @@ func images(args []string) error {
 	if err != nil {
 		return err
 	}
-	log, err := openKernelLog()
+	log, err := kmsg.Open()
 	if err != nil {
 		return err
 	}
@@ -56,30 +57,19 @@ func images(args []string) error {
 		fmt.Println("trying", entry.Name())
 		result := make(chan string, 1)
 		go func() { result <- useImage(filepath.Join(args[0], entry.Name()), place) }()
-		fmt.Println(log.await(result))
+		fmt.Println(await(log, result))
 	}
 	fmt.Println("end")
 	return nil
 }
 
-// kernelLog is the kernel's log since it was opened (Documentation/ABI/testing/dev-kmsg).
-type kernelLog struct{ fd int }
-
-func openKernelLog() (kernelLog, error) {
-	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return kernelLog{}, err
-	}
-	_, err = unix.Seek(fd, 0, io.SeekEnd)
-	return kernelLog{fd}, err
-}
-
 // await waits for a result, and adds what the kernel warned of meanwhile. After a fault of the
 // kernel, whose thread never comes back, it prints that and ends the process.
-func (k kernelLog) await(result <-chan string) string {
+func await(log kmsg.Log, result <-chan string) string {
 	warned := ""
 	look := func() {
-		for _, line := range k.read() {
+		lines, _ := log.Read()
+		for _, line := range lines {
 			if strings.Contains(line, "WARNING: ") {
 				warned += ", the kernel warned: " + line
 			}
@@ -99,23 +89,6 @@ func (k kernelLog) await(result <-chan string) string {
 		case <-time.After(100 * time.Millisecond):
 			look()
 		}
-	}
-}
-
-// read returns the new lines. Some may have been overwritten: EPIPE.
-func (k kernelLog) read() (lines []string) {
-	record := make([]byte, 8<<10)
-	for {
-		n, err := unix.Read(k.fd, record)
-		switch {
-		case errors.Is(err, unix.EPIPE), errors.Is(err, unix.EINTR):
-			continue
-		case err != nil || n == 0:
-			return lines
-		}
-		_, text, _ := strings.Cut(string(record[:n]), ";")
-		text, _, _ = strings.Cut(text, "\n")
-		lines = append(lines, text)
 	}
 }
 

@@ -133,10 +133,15 @@ func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 	if err != nil {
 		return fs.ToErrno(err)
 	}
+	f.show(host, &out.Attr)
+	return 0
+}
+
+// show has attributes be the host's file's, with what is kept of it.
+func (f *file) show(host *inode, attr *fuse.Attr) {
 	f.kept.apply(host)
 	f.fixed.show(&host.Stat_t)
-	attrOf(&host.Stat_t, &out.Attr)
-	return 0
+	attrOf(&host.Stat_t, attr)
 }
 
 // Setattr implements fs.NodeSetattrer: the size is the host's, the rest is kept.
@@ -161,9 +166,7 @@ func (f *file) Setattr(_ context.Context, h fs.FileHandle, in *fuse.SetAttrIn, o
 		ripen(&host.Stat_t)
 	}
 	f.kept.set(in, host)
-	f.kept.apply(host)
-	f.fixed.show(&host.Stat_t)
-	attrOf(&host.Stat_t, &out.Attr)
+	f.show(host, &out.Attr)
 	return 0
 }
 
