@@ -185,12 +185,14 @@ func without(all, some []string) (rest []string) {
 
 // isRootShared is about the mount namespace of a process; 0 is this one.
 func isRootShared(pid int) bool {
-	mounts, err := mountinfo.PidMountInfo(orSelf(pid))
+	file, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", orSelf(pid)))
 	if err != nil {
 		return false
 	}
+	defer file.Close()
+	mounts, _ := mountinfo.GetMountsFromReader(file, mountinfo.SingleEntryFilter("/"))
 	for _, m := range mounts {
-		if m.Mountpoint == "/" && strings.Contains(m.Optional, "shared:") {
+		if strings.Contains(m.Optional, "shared:") {
 			return true
 		}
 	}

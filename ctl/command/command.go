@@ -32,7 +32,7 @@ type usageError struct{ error }
 const description = `msbctl is for those who run the containerd runtime io.containerd.msb.v2, on the host where
 the containers are. Most of it needs root.
 
-Every command that prints something has --json.
+Every command that answers something has --json.
 
 Exit codes: 0 all is well; 1 an error, or of check a warning; 2 of check something missing;
 64 a command line that is wrong.`
@@ -60,10 +60,15 @@ func root(stdout, stderr io.Writer) *cli.Command {
 		// The linker sets it there, for the shim, too.
 		Version: version.Version,
 		Writer:  stdout, ErrWriter: stderr,
-		HideHelpCommand: true,
+		HideHelpCommand: true, EnableShellCompletion: true, ConfigureShellCompletionCommand: showCompletion,
 		ExitErrHandler:  func(context.Context, *cli.Command, error) {}, // Main does it
-		Commands:        []*cli.Command{checkCommand(), configCommand()},
+		Commands:        []*cli.Command{checkCommand(), lsCommand(), inspectCommand(), configCommand()},
 	})
+}
+
+// showCompletion lists the library's command that prints a shell's completions.
+func showCompletion(command *cli.Command) {
+	command.Hidden, command.Usage = false, "print what makes a shell complete command lines: bash, fish, pwsh or zsh"
 }
 
 // group is a command that has others and does nothing by itself. So are those below it; the

@@ -54,7 +54,7 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 	// Whoever gives the boot up does not wait for the guest.
 	stop := context.AfterFunc(ctx, func() { s.End(fmt.Errorf("the boot was given up: %w", context.Cause(ctx))) })
 	defer stop()
-	if err := p.recordVMM(machine.Pid()); err != nil {
+	if err := p.recordVMM(driver.Name(), machine.Pid()); err != nil {
 		return nil, err
 	}
 	if err := adjustOOMScore(ctx, machine.Pid(), p.config.OOMScoreAdj); err != nil {
@@ -109,8 +109,8 @@ func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Co
 }
 
 // recordVMM notes the VMM's process.
-func (p *Prepared) recordVMM(pid int) (err error) {
-	p.record.Pid = pid
+func (p *Prepared) recordVMM(driver string, pid int) (err error) {
+	p.record.Driver, p.record.Pid = driver, pid
 	if p.record.Start, err = startTime(pid); err != nil {
 		return err
 	}

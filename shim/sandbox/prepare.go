@@ -78,7 +78,10 @@ type Prepared struct {
 func Prepare(bundle string, platform Platform, config Config) (_ *Prepared, err error) {
 	p := &Prepared{
 		bundle: bundle, platform: platform, config: config,
-		record: Record{CgroupsPath: config.CgroupsPath, Network: config.Network.Path},
+		record: Record{
+			CgroupsPath: config.CgroupsPath, Network: config.Network.Path,
+			Shim: os.Getpid(), CPUs: config.Size.CPUs, Memory: config.Size.Memory,
+		},
 	}
 	defer func() {
 		if err != nil {

@@ -27,6 +27,13 @@ type Record struct {
 	// Network is the path of a network namespace of others with TAP devices in it;
 	// empty if there are none.
 	Network string
+
+	// The rest is for msbctl. Shim is the shim's process, Driver the VMM's kind, empty before
+	// it is chosen; CPUs and Memory, in bytes, are the VM's size.
+	Shim   int
+	Driver string
+	CPUs   int
+	Memory int64
 }
 
 func (r Record) write(bundle string) error { return record.Write(bundle, recordFile, r) }
