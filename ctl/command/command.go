@@ -61,8 +61,8 @@ func root(stdout, stderr io.Writer) *cli.Command {
 		Version: version.Version,
 		Writer:  stdout, ErrWriter: stderr,
 		HideHelpCommand: true, EnableShellCompletion: true, ConfigureShellCompletionCommand: showCompletion,
-		ExitErrHandler:  func(context.Context, *cli.Command, error) {}, // Main does it
-		Commands:        []*cli.Command{checkCommand(), lsCommand(), inspectCommand(), configCommand()},
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // Main does it
+		Commands:       []*cli.Command{checkCommand(), lsCommand(), inspectCommand(), configCommand()},
 	})
 }
 

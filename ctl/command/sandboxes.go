@@ -188,10 +188,19 @@ func inspectAction(ctx context.Context, c *cli.Command) error {
 func (i inspection) print(out io.Writer, now time.Time) error {
 	table := columns(out)
 	for _, line := range [][2]string{
-		{"id", i.ID}, {"namespace", i.Namespace}, {"state", string(i.State)}, {"driver", orDash(i.Driver)},
-		{"processors", number(i.CPUs)}, {"memory", fmt.Sprintf("%s, of which the VMM has %s of the host", size(i.Memory), size(resident(i.VMM)))},
-		{"age", age(i.Sandbox, now)}, {"VMM", number(pid(i.VMM))}, {"shim", number(pid(i.Shim))},
-		{"control group", orDash(i.Cgroup)}, {"network", orDash(i.Network)}, {"bundle", i.Bundle}, {"shim's socket", orDash(i.Address)},
+		{"id", i.ID},
+		{"namespace", i.Namespace},
+		{"state", string(i.State)},
+		{"driver", orDash(i.Driver)},
+		{"processors", number(i.CPUs)},
+		{"memory", fmt.Sprintf("%s, of which the VMM has %s of the host", size(i.Memory), size(resident(i.VMM)))},
+		{"age", age(i.Sandbox, now)},
+		{"VMM", number(pid(i.VMM))},
+		{"shim", number(pid(i.Shim))},
+		{"control group", orDash(i.Cgroup)},
+		{"network", orDash(i.Network)},
+		{"bundle", i.Bundle},
+		{"shim's socket", orDash(i.Address)},
 	} {
 		fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
 	}
