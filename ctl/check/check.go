@@ -275,6 +275,8 @@ func runtime(f Facts) Result {
 	switch {
 	case f.Containerd.Err != nil:
 		return warning(unasked, "see containerd above", "msbctl check, when it runs")
+	case f.Containerd.Runtime != nil && len(f.Containerd.Handlers) > 0:
+		return ok("for Kubernetes alone: for ctr, nerdctl and Docker the shim is not in containerd's PATH")
 	case f.Containerd.Runtime != nil:
 		return missing(text(f.Containerd.Runtime), "containers with the runtime io.containerd.msb.v2 do not start", fmt.Sprintf("ln -s %s /usr/local/bin/, or another directory of containerd's PATH", orElse(f.Kit.Shim, "SHIM")))
 	case f.Containerd.RuntimeVersion != f.Version:

@@ -83,7 +83,12 @@ func TestBad(t *testing.T) {
 			func(f *Facts) { f.Containerd = Containerd{Err: errTest} },
 			"missing containerd, warning runtime, warning Kubernetes, warning snapshotter",
 		},
-		"no runtime":      {func(f *Facts) { f.Containerd.Runtime = errTest }, "missing runtime"},
+		// deploy/ puts the shim where containerd is told by its path.
+		"Kubernetes alone": {func(f *Facts) { f.Containerd.Runtime = errTest }, ""},
+		"no runtime": {
+			func(f *Facts) { f.Containerd.Runtime, f.Containerd.CRI, f.Containerd.Handlers = errTest, false, nil },
+			"missing runtime",
+		},
 		"another runtime": {func(f *Facts) { f.Containerd.RuntimeVersion = "0.9" }, "warning runtime"},
 		"no handler":      {func(f *Facts) { f.Containerd.Handlers = nil }, "warning Kubernetes"},
 		"no CRI":          {func(f *Facts) { f.Containerd.CRI, f.Containerd.Handlers = false, nil }, ""},
