@@ -14,6 +14,7 @@ OUTPUT  := $(CURDIR)/_output
 KIT     := $(OUTPUT)/lib/msb
 TOOLS   := $(OUTPUT)/tools
 SHIM    := $(OUTPUT)/bin/containerd-shim-msb-v2
+CTL     := $(OUTPUT)/bin/msbctl
 AGENT   := $(OUTPUT)/guest/msb-agent
 RUNC    := $(OUTPUT)/guest/runc
 IMAGE   := $(OUTPUT)/images/busybox.tar
@@ -53,7 +54,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 # Everything is built alike, tests and linters too, so that go compiles each package once.
 # Without -buildvcs=false it asks git, and fails when root builds another user's clone. The
-# version is in the shim only, so that a commit alone changes no guest.
+# version is in the shim and msbctl only, so that a commit alone changes no guest.
 export CGO_ENABLED := 0
 export GOFLAGS := -buildvcs=false -trimpath $(filter-out -buildvcs=false -trimpath,$(GOFLAGS))
 
@@ -64,7 +65,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long parts guest-table help build shim agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-files-krun bench-krun lint proto \
+.PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install uninstall image clean distclean root clients guests kubernetes always
 
@@ -73,7 +74,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo "What a target needs and is missing it installs, as root on Debian, or names."
 
-build: shim kit ## build the shim and the guest kit into _output
+build: shim ctl kit ## build the shim, msbctl and the guest kit into _output
 
 # Those who only try it need not wait for the kernel: until it is built they get libkrunfw's.
 demo demo-% shell: export KERNEL := $(if $(wildcard $(LINUX)),$(KERNEL),libkrunfw)
@@ -117,7 +118,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/fake ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/fake ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 
 test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -218,7 +219,7 @@ kubernetes: $(KUBERNETES)/kubelet
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:
 # they are under QEMU alone. The table of the contract says host or guest for their lines.
-NOT_THE_VMM := TestClientKilled|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMemoryReturns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestShimKilled/exited|TestTerminal|TestTransfer|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
+NOT_THE_VMM := TestClientKilled|TestMsbctl|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMemoryReturns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestShieldKilled|TestShimKilled/exited|TestTerminal|TestTransfer|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
 
 test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
@@ -327,17 +328,17 @@ proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 		--go_out=. --go_opt=paths=source_relative \
 		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative guest/api/guest.proto
 
-install: build ## install the shim and the kit below PREFIX (default /usr/local)
+install: build ## install the shim, msbctl and the kit below PREFIX (default /usr/local)
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
-	@install -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/
+	@install -m 0755 $(SHIM) $(CTL) $(DESTDIR)$(PREFIX)/bin/
 	@install -m 0755 $(VMM) $(SHIELD) $(PLACEHOLDER) $(DESTDIR)$(PREFIX)/lib/msb/
 	@install -m 0644 $(addprefix $(KIT)/,vmlinux vmlinux-tsi guest.erofs VERSIONS) $(DESTDIR)$(PREFIX)/lib/msb/
 	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@if [ -e $(VIRTIOFSD) ]; then install -m 0755 $(VIRTIOFSD) $(DESTDIR)$(PREFIX)/lib/msb/; fi
-	@echo "==> installed $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2 and $(DESTDIR)$(PREFIX)/lib/msb"
+	@echo "==> installed containerd-shim-msb-v2 and msbctl in $(DESTDIR)$(PREFIX)/bin, and $(DESTDIR)$(PREFIX)/lib/msb"
 
 uninstall: ## remove what install put there
-	@rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-msb-v2
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,containerd-shim-msb-v2 msbctl)
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 virtiofsd msb-krun msb-shield msb-placeholder vmlinux vmlinux-tsi guest.erofs VERSIONS libkrunfw.so.5)
 	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
@@ -365,6 +366,10 @@ root:
 shim:
 	@$(STEP) "building the shim" go build \
 		-ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)' -o $(SHIM) ./cmd/containerd-shim-msb-v2
+
+ctl:
+	@$(STEP) "building msbctl" go build \
+		-ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)' -o $(CTL) ./cmd/msbctl
 
 agent:
 	@$(STEP) "building the agent" go build -ldflags '-s -w' -o $(AGENT) ./cmd/msb-agent

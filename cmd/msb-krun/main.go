@@ -1,5 +1,6 @@
 // msb-krun is the VMM of the krun driver: a process that becomes a libkrun
-// microVM. The shim starts it; it is not run by hand.
+// microVM. The shim starts it; it is not run by hand. "msb-krun check LIBRARY" tells
+// whether a library will do, for msbctl, which is not dynamically linked.
 //
 // It is a program of its own, and not the shim once more, because libkrun makes
 // it dynamically linked and because it is the part that a guest may come to own:
@@ -26,7 +27,11 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
-	if err := run(); err != nil {
+	program := run
+	if len(os.Args) == 3 && os.Args[1] == "check" {
+		program = func() error { _, err := libkrun.Load(os.Args[2]); return err }
+	}
+	if err := program(); err != nil {
 		fmt.Fprintln(os.Stderr, "msb-krun:", err)
 		os.Exit(1)
 	}

@@ -5,7 +5,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -152,81 +151,54 @@ func Default() Config {
 
 // Load takes the options of a Create request; nil means none were given.
 func Load(options typeurl.Any) (Config, error) {
-	data, origin, err := read(options)
+	layers, err := read(options)
 	if err != nil {
 		return Config{}, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
 	}
-	config, err := Parse(data)
-	if err != nil {
-		return Config{}, fmt.Errorf("%s: %w", origin, err)
-	}
-	if config.Kit == "" {
-		prefix, err := installPrefix()
-		if err != nil {
-			return Config{}, err
-		}
-		config.Kit = filepath.Join(prefix, "lib", "msb")
-	}
-	return config, nil
+	return Resolve(layers)
 }
 
-func read(options typeurl.Any) (data []byte, origin string, err error) {
+func read(options typeurl.Any) ([]Layer, error) {
 	if options == nil || len(options.GetValue()) == 0 {
 		return readDefault()
 	}
 	value, err := typeurl.UnmarshalAny(options)
 	if err != nil && !errors.Is(err, typeurl.ErrNotFound) { // another runtime's type
-		return nil, "", fmt.Errorf("runtime options: %w", err)
+		return nil, fmt.Errorf("runtime options: %w", err)
 	}
 	switch given := value.(type) {
 	case *runtimeoptions.Options:
 		switch {
 		case len(given.ConfigBody) > 0:
 			data, err := withoutRunc(given.ConfigBody)
-			return data, "runtime options", err
+			return []Layer{{"runtime options", data}}, err
 		case given.ConfigPath != "":
 			return readFile(given.ConfigPath, false)
 		}
 		return readDefault()
 	case *runcoptions.Options:
 		if err := checkRunc(given); err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		return readDefault()
 	}
-	return nil, "", fmt.Errorf("runtime options of type %s are another runtime's: leave them out, or name a file of msb's settings by ConfigPath (ctr run --runtime-config-path; docs/configuration.md)", options.GetTypeUrl())
-}
-
-func readDefault() ([]byte, string, error) {
-	prefix, err := installPrefix()
-	if err != nil {
-		return nil, "", err
-	}
-	data, origin, err := readFile(filepath.Join(prefix, prefixFile), false)
-	if errors.Is(err, os.ErrNotExist) {
-		return readFile(Path, true)
-	}
-	return data, origin, err
-}
-
-func readFile(path string, optional bool) ([]byte, string, error) {
-	data, err := os.ReadFile(path)
-	if optional && errors.Is(err, os.ErrNotExist) {
-		return nil, path, nil
-	}
-	return data, path, err
+	return nil, fmt.Errorf("runtime options of type %s are another runtime's: leave them out, or name a file of msb's settings by ConfigPath (ctr run --runtime-config-path; docs/configuration.md)", options.GetTypeUrl())
 }
 
 // Parse reads a configuration file. Unknown settings are errors: a misspelt one
 // must not be passed over.
-func Parse(data []byte) (Config, error) {
+func Parse(data []byte) (Config, error) { return parse([]Layer{{Data: data}}) }
+
+func parse(layers []Layer) (Config, error) {
 	config := Default()
-	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&config); err != nil {
-		var unknown *toml.StrictMissingError
-		if errors.As(err, &unknown) {
-			return Config{}, fmt.Errorf("unknown setting %s: %w", strings.Join(unknown.Errors[0].Key(), "."), errdefs.ErrInvalidArgument)
+	for _, layer := range layers {
+		if err := layer.decode(&config); err != nil {
+			var unknown *toml.StrictMissingError
+			if errors.As(err, &unknown) {
+				return Config{}, fmt.Errorf("unknown setting %s: %w", strings.Join(unknown.Errors[0].Key(), "."), errdefs.ErrInvalidArgument)
+			}
+			return Config{}, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
 		}
-		return Config{}, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
 	}
 	if config.VM.CPUs < 1 {
 		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)

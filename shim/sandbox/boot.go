@@ -89,7 +89,7 @@ func (s *Sandbox) endWith(ctx context.Context) (stop func() bool) {
 // own notes the VMM as the bundle's, and gives it the container's place in the kernel's choice
 // of a victim.
 func (s *Sandbox) own(ctx context.Context) error {
-	if err := s.recordVMM(s.machine.Pid()); err != nil {
+	if err := s.recordVMM(s.driver.Name(), s.machine.Pid()); err != nil {
 		return err
 	}
 	return adjustOOMScore(ctx, s.machine.Pid(), s.config.OOMScoreAdj)
@@ -135,8 +135,8 @@ func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Co
 }
 
 // recordVMM notes the VMM's process.
-func (p *Prepared) recordVMM(pid int) (err error) {
-	p.record.Pid = pid
+func (p *Prepared) recordVMM(driver string, pid int) (err error) {
+	p.record.Driver, p.record.Pid = driver, pid
 	if p.record.Start, err = startTime(pid); err != nil {
 		return err
 	}

@@ -102,6 +102,7 @@ func Prepare(bundle string, platform Platform, config Config) (_ *Prepared, err 
 func (p *Prepared) claim(bundle string, config Config, others ...int) (err error) {
 	p.bundle, p.config = bundle, config
 	p.record.CgroupsPath, p.record.Network = config.CgroupsPath, config.Network.Path
+	p.record.Shim, p.record.CPUs, p.record.Memory = os.Getpid(), config.Size.CPUs, config.Size.Memory
 	if err := p.record.write(bundle); err != nil {
 		return err
 	}

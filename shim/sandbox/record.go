@@ -29,6 +29,13 @@ type Record struct {
 	Network string
 	// Spare is the directory of the spare that the VM was; empty if it was none.
 	Spare string
+
+	// The rest is for msbctl. Shim is the shim's process, Driver the VMM's kind, empty before
+	// it is chosen; CPUs and Memory, in bytes, are the VM's size.
+	Shim   int
+	Driver string
+	CPUs   int
+	Memory int64
 }
 
 func (r Record) write(bundle string) error { return record.Write(bundle, recordFile, r) }

@@ -60,7 +60,7 @@ func TestRecordFile(t *testing.T) {
 	if record, err := ReadRecord(bundle); record != nil || err != nil {
 		t.Errorf("without a record: %+v, %v", record, err)
 	}
-	want := Record{Pid: 1, Start: "2", CgroupsPath: "/a", Network: "/b"}
+	want := Record{Pid: 1, Start: "2", CgroupsPath: "/a", Network: "/b", Shim: 3, Driver: "qemu", CPUs: 4, Memory: 5}
 	if err := want.write(bundle); err != nil {
 		t.Fatal(err)
 	}

@@ -81,6 +81,12 @@ func (d Driver) find() (programs, error) {
 	return programs{qemu, virtiofsd}, nil
 }
 
+// Programs are the paths of QEMU and virtiofsd that a machine would be started with.
+func (d Driver) Programs() (qemu, virtiofsd string, err error) {
+	found, err := d.find()
+	return found.qemu, found.virtiofsd, err
+}
+
 // lookUp takes the configured path, or else the first candidate that is there.
 func lookUp(configured string, candidates ...string) (string, error) {
 	if configured != "" {

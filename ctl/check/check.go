@@ -1,0 +1,318 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A State is what a check comes to.
+type State string
+
+// The states, from good to bad.
+const (
+	OK      State = "ok"
+	Warning State = "warning"
+	Missing State = "missing"
+)
+
+// A Result is what there is to say of one thing.
+type Result struct {
+	Name  string `json:"name"`
+	State State  `json:"state"`
+	// Found is what is there, or why it is not.
+	Found string `json:"found"`
+	// Means is what follows for a user, and Do the line to type or what else to do; both are
+	// empty if all is well.
+	Means string `json:"means,omitempty"`
+	Do    string `json:"do,omitempty"`
+}
+
+// checks are in the order in which somebody would look.
+var checks = []struct {
+	name  string
+	judge func(Facts) Result
+}{
+	{"kernel", kernel},
+	{"configuration", configuration},
+	{"kit", kit},
+	{"KVM", hardware},
+	{"libkrun", libkrun},
+	{"QEMU", emulator},
+	{"driver", driver},
+	{"FUSE", fuse},
+	{"FUSE passthrough", passthrough},
+	{"TAP devices", tap},
+	{"traffic control", redirect},
+	{"socket lookup", lookup},
+	{"control groups", groups},
+	{"mounts", sharedRoot},
+	{"descriptors", descriptors},
+	{"containerd", daemon},
+	{"runtime", runtime},
+	{"Kubernetes", kubernetes},
+	{"snapshotter", snapshotter},
+}
+
+// Run judges the facts.
+func Run(f Facts) []Result {
+	results := make([]Result, 0, len(checks))
+	for _, check := range checks {
+		result := check.judge(f)
+		result.Name = check.name
+		results = append(results, result)
+	}
+	return results
+}
+
+// Worst is the worst state of results.
+func Worst(results []Result) State {
+	worst := OK
+	for _, r := range results {
+		if r.State == Missing || worst == OK {
+			worst = r.State
+		}
+	}
+	return worst
+}
+
+func ok(format string, args ...any) Result {
+	return Result{State: OK, Found: fmt.Sprintf(format, args...)}
+}
+
+// warning and missing say what was found, what it means, and what to do.
+func warning(found, means, do string) Result { return Result{"", Warning, found, means, do} }
+
+func missing(found, means, do string) Result { return Result{"", Missing, found, means, do} }
+
+// oldest is the oldest kernel whose mounts can follow no symbolic link (mount_setattr(2)).
+const oldestMajor, oldestMinor = 5, 14
+
+func kernel(f Facts) Result {
+	var major, minor int
+	if _, err := fmt.Sscanf(f.Kernel, "%d.%d", &major, &minor); err == nil &&
+		(major > oldestMajor || major == oldestMajor && minor >= oldestMinor) {
+		return ok("Linux %s", f.Kernel)
+	}
+	return missing("Linux "+f.Kernel, "no container starts: mounts cannot be made to follow no symbolic link", fmt.Sprintf("install a kernel of version %d.%d or newer", oldestMajor, oldestMinor))
+}
+
+func configuration(f Facts) Result {
+	switch {
+	case len(f.Config.Problems) > 0:
+		return missing(strings.Join(f.Config.Problems, "; "), "no container starts", "msbctl config validate")
+	case len(f.Config.Files) == 0:
+		return ok("no file: all settings have their defaults")
+	}
+	return ok("%s", strings.Join(f.Config.Files, ", "))
+}
+
+func kit(f Facts) Result {
+	const means, do = "no container starts", "make install"
+	switch {
+	case f.Kit.Shim == "":
+		return missing("there is no containerd-shim-msb-v2 beside msbctl", "this is not the msbctl of an installation", do)
+	case len(f.Kit.Missing) > 0:
+		return missing(fmt.Sprintf("%s has no %s", f.Kit.Dir, strings.Join(f.Kit.Missing, ", ")), means, do)
+	case f.Kit.Broken != nil:
+		return missing(f.Kit.Broken.Error(), means, do)
+	case f.Kit.Version != f.Version:
+		return warning(fmt.Sprintf("%s is of msb %s, and msbctl of %s", f.Kit.Dir, f.Kit.Version, f.Version),
+			"shim and guest may not understand each other", do)
+	}
+	return ok("%s, msb %s, guest's kernel %s", f.Kit.Dir, f.Kit.Version, f.Kit.Guest)
+}
+
+// krunRuns and qemuRuns tell whether the drivers would run.
+func (f Facts) krunRuns() bool { return f.KVM == nil && f.Krun == nil }
+func (f Facts) qemuRuns() bool { return f.QEMU.Err == nil }
+
+// needs tells whether a driver is the only one that is allowed.
+func (f Facts) needs(driver string) bool { return f.Config.Driver == driver }
+
+const slow = "VMs run in software emulation, which is several times slower"
+
+func hardware(f Facts) Result {
+	switch {
+	case f.KVM == nil:
+		return ok("runs a guest")
+	case f.needs("krun"):
+		return missing(text(f.KVM), "no container starts: the configuration asks for the driver krun", "enable virtualisation in the firmware, then: modprobe -a kvm_intel kvm_amd")
+	}
+	return warning(text(f.KVM), slow, "enable virtualisation in the firmware, then: modprobe -a kvm_intel kvm_amd")
+}
+
+func libkrun(f Facts) Result {
+	const do = "make deps-krun install"
+	switch {
+	case f.Krun == nil:
+		return ok("msb's, with its features blk and net")
+	case f.needs("krun"):
+		return missing(text(f.Krun), "no container starts: the configuration asks for the driver krun", do)
+	case f.needs("qemu"):
+		return ok("not there, and not asked for")
+	case f.KVM != nil:
+		return ok("not there, and without KVM of no use")
+	}
+	return warning(text(f.Krun), "VMs run on QEMU, which starts slower", do)
+}
+
+func emulator(f Facts) Result {
+	const do = "apt-get install qemu-system-x86 qemu-system-common"
+	switch {
+	case f.qemuRuns() && f.QEMU.Own:
+		return ok("%s %s, %s", f.QEMU.Path, f.QEMU.Version, f.QEMU.Virtiofsd)
+	case f.qemuRuns() && f.krunRuns() && !f.needs("qemu"):
+		return ok("%s %s, %s; not used", f.QEMU.Path, f.QEMU.Version, f.QEMU.Virtiofsd)
+	case f.qemuRuns():
+		return warning(fmt.Sprintf("%s is not msb's virtiofsd", f.QEMU.Virtiofsd),
+			"users in a container can read and write files whose access control lists refuse them, where the mode does not", "make deps-qemu install")
+	case f.krunRuns() && !f.needs("qemu"), f.needs("krun"):
+		return ok("not there, and not used")
+	}
+	return missing(text(f.QEMU.Err), "no container starts", do)
+}
+
+func driver(f Facts) Result {
+	krun, qemu := f.krunRuns() && !f.needs("qemu"), f.qemuRuns() && !f.needs("krun")
+	switch {
+	case krun:
+		return ok("krun")
+	case qemu && f.KVM == nil:
+		return ok("qemu, with KVM")
+	case qemu:
+		return warning("qemu, without KVM", slow, "see KVM above")
+	}
+	return missing("none can run", "no container starts", "see KVM, libkrun and QEMU above")
+}
+
+func fuse(f Facts) Result {
+	if f.FUSE == nil {
+		return ok("mounts")
+	}
+	return missing(text(f.FUSE), "no file can be mounted read-write, but with the option x-msb.metadata=host; and no images", "modprobe fuse")
+}
+
+func passthrough(f Facts) Result {
+	switch {
+	case f.FUSE != nil:
+		return warning("FUSE is not there", "see FUSE above", "modprobe fuse")
+	case f.Passthrough != nil:
+		return warning(text(f.Passthrough), "mounted files are read and written slower", "install a kernel of version 6.9 or newer")
+	}
+	return ok("takes backing files")
+}
+
+func tap(f Facts) Result {
+	if f.TAP == nil {
+		return ok("/dev/net/tun makes them")
+	}
+	return missing(text(f.TAP), "only containers without a network start, and those with the host's", "modprobe tun")
+}
+
+func redirect(f Facts) Result {
+	switch {
+	case f.TAP != nil:
+		return warning("cannot be tried without TAP devices", "see TAP devices above", "modprobe tun")
+	case f.Redirect != nil:
+		return missing(text(f.Redirect), "only containers without a network start, and those with the host's", "modprobe -a sch_ingress cls_u32 act_mirred")
+	}
+	return ok("ingress, u32 and mirred")
+}
+
+func lookup(f Facts) Result {
+	if f.Lookup == nil {
+		return ok("takes the program")
+	}
+	return warning(text(f.Lookup), "no port can be forwarded to a pod (kubectl port-forward)", "install a kernel with CONFIG_BPF_SYSCALL, 5.9 or newer, and let root load BPF programs")
+}
+
+func groups(f Facts) Result {
+	const means = "limits that need them hold in the guest, but not for the VM on the host"
+	switch {
+	case f.Cgroup.Version == 0:
+		return missing("none are mounted", "no container with a control group starts", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+	case len(f.Cgroup.Missing) > 0 && f.Cgroup.Version == 1:
+		return warning("version 1, without "+strings.Join(f.Cgroup.Missing, ", "), means, mountV1(f.Cgroup.Missing[0]))
+	case len(f.Cgroup.Missing) > 0:
+		return warning("version 2, without "+strings.Join(f.Cgroup.Missing, ", "), means,
+			fmt.Sprintf("echo '+%s' >/sys/fs/cgroup/cgroup.subtree_control", strings.Join(f.Cgroup.Missing, " +")))
+	}
+	return ok("version %d", f.Cgroup.Version)
+}
+
+func mountV1(controller string) string {
+	return fmt.Sprintf("mkdir -p /sys/fs/cgroup/%[1]s && mount -t cgroup -o %[1]s cgroup /sys/fs/cgroup/%[1]s", controller)
+}
+
+func sharedRoot(f Facts) Result {
+	if f.SharedRoot {
+		return ok("/ is shared: shims see what the host mounts later")
+	}
+	return warning("/ is not a shared mount", "a shim does not see bundles, programs and configuration on what the host mounts after its start", "mount --make-rshared /, before containerd starts")
+}
+
+// fewDescriptors is less than a file server of a busy guest needs: it has one for each file.
+const fewDescriptors = 1 << 16
+
+func descriptors(f Facts) Result {
+	if f.Descriptors >= fewDescriptors {
+		return ok("%d for each file server", f.Descriptors)
+	}
+	return warning(fmt.Sprintf("%d for each file server", f.Descriptors), "a guest that uses more files at a time gets errors", "LimitNOFILE=1048576 in containerd's unit: systemctl edit containerd")
+}
+
+func daemon(f Facts) Result {
+	if f.Containerd.Err != nil {
+		return missing(text(f.Containerd.Err), "nothing starts containers", "systemctl start containerd, or name its socket: msbctl check --address")
+	}
+	return ok("%s at %s", f.Containerd.Version, f.Containerd.Address)
+}
+
+const unasked = "containerd was not asked"
+
+func runtime(f Facts) Result {
+	switch {
+	case f.Containerd.Err != nil:
+		return warning(unasked, "see containerd above", "msbctl check, when it runs")
+	case f.Containerd.Runtime != nil && len(f.Containerd.Handlers) > 0:
+		return ok("for Kubernetes alone: for ctr, nerdctl and Docker the shim is not in containerd's PATH")
+	case f.Containerd.Runtime != nil:
+		return missing(text(f.Containerd.Runtime), "containers with the runtime io.containerd.msb.v2 do not start", fmt.Sprintf("ln -s %s /usr/local/bin/, or another directory of containerd's PATH", orElse(f.Kit.Shim, "SHIM")))
+	case f.Containerd.RuntimeVersion != f.Version:
+		return warning(fmt.Sprintf("containerd starts msb %s, and msbctl is %s", f.Containerd.RuntimeVersion, f.Version), "another installation than this one runs the containers", "make install, with the PREFIX of that one; or take one of them away")
+	}
+	return ok("io.containerd.msb.v2, msb %s", f.Containerd.RuntimeVersion)
+}
+
+func kubernetes(f Facts) Result {
+	switch {
+	case f.Containerd.Err != nil:
+		return warning(unasked, "see containerd above", "msbctl check, when it runs")
+	case !f.Containerd.CRI:
+		return ok("this containerd serves none")
+	case len(f.Containerd.Handlers) == 0:
+		return warning("containerd's configuration has no runtime of msb", "pods cannot have it; ctr, nerdctl and Docker can", "kubectl apply -k deploy, or deploy/containerd/version-3.toml in /etc/containerd/conf.d")
+	}
+	return ok("runtime handler %s", strings.Join(f.Containerd.Handlers, ", "))
+}
+
+func snapshotter(f Facts) Result {
+	has := func(name string) bool { return slices.Contains(f.Containerd.Snapshotters, name) }
+	switch {
+	case f.Containerd.Err != nil:
+		return warning(unasked, "see containerd above", "msbctl check, when it runs")
+	case has("overlayfs") || has("erofs"):
+		return ok("%s", strings.Join(f.Containerd.Snapshotters, ", "))
+	case has("native"):
+		return warning("only "+strings.Join(f.Containerd.Snapshotters, ", "), "each container has a copy of its image", "modprobe overlay, then start containerd again")
+	}
+	return missing("none works", "containers have no root file system", "modprobe overlay, then start containerd again")
+}
+
+func orElse(text, other string) string {
+	if text == "" {
+		return other
+	}
+	return text
+}

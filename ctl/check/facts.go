@@ -1,0 +1,83 @@
+// Package check tells whether this host can run containers in microVMs, and what would help.
+// Facts are what was found on the host; the checks are functions of them, and so are tested
+// without one.
+package check
+
+// Facts are what the host was asked. An error says why something is not there; nil, that it is.
+type Facts struct {
+	// Version is this program's.
+	Version string
+	// Kernel is the release of the host's (uname -r).
+	Kernel string
+
+	Config Config
+	Kit    Kit
+
+	// KVM is whether it runs a guest.
+	KVM error
+	// Krun is whether libkrun is there, msb's, and complete.
+	Krun error
+	QEMU QEMU
+
+	FUSE, Passthrough     error
+	TAP, Redirect, Lookup error
+
+	Cgroup Cgroup
+	// SharedRoot says that mounts of the host reach shims that run already.
+	SharedRoot bool
+	// Descriptors is how many containerd may give to a process.
+	Descriptors uint64
+
+	Containerd Containerd
+}
+
+// Config is what msb is configured to do.
+type Config struct {
+	Files    []string
+	Problems []string
+	Driver   string
+}
+
+// Kit is what is installed beside the shim.
+type Kit struct {
+	Dir string
+	// Shim is the path of the shim, empty if it is not beside this program.
+	Shim string
+	// Missing are files that are not there.
+	Missing []string
+	// Broken is what is wrong with one of them.
+	Broken error
+	// Version is of which msb the kit is, and Guest its kernel's; empty if the kit does not say.
+	Version, Guest string
+}
+
+// QEMU is what the driver of that name needs.
+type QEMU struct {
+	Path, Version, Virtiofsd string
+	// Own says that virtiofsd is msb's build.
+	Own bool
+	Err error
+}
+
+// Cgroup is what there is of control groups.
+type Cgroup struct {
+	Version int // 1 or 2; 0 if there are none
+	Missing []string
+}
+
+// Containerd is the one that is at an address.
+type Containerd struct {
+	Address string
+	// Err is why it does not answer; the rest is then empty.
+	Err     error
+	Version string
+	// Runtime is whether it can start the shim, and what that says of itself.
+	Runtime        error
+	RuntimeVersion string
+	// CRI is whether it has the plugin that Kubernetes calls, and Handlers are the names
+	// there of this runtime.
+	CRI      bool
+	Handlers []string
+	// Snapshotters are those that work.
+	Snapshotters []string
+}

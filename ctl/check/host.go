@@ -1,0 +1,221 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/cgroups/v3"
+	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/network"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shield/server"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
+	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
+)
+
+// patience is how long a program or a daemon may take to answer.
+const patience = 5 * time.Second
+
+const shimProgram = "containerd-shim-msb-v2"
+
+// kitFiles are what a kit has. libkrun and virtiofsd may be missing: other checks tell.
+var kitFiles = []string{"vmlinux", "vmlinux-tsi", "guest.erofs", "msb-krun", "msb-shield", "msb-placeholder", "VERSIONS"}
+
+// Look asks the host. configFile names a configuration; empty is the shim's.
+func Look(ctx context.Context, configFile, address string) Facts {
+	f := Facts{Version: version.Version, KVM: kvm.Check()}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err == nil {
+		f.Kernel = unix.ByteSliceToString(name.Release[:])
+	}
+	settings := f.lookAtConfig(configFile)
+	f.Kit = lookAtKit(settings.Kit)
+	f.Krun = lookAtKrun(ctx, settings)
+	f.QEMU = lookAtQEMU(ctx, settings)
+	trial := server.Try()
+	f.FUSE, f.Passthrough = trial.Mount, trial.Passthrough
+	nets := network.Try()
+	f.TAP, f.Redirect, f.Lookup = nets.Tap, nets.Redirect, nets.Lookup
+	f.Cgroup = lookAtCgroups()
+	pid := 0
+	f.Containerd, pid = lookAtContainerd(ctx, address)
+	f.SharedRoot = isRootShared(pid)
+	f.Descriptors = descriptorsOf(pid)
+	return f
+}
+
+// lookAtConfig returns the settings that hold, or the defaults if there are mistakes.
+func (f *Facts) lookAtConfig(file string) config.Config {
+	layers, err := config.Layers(file)
+	if err != nil {
+		f.Config.Problems = []string{err.Error()}
+	}
+	for _, layer := range layers {
+		f.Config.Files = append(f.Config.Files, layer.Origin)
+	}
+	for _, problem := range config.Check(layers) {
+		f.Config.Problems = append(f.Config.Problems, problem.String())
+	}
+	settings, err := config.Resolve(layers)
+	if err != nil {
+		settings, _ = config.Resolve(nil)
+	}
+	f.Config.Driver = settings.Driver
+	return settings
+}
+
+func lookAtKit(dir string) Kit {
+	k := Kit{Dir: dir}
+	if self, err := os.Executable(); err == nil {
+		shim := filepath.Join(filepath.Dir(self), shimProgram)
+		if _, err := os.Stat(shim); err == nil {
+			k.Shim = shim
+		}
+	}
+	for _, name := range kitFiles {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			k.Missing = append(k.Missing, name)
+		}
+	}
+	if kernel, err := elf.Open(filepath.Join(dir, "vmlinux")); err == nil {
+		kernel.Close()
+	} else if !errors.Is(err, os.ErrNotExist) {
+		k.Broken = fmt.Errorf("the guest's kernel %s is no ELF image: %w", filepath.Join(dir, "vmlinux"), err)
+	}
+	versions, _ := os.ReadFile(filepath.Join(dir, "VERSIONS")) // without, it is among the missing
+	for line := range strings.Lines(string(versions)) {
+		line = strings.TrimSpace(line)
+		if v, found := strings.CutPrefix(line, "msb "); found {
+			k.Version = v
+		}
+		if v, found := strings.CutPrefix(line, "Linux version "); found {
+			k.Guest = v
+		}
+	}
+	return k
+}
+
+// lookAtKrun has msb-krun load the library.
+func lookAtKrun(ctx context.Context, settings config.Config) error {
+	library := orElse(settings.Krun.Library, filepath.Join(settings.Kit, krun.Library))
+	_, err := output(ctx, filepath.Join(settings.Kit, "msb-krun"), "check", library)
+	return err
+}
+
+// output runs a program, for what it prints. Its error has the program's own last line.
+func output(ctx context.Context, program string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
+	if err := cmd.Run(); err != nil {
+		lines := strings.Split(strings.TrimSpace(errs.String()), "\n")
+		if last := lines[len(lines)-1]; last != "" {
+			return "", errors.New(strings.TrimPrefix(last, filepath.Base(program)+": "))
+		}
+		return "", err
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+func lookAtQEMU(ctx context.Context, settings config.Config) (q QEMU) {
+	own := filepath.Join(settings.Kit, "virtiofsd")
+	driver := qemu.Driver{QEMU: settings.QEMU.Path, Virtiofsd: settings.QEMU.Virtiofsd, OwnVirtiofsd: own}
+	if q.Path, q.Virtiofsd, q.Err = driver.Programs(); q.Err != nil {
+		return q
+	}
+	q.Own = q.Virtiofsd == own
+	printed, err := output(ctx, q.Path, "--version")
+	if err != nil {
+		q.Err = fmt.Errorf("%s does not run: %w", q.Path, err)
+		return q
+	}
+	// QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)
+	first, _, _ := strings.Cut(printed, "\n")
+	words := strings.Fields(first)
+	if i := slices.Index(words, "version"); i >= 0 && i+1 < len(words) {
+		q.Version = words[i+1]
+	}
+	return q
+}
+
+// wanted are the controllers of the limits that a VM has on the host.
+var wanted = []string{"cpu", "cpuset", "memory", "pids"}
+
+func lookAtCgroups() Cgroup {
+	switch cgroups.Mode() {
+	case cgroups.Unified:
+		given, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+		return Cgroup{2, without(wanted, strings.Fields(string(given)))}
+	case cgroups.Legacy, cgroups.Hybrid:
+		var mounted []string
+		mounts, _ := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup"))
+		for _, m := range mounts {
+			mounted = append(mounted, strings.Split(m.VFSOptions, ",")...)
+		}
+		return Cgroup{1, without(wanted, mounted)}
+	}
+	return Cgroup{}
+}
+
+func without(all, some []string) (rest []string) {
+	for _, one := range all {
+		if !slices.Contains(some, one) {
+			rest = append(rest, one)
+		}
+	}
+	return rest
+}
+
+// isRootShared is about the mount namespace of a process; 0 is this one.
+func isRootShared(pid int) bool {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", orSelf(pid)))
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	mounts, _ := mountinfo.GetMountsFromReader(file, mountinfo.SingleEntryFilter("/"))
+	for _, m := range mounts {
+		if strings.Contains(m.Optional, "shared:") {
+			return true
+		}
+	}
+	return false
+}
+
+// descriptorsOf is what a process can give to another (RLIMIT_NOFILE); 0 is this one.
+func descriptorsOf(pid int) uint64 {
+	var limit unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+		return jail.DescriptorLimit()
+	}
+	return limit.Max
+}
+
+func orSelf(pid int) int {
+	if pid == 0 {
+		return os.Getpid()
+	}
+	return pid
+}
+
+// text is an error without its class, which says nothing to who reads it.
+func text(err error) string {
+	return strings.TrimSuffix(strings.TrimSuffix(err.Error(), ": "+errdefs.ErrFailedPrecondition.Error()), " ("+errdefs.ErrFailedPrecondition.Error()+")")
+}

@@ -1,0 +1,130 @@
+package survey
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// perSecond is how many ticks a second has in proc(5), on every architecture of this runtime
+// (USER_HZ).
+const perSecond = 100
+
+func ticks(n int64) time.Duration { return time.Duration(n) * time.Second / perSecond }
+
+// bootTime is when the host was booted.
+func (h Host) bootTime() time.Time {
+	stat, _ := os.ReadFile(filepath.Join(h.Proc, "stat"))
+	for line := range strings.Lines(string(stat)) {
+		if text, found := strings.CutPrefix(line, "btime "); found {
+			seconds, _ := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+			return time.Unix(seconds, 0)
+		}
+	}
+	return time.Time{}
+}
+
+// process is one of the host's, nil if it is not there.
+func (h Host) process(pid int) *Process {
+	if pid <= 0 {
+		return nil
+	}
+	stat, err := os.ReadFile(filepath.Join(h.Proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return nil
+	}
+	return parseStat(pid, string(stat))
+}
+
+// parseStat reads a line of proc_pid_stat(5). The second field may have spaces and brackets.
+func parseStat(pid int, stat string) *Process {
+	open, end := strings.IndexByte(stat, '('), strings.LastIndexByte(stat, ')')
+	if open < 0 || end < open {
+		return nil
+	}
+	const state, start, resident = 0, 22 - 3, 24 - 3
+	fields := strings.Fields(stat[end+1:])
+	if len(fields) <= resident || fields[state] == "Z" {
+		return nil
+	}
+	p := &Process{Pid: pid, Name: stat[open+1 : end]}
+	p.start, _ = strconv.ParseInt(fields[start], 10, 64)
+	pages, _ := strconv.ParseInt(fields[resident], 10, 64)
+	p.Resident = pages * int64(os.Getpagesize())
+	return p
+}
+
+// Processes are those that the shim of a sandbox has started: VMM, file servers, and the
+// others of the host's side.
+func (h Host) Processes(s Sandbox) (all []Process) {
+	if s.Shim == nil {
+		return nil
+	}
+	lists, _ := filepath.Glob(filepath.Join(glob(h.Proc), strconv.Itoa(s.Shim.Pid), "task", "*", "children"))
+	for _, list := range lists {
+		pids, _ := os.ReadFile(list) // of a thread that has ended meanwhile
+		for _, text := range strings.Fields(string(pids)) {
+			pid, _ := strconv.Atoi(text)
+			if p := h.process(pid); p != nil {
+				all = append(all, *p)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Process) int { return a.Pid - b.Pid })
+	return all
+}
+
+// A Share is something of the host's that a VM is given.
+type Share struct {
+	// Name is by what the guest knows it.
+	Name string `json:"name"`
+	// Kind is root file system, directory or file.
+	Kind string `json:"kind"`
+	// FileSystem is the type of what it is on, and Path where it is there. A file that the
+	// guest may write is on the shield's, which shows its name alone.
+	FileSystem string `json:"fileSystem"`
+	Path       string `json:"path"`
+	ReadOnly   bool   `json:"readOnly"`
+}
+
+// kinds are by the beginnings of the shares' names.
+var kinds = map[string]string{"rf": "root file system", "dm": "directory", "fm": "file"}
+
+// Shares are what a sandbox's VM is given, as it is mounted in the shim's namespace. What is
+// mounted below a directory goes with it.
+func (h Host) Shares(s Sandbox) (shares []Share) {
+	if s.Shim == nil {
+		return nil
+	}
+	file, err := os.Open(filepath.Join(h.Proc, strconv.Itoa(s.Shim.Pid), "mountinfo"))
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	trees := filepath.Join(s.Bundle, "msb") + "/"
+	mounts, _ := mountinfo.GetMountsFromReader(file, mountinfo.PrefixFilter(strings.TrimSuffix(trees, "/")))
+	for _, m := range mounts {
+		parts := strings.Split(strings.TrimPrefix(m.Mountpoint, trees), "/")
+		if len(parts) < 2 || parts[0] != "pool" && parts[0] != "files" {
+			continue
+		}
+		kind, _, _ := strings.Cut(parts[1], "_")
+		if kinds[kind] == "" || parts[0] == "pool" && len(parts) > 2 {
+			continue
+		}
+		share := Share{
+			Name: parts[1], Kind: kinds[kind], FileSystem: m.FSType, Path: m.Root,
+			ReadOnly: slices.Contains(strings.Split(m.Options, ","), "ro"),
+		}
+		if strings.HasPrefix(m.FSType, "fuse.msb") {
+			share.Path = parts[len(parts)-1]
+		}
+		shares = append(shares, share)
+	}
+	return shares
+}

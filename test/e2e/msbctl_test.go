@@ -1,0 +1,121 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// msbctl runs the operator's program, and returns what it printed and its exit code.
+func msbctl(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), filepath.Join(host.Output, "bin", "msbctl"), args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// msbctlJSON is what it answers to programs.
+func msbctlJSON(t *testing.T, answer any, args ...string) (code int) {
+	t.Helper()
+	stdout, stderr, code := msbctl(t, append(args, "--json")...)
+	if err := json.Unmarshal([]byte(stdout), answer); err != nil {
+		t.Fatalf("msbctl %q: %v, %q, %q", args, err, stdout, stderr)
+	}
+	return code
+}
+
+// listed is a sandbox in what msbctl prints.
+type listed struct {
+	ID, State, Driver, Namespace string
+	CPUs                         int
+	Memory                       int64
+	VMM, Shim                    struct {
+		Pid      int
+		Resident int64
+	}
+	Containers []struct{ ID, State string }
+	Shares     []struct {
+		Kind, Path string
+		ReadOnly   bool
+	}
+	Processes []struct{ Name string }
+}
+
+// The operator's program on a real containerd: whether the host qualifies, what runs, and that a
+// shim that hangs is shown as such beside others that answer.
+func TestMsbctl(t *testing.T) {
+	nothingLeft(t)
+	state := []string{"--state", filepath.Join(host.Dir, "state"), "--namespace", harness.Namespace}
+
+	var judged struct {
+		State   string
+		Results []struct{ Name, State, Found, Means, Do string }
+	}
+	code := msbctlJSON(t, &judged, "check", "--address", host.Address(), "--config", host.Config)
+	if want := map[string]int{"ok": 0, "warning": 1, "missing": 2}[judged.State]; code != want {
+		t.Errorf("check says %q with exit code %d", judged.State, code)
+	}
+	for _, r := range judged.Results {
+		switch r.Name {
+		case "containerd", "runtime", "kit", "configuration", "driver", "FUSE", "TAP devices", "traffic control":
+			if r.State == "missing" {
+				t.Errorf("this host runs VMs, and check says: %+v", r)
+			}
+		}
+	}
+
+	dir := t.TempDir()
+	one := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(dir, "/d", "rbind", "ro")})}}, sleeper...)
+	two := start(t, options{}, sleeper...)
+	var all []listed
+	if code := msbctlJSON(t, &all, append([]string{"ls"}, state...)...); code != 0 || len(all) != 2 {
+		t.Fatalf("ls: code %d, %+v", code, all)
+	}
+	for i, k := range []*task{one, two} {
+		s := all[i]
+		if s.ID != k.ID() || s.State != "running" || s.Driver != host.Driver || s.CPUs != 1 || s.Memory != 512<<20 ||
+			s.VMM.Pid != k.vmm() || s.Shim.Pid != shimOf(t, k.ID()) || s.VMM.Resident <= 0 || len(s.Containers) != 1 || s.Containers[0].State != "running" {
+			t.Errorf("ls: %+v", s)
+		}
+	}
+
+	var s listed
+	if code := msbctlJSON(t, &s, append([]string{"inspect", one.ID()}, state...)...); code != 0 || s.ID != one.ID() {
+		t.Errorf("inspect: code %d, %+v", code, s)
+	}
+	shares := fmt.Sprint(s.Shares)
+	if len(s.Shares) != 2 || !strings.Contains(shares, "root file system") || !strings.Contains(shares, filepath.Base(dir)+" true") || len(s.Processes) < 2 {
+		t.Errorf("inspect: %+v", s)
+	}
+	common := strings.TrimRight(one.ID(), "0123456789")
+	if _, stderr, code := msbctl(t, append([]string{"inspect", common}, state...)...); code != 1 || !strings.Contains(stderr, one.ID()) || !strings.Contains(stderr, two.ID()) {
+		t.Errorf("inspect %s: code %d, %q", common, code, stderr)
+	}
+
+	hung := shimOf(t, one.ID())
+	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	code = msbctlJSON(t, &all, append([]string{"ls"}, state...)...)
+	if err := unix.Kill(hung, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if code != 0 || len(all) != 2 || all[0].State != "hung" || all[0].VMM.Pid == 0 || all[1].State == "" {
+		t.Errorf("ls beside a shim that hangs: code %d, %+v", code, all)
+	}
+}
