@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
 // Programs are what the containers of an Agent can run, by the first of the process's
@@ -23,6 +25,7 @@ import (
 //	cat                 copies stdin to stdout until its end, and ends
 //	flood BYTES         writes so many bytes, and ends
 //	ignores-term        as sleep, and only SIGKILL ends it
+//	sbin/runc           does nothing: it is of the guest's disk, and never starts
 //
 // Any other program is missing: runc fails to create a container of it, and to start an
 // exec ("missing" is kept for that).
@@ -41,6 +44,8 @@ var programs = map[string]func(*process) uint32{
 	"complain": func(p *process) uint32 { return say(p.stderr, p.args[1:]) },
 	"cat":      cat,
 	"flood":    flood,
+
+	strings.TrimPrefix(api.Runc, "/"): func(*process) uint32 { return 0 },
 }
 
 func sleep(p *process) uint32 {

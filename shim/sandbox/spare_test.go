@@ -1,0 +1,162 @@
+package sandbox_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/test/fake"
+)
+
+// bootSpare has a spare boot, in a directory that it returns.
+func (p *place) bootSpare() string {
+	p.t.Helper()
+	dir := filepath.Join(p.t.TempDir(), "spare")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		p.t.Fatal(err)
+	}
+	var err error
+	p.platform.Spare, err = sandbox.BootSpare(p.t.Context(), dir, func() error { return os.Remove(dir) }, p.platform, p.config.Size)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return dir
+}
+
+func wantGone(t *testing.T, dir string) {
+	t.Helper()
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left: %v", dir, err)
+	}
+}
+
+// A spare becomes a bundle's VM: it has the bundle's record, network and placeholders, and no
+// other VM boots. At the end nothing is left in either place.
+func TestSpare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		p.driver.Pid = victim(t)
+		dir := p.bootSpare()
+		p.config.Network.Path = "/run/netns/n"
+		prepared := p.prepare()
+		s, err := prepared.Boot(t.Context(), func(stands sandbox.Placeholders) error {
+			_, err := stands.ForPod()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.driver.Machines()) != 1 || !s.Running() || p.network.path != "/run/netns/n" || p.network.followed != 1 {
+			t.Errorf("%d machines, running %v, network %q", len(p.driver.Machines()), s.Running(), p.network.path)
+		}
+		record, err := sandbox.ReadRecord(p.bundle)
+		if err != nil || record.Pid != p.driver.Pid || record.Spare != dir || record.Network != "/run/netns/n" {
+			t.Errorf("the record: %+v, %v", record, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		wantGone(t, dir)
+		if got := fmt.Sprint(p.ended); got != "[placeholder with a VM network with no VM]" {
+			t.Errorf("undone: %s", got)
+		}
+		if err := p.platform.Spare.Close(); err != nil {
+			t.Errorf("closing a spare that was used: %v", err)
+		}
+	})
+}
+
+// Before it is used, a guest has been asked to make and delete one container of its own disk,
+// and nothing else; nothing was shared with it. The clock is the host's to tell.
+func TestSpareIsEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		dir := p.bootSpare()
+		var calls []string
+		for _, call := range p.machine().Agent.Calls() {
+			calls = append(calls, call.Name)
+		}
+		if want := "[Stream.Control Guest.Start Stream.Clock Guest.CreateBundle Task.Create Task.Delete Guest.RemoveBundle]"; fmt.Sprint(calls) != want {
+			t.Errorf("the guest was asked for %s, not %s", calls, want)
+		}
+		for _, tree := range []string{"pool.served", "files.served"} {
+			if entries, err := os.ReadDir(filepath.Join(dir, sandbox.TreesDir, tree)); err != nil || len(entries) > 0 {
+				t.Errorf("%s has %v, %v", tree, entries, err)
+			}
+		}
+		if err := p.platform.Spare.Close(); err != nil {
+			t.Error(err)
+		}
+		wantGone(t, dir)
+	})
+}
+
+// What cannot be changed in a VM that runs, and a spare that has died, is a VM of its own.
+func TestSpareDoesNotFit(t *testing.T) {
+	for name, change := range map[string]func(*place){
+		"size":           func(p *place) { p.config.Size.Memory *= 2 },
+		"host's network": func(p *place) { p.config.Network = spec.Network{Host: true} },
+		"users": func(p *place) {
+			p.config.Users = spec.IDMap{UIDs: []specs.LinuxIDMapping{{ContainerID: 1, HostID: 2, Size: 3}}}
+		},
+		"dead": func(p *place) {
+			p.machine().Die(errors.New("it crashed"))
+			<-p.machine().Done()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPlace(t)
+				dir := p.bootSpare()
+				change(p)
+				s := p.boot()
+				if machines := p.driver.Machines(); len(machines) != 2 || !s.Running() {
+					t.Errorf("%d machines, running %v", len(machines), s.Running())
+				}
+				wantGone(t, dir)
+				if record, err := sandbox.ReadRecord(p.bundle); err != nil || record.Spare != "" {
+					t.Errorf("the record: %+v, %v", record, err)
+				}
+			})
+		})
+	}
+}
+
+// A spare that cannot be warmed is none, and one whose bundle cannot have it is undone.
+func TestSpareFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		p.driver.Prepare = func(m *fake.Machine) {
+			m.Agent.On("Create", fake.Fail(errors.New("no")))
+		}
+		dir := filepath.Join(t.TempDir(), "spare")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := sandbox.BootSpare(t.Context(), dir, func() error { return os.Remove(dir) }, p.platform, p.config.Size); err == nil {
+			t.Errorf("a spare: %v", s)
+		}
+		wantGone(t, dir)
+
+		p.driver.Prepare = nil
+		dir = p.bootSpare()
+		p.network.openErr = errors.New("the namespace is another's")
+		p.config.Network.Path = "/run/netns/n"
+		prepared := p.prepare()
+		if _, err := prepared.Boot(t.Context(), nothingBeside); !errors.Is(err, p.network.openErr) {
+			t.Errorf("Boot = %v", err)
+		}
+		if err := prepared.Close(); err != nil {
+			t.Error(err)
+		}
+		wantGone(t, dir)
+		p.network.openErr = nil
+	})
+}
