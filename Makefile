@@ -428,9 +428,10 @@ KERNEL_FILE := $(if $(filter libkrunfw,$(KERNEL)),$(KIT)/vmlinux-tsi,$(if $(filt
 $(KIT)/vmlinux: $(KERNEL_FILE) always
 	@cmp -s $< $@ || { cp $< $(OUTPUT)/guest/kit.$$$$ && mv $(OUTPUT)/guest/kit.$$$$ $@; }
 
+# Without urfave_cli_no_docs each process of runc makes tables first for manuals that it never prints.
 $(RUNC): hack/tools/runc/go.mod
 	@$(STEP) "building runc for the guest (static, about a minute when new)" env CGO_ENABLED=1 \
-		go build -C hack/tools/runc -tags 'seccomp netgo osusergo' \
+		go build -C hack/tools/runc -tags 'seccomp netgo osusergo urfave_cli_no_docs' \
 		-ldflags '-s -w -extldflags -static' -o $@ github.com/opencontainers/runc
 	@touch $@
 

@@ -205,6 +205,14 @@ func (p plan) emulationWords() []string {
 		// Else the kernel counts the timer's interrupts, and on a busy host, where
 		// they come too late, panics before it has a console to say so.
 		"no_timer_check",
+		// A kernel that finds one processor takes thousands of lock prefixes out of its code.
+		// Each makes QEMU drop what it has translated of a page; to run them costs nothing here.
+		"noreplace-smp",
+	}
+	if p.config.CPUs == 1 {
+		// The kernel measures the local APIC's timer against others for 0.2 s, however fast
+		// the host is. One processor does with the machine's own timer.
+		words = append(words, "nolapic_timer")
 	}
 	if p.tscKHz > 0 {
 		// Without it the kernel calibrates against emulated timers, and hangs

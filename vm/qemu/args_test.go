@@ -98,9 +98,16 @@ func TestCommandLine(t *testing.T) {
 	if line := emulated.commandLine(); !strings.Contains(line, "tsc_early_khz=2600000") || !strings.Contains(line, "init=/sbin/agent") {
 		t.Errorf("emulated: %s", line)
 	}
+	if line := emulated.commandLine(); !strings.Contains(line, " noreplace-smp") || strings.Contains(line, "nolapic_timer") {
+		t.Errorf("emulated, two processors: %s", line)
+	}
+	emulated.config.CPUs = 1
+	if line := emulated.commandLine(); !strings.Contains(line, " noreplace-smp nolapic_timer ") {
+		t.Errorf("emulated, one processor: %s", line)
+	}
 	hardware := example()
-	hardware.accel = accelKVM
-	if line := hardware.commandLine(); strings.Contains(line, "tsc_early_khz") || hardware.cpu() != "host" {
+	hardware.accel, hardware.config.CPUs = accelKVM, 1
+	if line := hardware.commandLine(); strings.Contains(line, "tsc_early_khz") || strings.Contains(line, "nolapic_timer") || strings.Contains(line, "noreplace-smp") || hardware.cpu() != "host" {
 		t.Errorf("with KVM: %s, CPU %s", line, hardware.cpu())
 	}
 }
