@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -51,18 +52,20 @@ func (s *Sandbox) warm(ctx context.Context) (err error) {
 	return nil
 }
 
-// warmSpec is a container's that never starts, with what most containers have.
+// warmSpec is a container's that never starts, with what most containers have. A root that is
+// the guest's own cannot be a container's (pivot_root(2)).
 func warmSpec() *specs.Spec {
 	capabilities := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
 	safe := []string{"nosuid", "noexec", "nodev"}
 	return &specs.Spec{
 		Version: specs.Version,
-		Root:    &specs.Root{Path: "/", Readonly: true},
+		Root:    &specs.Root{Path: "."}, // the bundle, which goes with it
 		Process: &specs.Process{
 			Args: []string{api.Runc, "--version"}, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
 		},
 		Mounts: []specs.Mount{
+			{Destination: filepath.Dir(api.Runc), Type: "bind", Source: filepath.Dir(api.Runc), Options: []string{"bind", "ro"}},
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: safe},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},

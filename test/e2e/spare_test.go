@@ -1,0 +1,189 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+)
+
+// spared are options of a container whose VM may be a spare, and which has a spare made.
+func spared(file string, spec ...oci.SpecOpts) options {
+	return options{spec: spec, container: func(id string, image client.Image) []client.NewContainerOpts {
+		return []client.NewContainerOpts{
+			client.WithNewSnapshot(id, image), client.WithRuntime(harness.Runtime, &runtimeoptions.Options{ConfigPath: file}),
+		}
+	}}
+}
+
+// spares are the processes of the containerd's spares that wait for a start.
+func spares() (pids []int) {
+	for pid, name := range harness.Processes() {
+		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-address\x00"+host.Address()+"\x00spare\x00") {
+			if sockets, _ := filepath.Glob(spareDir(strconv.Itoa(pid)) + "/socket"); len(sockets) == 1 {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// spareDir is a pattern for the directory of a spare, or of all, where containerd has it.
+func spareDir(pid string) string {
+	return fmt.Sprintf("/proc/%d/root/run/msb/spares/*/*-%s", host.Pid(), pid)
+}
+
+// awaitSpare waits for a spare that is none of some.
+func awaitSpare(t *testing.T, others ...int) (spare int) {
+	t.Helper()
+	waitFor(t, "a spare", func() bool {
+		for _, pid := range spares() {
+			known := false
+			for _, other := range others {
+				known = known || pid == other
+			}
+			if !known {
+				spare = pid
+				return true
+			}
+		}
+		return false
+	})
+	return spare
+}
+
+// endSpares has the spares of a test end in order, and wants nothing of them to be left.
+func endSpares(t *testing.T) {
+	t.Helper()
+	waitFor(t, "spares to end", func() bool {
+		all := spares()
+		for _, pid := range all {
+			_ = unix.Kill(pid, unix.SIGTERM)
+		}
+		return len(all) == 0
+	})
+}
+
+// A spare becomes the VM of the next container that fits it: it has that one's files, network,
+// control group and name, and the container sees nothing else. Those that do not fit have a VM
+// of their own. Whatever is killed, the next start works and nothing is left.
+func TestSpares(t *testing.T) {
+	nothingLeft(t)
+	before, _ := filepath.Glob(spareDir("*"))
+	file := config(t, t.TempDir(), "[spare]\ncount = 1")[1]
+	t.Cleanup(func() {
+		endSpares(t)
+		waitFor(t, "the directories of spares to be gone", func() bool {
+			left, _ := filepath.Glob(spareDir("*"))
+			return len(left) <= len(before)
+		})
+	})
+	lan := host.NewLAN(t)
+	port := lan.Port("spare")
+	port.Plug("eth0", 1400, "10.99.0.2/24", "fd99::2/64")
+
+	first := start(t, spared(file), sleeper...)
+	spare := awaitSpare(t)
+	vmm := findVMM(spare)
+	if findShim(first.ID()) == spare || vmm == 0 {
+		t.Fatalf("spare %d, VMM %d", spare, vmm)
+	}
+
+	mounted := filepath.Join(t.TempDir(), "file")
+	write(t, mounted, "content")
+	c := contract{start(t, spared(file,
+		oci.WithMounts([]specs.Mount{bind(mounted, "/file", "ro")}),
+		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: port.Path}),
+		oci.WithCgroup("/"+harness.Namespace+"/spare"),
+	), sleeper...), ""}
+	c.keepShell()
+	t.Run("used", func(t *testing.T) { checkUsed(t, c.on(t), spare, vmm) })
+
+	next := awaitSpare(t, spare)
+	t.Run("too small", func(t *testing.T) {
+		large := start(t, spared(file, oci.WithMemoryLimit(700<<20)), sleeper...)
+		if shim := shimOf(t, large.ID()); shim == next || len(spares()) == 0 {
+			t.Errorf("a container of another size has shim %d; spares are %v", shim, spares())
+		}
+	})
+	t.Run("killed while it waits", func(t *testing.T) {
+		vmm := findVMM(next)
+		if err := unix.Kill(next, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "its VMM to be gone", func() bool { return unix.Kill(vmm, 0) != nil })
+		c := start(t, spared(file), sleeper...)
+		if shim := shimOf(t, c.ID()); shim == next {
+			t.Error("a dead spare was used")
+		}
+		awaitSpare(t, next)
+		if left, _ := filepath.Glob(spareDir(strconv.Itoa(next))); len(left) > 0 {
+			t.Errorf("of the dead one %v is left", left)
+		}
+	})
+	t.Run("killed when it is used", func(t *testing.T) {
+		if err := unix.Kill(spare, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if code := await(t, c.exit); code != 137 {
+			t.Errorf("exit code %d", code)
+		}
+		waitFor(t, "its VMM to be gone", func() bool { return unix.Kill(vmm, 0) != nil })
+		waitFor(t, "its directory to be gone", func() bool {
+			left, _ := filepath.Glob(spareDir(strconv.Itoa(spare)))
+			return len(left) == 0
+		})
+		if links := port.Links(); strings.Contains(fmt.Sprint(links), "msbtap") {
+			t.Errorf("in the network namespace are %v", links)
+		}
+	})
+}
+
+// checkUsed wants a container to have a spare, whole.
+func checkUsed(t *testing.T, c contract, spare, vmm int) {
+	if shim := shimOf(t, c.ID()); shim != spare || findVMM(shim) != vmm {
+		t.Fatalf("the shim is %d, with VMM %d, and the spare was %d, with %d", shim, findVMM(shim), spare, vmm)
+	}
+	if got := c.must("cat /file; ls /proc | grep -c '^[0-9]'"); !strings.HasPrefix(got, "content") {
+		t.Errorf("the file: %q", got)
+	}
+	if got := c.must("grep -c ' /file ' /proc/self/mountinfo; grep -c msb-warm /proc/1/cgroup || true"); got != "1\n0" {
+		t.Errorf("mounts of the file, control groups of others: %q", got)
+	}
+	c.ping(harness.BridgeAddress)
+	if got := c.must("cat /sys/class/net/eth0/mtu"); got != "1400" {
+		t.Errorf("the MTU is %s", got)
+	}
+	for _, pid := range append(descendants(spare), spare) {
+		name := content(t, fmt.Sprintf("/proc/%d/comm", pid))
+		if strings.HasPrefix(name, "msb-placeholder") {
+			continue // it stands for the container, outside
+		}
+		if groups := content(t, fmt.Sprintf("/proc/%d/cgroup", pid)); !strings.Contains(groups, "/"+harness.Namespace+"/spare") {
+			t.Errorf("%d %s is not in the container's control group:\n%s", pid, strings.TrimSpace(name), groups)
+		}
+		stat := strings.Fields(content(t, fmt.Sprintf("/proc/%d/stat", pid))[strings.LastIndex(content(t, fmt.Sprintf("/proc/%d/stat", pid)), ")")+2:])
+		if nice := stat[16]; nice != "0" {
+			t.Errorf("%d %s has the priority %s", pid, strings.TrimSpace(name), nice)
+		}
+	}
+}
+
+// descendants are all processes below one.
+func descendants(pid int) (all []int) {
+	for _, child := range children(pid) {
+		all = append(append(all, child), descendants(child)...)
+	}
+	return all
+}
