@@ -50,8 +50,8 @@ type hierarchy interface {
 }
 
 // Enter makes the group, sets the limits of the VM's host side (Resources), and moves
-// this process into it, and others, which run already: what they have used before stays
-// where it was charged (cgroup-v2.rst, "Memory Ownership"). guestMemory is the guest's RAM,
+// this process into it, and others, which run already, or have just ended: what they have used
+// before stays where it was charged (cgroup-v2.rst, "Memory Ownership"). guestMemory is the guest's RAM,
 // in bytes. A nil Group, which an
 // empty path gives, is none: everything stays where it is, without limits. Where the
 // host has no controller for a limit, one that the spec asks for is an error, of the
@@ -74,19 +74,25 @@ func Enter(cgroupsPath string, resources *specs.LinuxResources, guestMemory int6
 	if err := g.limitIO(resources); err != nil {
 		return nil, errors.Join(failed(path, "limiting input and output", err), g.remove())
 	}
-	for _, pid := range append(others, os.Getpid()) {
-		if err := g.enter(pid); err != nil {
+	for _, pid := range others {
+		if err := g.enter(pid); err != nil && !hasEnded(err) {
 			return nil, errors.Join(failed(path, "entering it", err), g.back(others))
 		}
 	}
+	if err := g.enter(os.Getpid()); err != nil {
+		return nil, errors.Join(failed(path, "entering it", err), g.back(others))
+	}
 	return g, nil
 }
+
+// hasEnded tells that a process cannot be moved because it is not there any more.
+func hasEnded(err error) bool { return errors.Is(err, unix.ESRCH) }
 
 // back moves processes back to where this one came from, and removes the group.
 func (g *Group) back(others []int) error {
 	var errs []error
 	for _, pid := range others {
-		if err := g.leave(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := g.leave(pid); err != nil && !hasEnded(err) {
 			errs = append(errs, err)
 		}
 	}

@@ -136,9 +136,80 @@ func removeParents() {
 	}
 }
 
+// Processes that run already are moved with the one that enters. One that has ended meanwhile
+// keeps nobody out, and when entering fails they are all where they were.
+func TestEnterWithOthers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("needs root")
+	}
+	path := fmt.Sprintf("/msb-test/others-%d", os.Getpid())
+	start := func() *exec.Cmd {
+		t.Helper()
+		sleeper := exec.Command("sleep", "1000")
+		if err := sleeper.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = sleeper.Process.Kill()
+			_ = sleeper.Wait()
+		})
+		return sleeper
+	}
+	one, two, ended := start(), start(), exec.Command("true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	before := membership(t)
+	where := func(what string, inside bool) {
+		t.Helper()
+		for _, sleeper := range []*exec.Cmd{one, two} {
+			got := membershipOf(t, fmt.Sprint(sleeper.Process.Pid))
+			if inside != strings.Contains(got, path) || !inside && got != before {
+				t.Errorf("%s: a process is in\n%s", what, got)
+			}
+		}
+		if got := membership(t); inside != strings.Contains(got, path) || !inside && got != before {
+			t.Errorf("%s: this process is in\n%s", what, got)
+		}
+	}
+	// No process has a negative number.
+	if _, err := Enter(path, nil, 0, one.Process.Pid, two.Process.Pid, -1); err == nil {
+		t.Error("what is no process is moved")
+	}
+	where("entering has failed", false)
+	if left := groups(path); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+
+	group, err := Enter(path, nil, 0, one.Process.Pid, ended.Process.Pid, two.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	where("entered", true)
+	for _, sleeper := range []*exec.Cmd{one, two} {
+		_ = sleeper.Process.Kill()
+		_ = sleeper.Wait()
+	}
+	if err := group.Close(); err != nil {
+		t.Error(err)
+	}
+	if after := membership(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if left := groups(path); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	removeParents()
+}
+
 func membership(t *testing.T) string {
 	t.Helper()
-	data, err := os.ReadFile("/proc/self/cgroup")
+	return membershipOf(t, "self")
+}
+
+func membershipOf(t *testing.T, pid string) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/" + pid + "/cgroup")
 	if err != nil {
 		t.Fatal(err)
 	}

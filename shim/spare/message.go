@@ -58,10 +58,8 @@ func (s Start) close() {
 // receive takes a start, whose files the caller closes.
 func receive(conn *net.UnixConn) (s Start, err error) {
 	data, rights := make([]byte, maxStart), make([]byte, unix.CmsgSpace(files*4))
-	n, rightsLength, flags, _, err := conn.ReadMsgUnix(data, rights)
-	if err != nil {
-		return s, err
-	}
+	n, rightsLength, flags, _, readErr := conn.ReadMsgUnix(data, rights)
+	// An empty message is an end (io.EOF) that may have descriptors all the same.
 	received, err := open(rights[:rightsLength])
 	defer func() {
 		if err != nil {
@@ -70,7 +68,7 @@ func receive(conn *net.UnixConn) (s Start, err error) {
 			}
 		}
 	}()
-	if err != nil {
+	if err := errors.Join(readErr, err); err != nil {
 		return s, err
 	}
 	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || len(received) != files {

@@ -147,6 +147,35 @@ var errEnough = errors.New("there are enough spares")
 // reserve makes the directory of a spare of a size, unless there are enough. What dead ones
 // have left it takes away.
 func (p Pool) reserve(size spec.Size) (*place, error) {
+	all, err := p.sweep()
+	if err != nil {
+		return nil, err
+	}
+	defer all.Close()
+	enough, err := p.enough(size)
+	if err != nil {
+		return nil, err
+	}
+	if enough {
+		return nil, errEnough
+	}
+	return newPlace(filepath.Join(p.dir, fmt.Sprint(prefix(size), os.Getpid())))
+}
+
+// needs tells whether a spare of a size is needed, and allowed. Dead ones do not count: what
+// they have left is taken away.
+func (p Pool) needs(size spec.Size) (bool, error) {
+	all, err := p.sweep()
+	if err != nil {
+		return false, err
+	}
+	defer all.Close()
+	enough, err := p.enough(size)
+	return !enough, err
+}
+
+// sweep takes away what dead spares have left, and returns the lock of all pools.
+func (p Pool) sweep() (*os.File, error) {
 	if err := os.MkdirAll(p.root, 0o700); err != nil {
 		return nil, err
 	}
@@ -154,14 +183,10 @@ func (p Pool) reserve(size spec.Size) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer all.Close()
 	if err := sweep(p.root); err != nil {
-		return nil, err
+		return nil, errors.Join(err, all.Close())
 	}
-	if enough, err := p.enough(size); enough || err != nil {
-		return nil, errors.Join(err, errEnough)
-	}
-	return newPlace(filepath.Join(p.dir, fmt.Sprint(prefix(size), os.Getpid())))
+	return all, nil
 }
 
 // enough tells whether no spare of a size is needed, or allowed.
@@ -176,8 +201,7 @@ func (p Pool) enough(size spec.Size) (bool, error) {
 
 // newPlace makes a directory, whose lock this process holds.
 func newPlace(dir string) (_ *place, err error) {
-	// One that has just ended may have taken the pool's directory away.
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeNew(dir); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -193,6 +217,19 @@ func newPlace(dir string) (_ *place, err error) {
 		return nil, err
 	}
 	return &place{dir, held}, nil
+}
+
+// makeNew makes a directory, which must not be there: it would be another's. A spare that ends
+// may take the pool's directory away at any moment.
+func makeNew(dir string) error {
+	for {
+		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+			return err
+		}
+		if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 }
 
 // remove takes the directory away.

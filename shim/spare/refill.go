@@ -52,7 +52,7 @@ func (m Maker) Refill(bundle string, configuration config.Config, size spec.Size
 		return err
 	}
 	for range configuration.Spare.Count {
-		if enough, err := pool.enough(size); enough || err != nil {
+		if needed, err := pool.needs(size); !needed || err != nil {
 			return err
 		}
 		// As much is left for others as this one takes.
