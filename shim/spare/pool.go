@@ -31,6 +31,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
@@ -183,8 +184,9 @@ func (p Pool) sweep() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What cannot be taken away is in nobody's way.
 	if err := sweep(p.root); err != nil {
-		return nil, errors.Join(err, all.Close())
+		log.L.WithError(err).Warn("taking away what dead spares have left")
 	}
 	return all, nil
 }

@@ -59,14 +59,17 @@ type waiter struct {
 // This process has the arguments, environment, working directory and descriptors of a daemon
 // then. It returns nil if nobody has needed the spare.
 func Wait(numbers Descriptors, mounts mountns.Namespace) (*sandbox.Spare, error) {
-	w, err := wait(numbers, mounts)
+	// What ends a process ends a spare in order, at any moment.
+	ctx, ignore := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer ignore()
+	w, err := wait(ctx, numbers, mounts)
 	if err := report(numbers.Released, err); err != nil {
 		return nil, err
 	}
 	if err != nil {
 		return nil, err
 	}
-	start, err := w.serve()
+	start, err := w.serve(ctx)
 	if err != nil || start == nil {
 		return nil, errors.Join(err, w.vm.Close())
 	}
@@ -77,7 +80,7 @@ func Wait(numbers Descriptors, mounts mountns.Namespace) (*sandbox.Spare, error)
 }
 
 // wait makes a spare that waits.
-func wait(numbers Descriptors, mounts mountns.Namespace) (_ *waiter, err error) {
+func wait(ctx context.Context, numbers Descriptors, mounts mountns.Namespace) (_ *waiter, err error) {
 	for _, fd := range []int{numbers.Socket, numbers.Mounts, numbers.Released} {
 		unix.CloseOnExec(fd)
 	}
@@ -104,7 +107,7 @@ func wait(numbers Descriptors, mounts mountns.Namespace) (_ *waiter, err error) 
 	}
 	platform := sandbox.PlatformOf(configuration)
 	platform.Mounts = mounts
-	if w.vm, err = sandbox.BootSpare(context.Background(), w.place.dir, w.place.remove, platform, w.Size); err != nil {
+	if w.vm, err = sandbox.BootSpare(ctx, w.place.dir, w.place.remove, platform, w.Size); err != nil {
 		return nil, err
 	}
 	w.listener, err = net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: filepath.Join(w.place.dir, socketFile)})
@@ -164,8 +167,8 @@ func report(fd int, failed error) error {
 // lookAround is how often a spare finds out whether it is of use yet.
 const lookAround = time.Minute
 
-// serve waits for a start. It returns nil when the spare is of no use any more.
-func (w *waiter) serve() (*Start, error) {
+// serve waits for a start. It returns nil when the spare is of no use any more, and when ctx ends.
+func (w *waiter) serve(ctx context.Context) (*Start, error) {
 	events, err := net.Dial("unix", w.Events)
 	if err != nil {
 		return nil, fmt.Errorf("containerd does not answer: %w", err)
@@ -176,9 +179,6 @@ func (w *waiter) serve() (*Start, error) {
 		_, _ = events.Read(make([]byte, 1))
 		over <- struct{}{}
 	}()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
-	defer signal.Stop(signals)
 	starts := make(chan *Start)
 	go w.accept(starts)
 	idle, look := time.NewTimer(w.idle), time.NewTicker(lookAround)
@@ -190,7 +190,7 @@ func (w *waiter) serve() (*Start, error) {
 			return start, nil
 		case <-w.vm.Done():
 		case <-over:
-		case <-signals:
+		case <-ctx.Done():
 		case <-idle.C:
 		case <-look.C:
 			if w.isOfUse() {

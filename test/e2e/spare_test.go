@@ -28,12 +28,20 @@ func spared(file string, spec ...oci.SpecOpts) options {
 
 // spares are the processes of the containerd's spares that wait for a start.
 func spares() (pids []int) {
+	for _, pid := range allSpares() {
+		if sockets, _ := filepath.Glob(spareDir(strconv.Itoa(pid)) + "/socket"); len(sockets) == 1 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// allSpares are those, and the ones that boot.
+func allSpares() (pids []int) {
 	for pid, name := range harness.Processes() {
 		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-address\x00"+host.Address()+"\x00spare\x00") {
-			if sockets, _ := filepath.Glob(spareDir(strconv.Itoa(pid)) + "/socket"); len(sockets) == 1 {
-				pids = append(pids, pid)
-			}
+			pids = append(pids, pid)
 		}
 	}
 	return pids
@@ -67,7 +75,7 @@ func awaitSpare(t *testing.T, others ...int) (spare int) {
 func endSpares(t *testing.T) {
 	t.Helper()
 	waitFor(t, "spares to end", func() bool {
-		all := spares()
+		all := allSpares()
 		for _, pid := range all {
 			_ = unix.Kill(pid, unix.SIGTERM)
 		}
@@ -107,18 +115,17 @@ func TestSpares(t *testing.T) {
 		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: port.Path}),
 		oci.WithCgroup("/"+harness.Namespace+"/spare"),
 	), sleeper...), ""}
-	c.keepShell()
 	t.Run("used", func(t *testing.T) { checkUsed(t, c.on(t), spare, vmm) })
 
 	next := awaitSpare(t, spare)
-	t.Run("too small", func(t *testing.T) {
+	t.Run("of another size", func(t *testing.T) {
 		large := start(t, spared(file, oci.WithMemoryLimit(700<<20)), sleeper...)
 		if shim := shimOf(t, large.ID()); shim == next || len(spares()) == 0 {
 			t.Errorf("a container of another size has shim %d; spares are %v", shim, spares())
 		}
 	})
 	t.Run("killed while it waits", func(t *testing.T) {
-		vmm := findVMM(next)
+		vmm, before := findVMM(next), spares()
 		if err := unix.Kill(next, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +134,7 @@ func TestSpares(t *testing.T) {
 		if shim := shimOf(t, c.ID()); shim == next {
 			t.Error("a dead spare was used")
 		}
-		awaitSpare(t, next)
+		awaitSpare(t, before...)
 		if left, _ := filepath.Glob(spareDir(strconv.Itoa(next))); len(left) > 0 {
 			t.Errorf("of the dead one %v is left", left)
 		}
@@ -136,9 +143,7 @@ func TestSpares(t *testing.T) {
 		if err := unix.Kill(spare, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if code := await(t, c.exit); code != 137 {
-			t.Errorf("exit code %d", code)
-		}
+		ended(t, c.exit) // or its end is not known
 		waitFor(t, "its VMM to be gone", func() bool { return unix.Kill(vmm, 0) != nil })
 		waitFor(t, "its directory to be gone", func() bool {
 			left, _ := filepath.Glob(spareDir(strconv.Itoa(spare)))
@@ -173,16 +178,20 @@ func checkUsed(t *testing.T, c contract, spare, vmm int) {
 		if groups := content(t, fmt.Sprintf("/proc/%d/cgroup", pid)); !strings.Contains(groups, "/"+harness.Namespace+"/spare") {
 			t.Errorf("%d %s is not in the container's control group:\n%s", pid, strings.TrimSpace(name), groups)
 		}
-		stat := strings.Fields(content(t, fmt.Sprintf("/proc/%d/stat", pid))[strings.LastIndex(content(t, fmt.Sprintf("/proc/%d/stat", pid)), ")")+2:])
-		if nice := stat[16]; nice != "0" {
-			t.Errorf("%d %s has the priority %s", pid, strings.TrimSpace(name), nice)
+		_, stat, _ := strings.Cut(content(t, fmt.Sprintf("/proc/%d/stat", pid)), ") ")
+		const nice = 19 - 3 // proc_pid_stat(5), of the fields from the third on
+		if got := strings.Fields(stat)[nice]; got != "0" {
+			t.Errorf("%d %s has the priority %s", pid, strings.TrimSpace(name), got)
 		}
 	}
 }
 
-// descendants are all processes below one.
+// descendants are all processes below a shim, but for spares that it has made, and theirs.
 func descendants(pid int) (all []int) {
 	for _, child := range children(pid) {
+		if harness.Processes()[child] == "containerd-shim" {
+			continue
+		}
 		all = append(append(all, child), descendants(child)...)
 	}
 	return all
