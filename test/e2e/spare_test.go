@@ -119,7 +119,7 @@ func TestSpares(t *testing.T) {
 
 	next := awaitSpare(t, spare)
 	t.Run("of another size", func(t *testing.T) {
-		large := start(t, spared(file, oci.WithMemoryLimit(700<<20)), sleeper...)
+		large := start(t, spared(file, oci.WithMemoryLimit(128<<20)), sleeper...)
 		if shim := shimOf(t, large.ID()); shim == next || len(spares()) == 0 {
 			t.Errorf("a container of another size has shim %d; spares are %v", shim, spares())
 		}
