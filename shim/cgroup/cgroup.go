@@ -50,11 +50,10 @@ type hierarchy interface {
 }
 
 // Enter makes the group, sets the limits of the VM's host side (Resources), and moves
-// this process into it, and others, which run already, or have just ended: what they have used
-// before stays where it was charged (cgroup-v2.rst, "Memory Ownership"). guestMemory is the guest's RAM,
-// in bytes. A nil Group, which an
-// empty path gives, is none: everything stays where it is, without limits. Where the
-// host has no controller for a limit, one that the spec asks for is an error, of the
+// this process into it, and others, which run already, or have just ended: what they have
+// used before stays where it was charged (cgroup-v2.rst, "Memory Ownership"). guestMemory is
+// the guest's RAM, in bytes. A nil Group, which an empty path gives, is none: everything
+// stays where it is, without limits. Where the host has no controller for a limit, one that the spec asks for is an error, of the
 // class errdefs.ErrFailedPrecondition, and the others are missed with a warning: so are
 // limits of input and output that the host's kernel or its disks do not have.
 func Enter(cgroupsPath string, resources *specs.LinuxResources, guestMemory int64, others ...int) (_ *Group, err error) {

@@ -111,19 +111,14 @@ func spareFor(params *bootapi.BootstrapParams, configuration config.Config, bega
 // sizeOf is the size of the VM for a bundle's container. Of a sandbox of the Sandbox API it is
 // not known yet: most have the default.
 func sizeOf(bundle string, configuration config.Config) (spec.Size, error) {
-	byDefault := spec.Size{CPUs: configuration.VM.CPUs, Memory: int64(configuration.VM.Memory)}
 	plan, err := spec.Load(bundle)
 	if errors.Is(err, os.ErrNotExist) {
-		return byDefault, nil
+		return sandbox.DefaultSize(configuration.VM), nil
 	}
 	if err != nil {
 		return spec.Size{}, err
 	}
-	host, err := sandbox.HostSize()
-	if err != nil {
-		return spec.Size{}, err
-	}
-	return plan.Size(byDefault, host)
+	return sandbox.SizeOf(configuration.VM, plan.Size)
 }
 
 // result tells containerd where a shim is, that it speaks version 3 of the Task API, and which

@@ -108,12 +108,9 @@ func planOf(r *sandboxapi.CreateSandboxRequest, configuration config.Config) (*s
 
 // prepare makes the VM's place on the host.
 func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox, configuration config.Config) error {
-	host, err := sandbox.HostSize()
-	if err != nil {
-		return err
-	}
-	byDefault := spec.Size{CPUs: configuration.VM.CPUs, Memory: int64(configuration.VM.Memory)}
-	size, err := plan.Size(configuration.VM.PodAnnotations, byDefault, host)
+	size, err := sandbox.SizeOf(configuration.VM, func(byDefault, host spec.Size) (spec.Size, error) {
+		return plan.Size(configuration.VM.PodAnnotations, byDefault, host)
+	})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
@@ -180,6 +181,21 @@ func (p *Prepared) Update(resources *specs.LinuxResources) error {
 
 // Metrics are what the VM uses on the host.
 func (p *Prepared) Metrics() (*anypb.Any, error) { return p.group.Metrics() }
+
+// DefaultSize is the configuration's for a VM of which nobody says one.
+func DefaultSize(vm config.VM) spec.Size {
+	return spec.Size{CPUs: vm.CPUs, Memory: int64(vm.Memory)}
+}
+
+// SizeOf is the size that a plan has for its VM, given the configuration's and what this host
+// can give.
+func SizeOf(vm config.VM, plan func(byDefault, host spec.Size) (spec.Size, error)) (spec.Size, error) {
+	host, err := HostSize()
+	if err != nil {
+		return spec.Size{}, err
+	}
+	return plan(DefaultSize(vm), host)
+}
 
 // HostSize is what this host can give to one VM at most.
 func HostSize() (spec.Size, error) {

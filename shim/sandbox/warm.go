@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
@@ -38,7 +37,7 @@ func (s *Sandbox) warm(ctx context.Context) (err error) {
 		return err
 	}
 	_, err = s.Guest.Create(ctx, &taskapi.CreateTaskRequest{
-		ID: warmID, Bundle: bundle, Options: &anypb.Any{TypeUrl: runcOptions.GetTypeUrl(), Value: runcOptions.GetValue()},
+		ID: warmID, Bundle: bundle, Options: runcOptions,
 	})
 	if err == nil {
 		_, err = s.Guest.Delete(ctx, &taskapi.DeleteRequest{ID: warmID})

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -57,10 +56,4 @@ func Nice() int {
 		return 0
 	}
 	return 20 - raw
-}
-
-// cut takes a variable of an environment apart.
-func cut(variable string) (name, value string, ok bool) {
-	name, value, ok = strings.Cut(variable, "=")
-	return name, value, ok && name != ""
 }

@@ -285,10 +285,12 @@ func (w *waiter) become(start Start) error {
 	os.Args = append([]string{program}, start.Args...)
 	os.Clearenv()
 	for _, variable := range start.Env {
-		if name, value, ok := cut(variable); ok {
-			if err := os.Setenv(name, value); err != nil {
-				return err
-			}
+		name, value, _ := strings.Cut(variable, "=")
+		if name == "" {
+			continue
+		}
+		if err := os.Setenv(name, value); err != nil {
+			return err
 		}
 	}
 	return nil

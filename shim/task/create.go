@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
@@ -98,11 +97,7 @@ func (s *Service) placeFor(c *container, config config.Config) (*sandbox.Prepare
 		}
 		return sb.Prepared, nil
 	}
-	host, err := sandbox.HostSize()
-	if err != nil {
-		return nil, err
-	}
-	size, err := c.plan.Size(spec.Size{CPUs: config.VM.CPUs, Memory: int64(config.VM.Memory)}, host)
+	size, err := sandbox.SizeOf(config.VM, c.plan.Size)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +188,7 @@ func (c *container) createInGuest(ctx context.Context, sb *sandbox.Sandbox, r *t
 	guestPid, err := sb.Guest.Create(detached, &taskapi.CreateTaskRequest{
 		ID: c.id, Bundle: bundle, Terminal: r.Terminal,
 		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
-		Options: &anypb.Any{TypeUrl: runcOptions.GetTypeUrl(), Value: runcOptions.GetValue()},
+		Options: runcOptions,
 	})
 	if err != nil {
 		return err
