@@ -405,7 +405,10 @@ hostile:
 	@$(STEP) "building the hostile agent" go build -ldflags '-s -w' -o $(OUTPUT)/guest/hostile-agent ./test/hostile/agent
 	@$(MAKE) $(HOSTILE)
 
-$(HOSTILE): $(OUTPUT)/guest/hostile-agent $(RUNC) hack/guest-image
+$(OUTPUT)/guest/hostile-sums: $(OUTPUT)/guest/hostile-agent $(RUNC)
+	@cd $(@D) && sha256sum hostile-agent runc >$@.$$$$ && $(REPLACE)
+
+$(HOSTILE): $(OUTPUT)/guest/hostile-sums hack/guest-image
 	@mkdir -p $(@D)
 	@$(STEP) "making the disk of the hostile guest" hack/guest-image $(OUTPUT)/guest/hostile-agent $(RUNC) $@
 
