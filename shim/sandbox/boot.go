@@ -178,18 +178,18 @@ func (s *Sandbox) connect(ctx context.Context) (err error) {
 		return cause
 	}
 	if err == nil {
-		go s.tellTime(context.WithoutCancel(ctx))
+		go s.tellTime(context.WithoutCancel(ctx), s.platform.ClockJumps)
 	}
 	return err
 }
 
-// tellTime tells the guest the time until the machine ends. One that does not ask harms
-// nobody's clock but its own.
-func (s *Sandbox) tellTime(ctx context.Context) {
+// tellTime tells the guest the time until the machine ends; notify is the platform's
+// ClockJumps. One that does not ask harms nobody's clock but its own.
+func (s *Sandbox) tellTime(ctx context.Context, notify func(context.Context) (<-chan struct{}, error)) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var jumps <-chan struct{}
-	if notify := s.platform.ClockJumps; notify != nil {
+	if notify != nil {
 		var err error
 		if jumps, err = notify(ctx); err != nil {
 			log.G(ctx).WithError(err).Warn("the guest learns within a minute when the host's clock is set")

@@ -65,14 +65,17 @@ type Prepared struct {
 	// Sockets are the host's that the guest may connect to.
 	Sockets socket.Table
 
+	dir    string // below which the trees are mounted
+	shield *shieldOnDemand
+	spare  *Sandbox // the VM that runs here already, until Boot; nil if there is none
+
+	// What follows changes when a spare becomes a bundle's (become): what runs beside a VM
+	// from its boot on reads none of it.
 	bundle   string // empty as long as it is a spare's
-	dir      string // below which the trees are mounted
 	platform Platform
 	config   Config
 	record   Record
 	group    *cgroup.Group
-	shield   *shieldOnDemand
-	spare    *Sandbox    // the VM that runs here already, until Boot; nil if there is none
 	undo     *undo.Stack // of all that was made, until Close
 }
 
