@@ -67,11 +67,11 @@ func (r *Record) Kill(ctx context.Context) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return os.NewSyscallError("pidfd_send_signal", err)
 	}
-	return awaitExit(ctx, fd)
+	return AwaitExit(ctx, fd)
 }
 
-// awaitExit waits for the process of a pidfd, which becomes readable then.
-func awaitExit(ctx context.Context, fd int) error {
+// AwaitExit waits for the process of a pidfd, which becomes readable then.
+func AwaitExit(ctx context.Context, fd int) error {
 	const interval = 100 // milliseconds
 	for ctx.Err() == nil {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, interval)

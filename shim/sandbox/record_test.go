@@ -87,8 +87,8 @@ func TestAwaitExit(t *testing.T) {
 	defer unix.Close(fd)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := awaitExit(ctx, fd); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("awaitExit = %v", err)
+	if err := AwaitExit(ctx, fd); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("AwaitExit = %v", err)
 	}
 	if start, err := startTime(1 << 23); err == nil {
 		t.Errorf("a process that there is not started at %s", start)

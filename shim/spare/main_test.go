@@ -17,6 +17,9 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
+// address is containerd's, for the processes of tests.
+const address = "/no/containerd.sock"
+
 // rootEnv makes this program a process that reserves a place below a root.
 const rootEnv = "MSB_TEST_SPARES"
 
@@ -63,9 +66,12 @@ type process struct {
 	output *bufio.Reader
 }
 
-func newProcess(t *testing.T, root string) *process {
+func newProcess(t *testing.T, root string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command("/proc/self/exe")}
+	if len(args) == 0 {
+		args = []string{"-address", address, "spare", padding()}
+	}
+	p := &process{t: t, cmd: exec.Command("/proc/self/exe", args...)}
 	p.cmd.Env = append(os.Environ(), rootEnv+"="+root, "GORACE=atexit_sleep_ms=0")
 	p.cmd.Stderr = os.Stderr
 	var err error

@@ -315,7 +315,7 @@ func TestPeer(t *testing.T) {
 	if err := newStart(t, "another").send(conns[0]); err != nil {
 		t.Fatal(err)
 	}
-	if start, err := answer(conns[1]); !errors.Is(err, errNotRoot) {
+	if start, err := answer(conns[1], &place{}); !errors.Is(err, errNotRoot) {
 		t.Errorf("%+v is taken: %v", start, err)
 	}
 	if n, err := conns[0].Read(make([]byte, 1)); n > 0 || err == nil {

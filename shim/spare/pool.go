@@ -13,7 +13,7 @@
 // Spares wait in directories that only root may enter:
 //
 //	/run/msb/spares/<key>/<size>-<pid>/lock     locked by the spare for as long as it lives
-//	                                  /waiting  there until a start was handed over
+//	                                  /waiting  there until a start is accepted, or it is to end
 //	                                  /socket   there while it waits for one
 //
 // The key is a hash of all that a VM is made of. A start looks only for spares of its own.
@@ -211,15 +211,29 @@ func newPlace(dir string) (_ *place, err error) {
 			err = errors.Join(err, Remove(dir))
 		}
 	}()
-	if err := os.WriteFile(filepath.Join(dir, waitingFile), nil, 0o600); err != nil {
+	p := &place{dir: dir}
+	if err := p.offer(); err != nil {
 		return nil, err
 	}
-	held, err := lock(filepath.Join(dir, lockFile), unix.LOCK_EX|unix.LOCK_NB)
+	p.lock, err = lock(filepath.Join(dir, lockFile), unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		return nil, err
 	}
-	return &place{dir, held}, nil
+	return p, nil
 }
+
+// offer has the spare wait for a start.
+func (p *place) offer() error { return os.WriteFile(filepath.Join(p.dir, waitingFile), nil, 0o600) }
+
+// waits tells whether it does.
+func (p *place) waits() bool {
+	_, err := os.Lstat(filepath.Join(p.dir, waitingFile))
+	return err == nil
+}
+
+// claim decides, once, what becomes of a spare: it accepts a start, or somebody else has it
+// end. Only one of them takes the file away.
+func claim(dir string) error { return os.Remove(filepath.Join(dir, waitingFile)) }
 
 // makeNew makes a directory, which must not be there: it would be another's. A spare that ends
 // may take the pool's directory away at any moment.

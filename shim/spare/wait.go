@@ -219,7 +219,7 @@ func (w *waiter) isOfUse() bool {
 		return false
 	}
 	now, err := Open(configuration, w.Address, w.mounts)
-	return err == nil && now == w.pool && hasMemory(w.Size.Memory)
+	return err == nil && now == w.pool && hasMemory(w.Size.Memory) && w.place.waits()
 }
 
 // accept takes the first start that is whole, answers it, and ends. The channel is closed
@@ -231,7 +231,7 @@ func (w *waiter) accept(starts chan<- *Start) {
 		if err != nil {
 			return
 		}
-		start, err := answer(conn)
+		start, err := answer(conn, w.place)
 		if err != nil {
 			continue
 		}
@@ -242,8 +242,9 @@ func (w *waiter) accept(starts chan<- *Start) {
 	}
 }
 
-// answer takes a start from a connection, and accepts it if it is one.
-func answer(conn *net.UnixConn) (start Start, err error) {
+// answer takes a start from a connection, and accepts it if it is one and nobody has claimed
+// the place before.
+func answer(conn *net.UnixConn, place *place) (start Start, err error) {
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return start, err
@@ -256,9 +257,14 @@ func answer(conn *net.UnixConn) (start Start, err error) {
 		_, _ = conn.Write([]byte(err.Error()))
 		return start, err
 	}
+	if err := claim(place.dir); err != nil {
+		start.close()
+		_, _ = conn.Write([]byte("this spare ends"))
+		return start, err
+	}
 	if _, err := conn.Write([]byte(accepted)); err != nil {
 		start.close()
-		return start, err
+		return start, errors.Join(err, place.offer())
 	}
 	return start, nil
 }
@@ -266,9 +272,6 @@ func answer(conn *net.UnixConn) (start Start, err error) {
 // become makes this process the daemon of a start.
 func (w *waiter) become(start Start) error {
 	defer start.close()
-	if err := os.Remove(filepath.Join(w.place.dir, waitingFile)); err != nil {
-		return err
-	}
 	for fd, file := range map[int]*os.File{w.numbers.Socket: start.Socket, w.numbers.Released: start.Released} {
 		if err := unix.Dup3(int(file.Fd()), fd, unix.O_CLOEXEC); err != nil {
 			return os.NewSyscallError("dup3", err)
