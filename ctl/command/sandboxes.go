@@ -143,11 +143,14 @@ func size(bytes int64) string {
 	return units.BytesSize(float64(bytes))
 }
 
-func age(s survey.Sandbox, now time.Time) string {
-	if s.Started == nil {
+func age(s survey.Sandbox, now time.Time) string { return since(s.Started, now) }
+
+// since is how long ago something began, if it did.
+func since(began *time.Time, now time.Time) string {
+	if began == nil {
 		return "-"
 	}
-	a := max(0, s.Age(now))
+	a := max(0, now.Sub(*began))
 	const day = 24 * time.Hour
 	switch {
 	case a < time.Hour:

@@ -61,14 +61,6 @@ type Sandbox struct {
 	Network string `json:"network,omitempty"` // the path of its network namespace
 }
 
-// Age is how long the VMM has run; 0 if there is none.
-func (s Sandbox) Age(now time.Time) time.Duration {
-	if s.Started == nil {
-		return 0
-	}
-	return now.Sub(*s.Started)
-}
-
 // A Container is one in a sandbox.
 type Container struct {
 	ID string `json:"id"`

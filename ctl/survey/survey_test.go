@@ -174,7 +174,7 @@ func TestFind(t *testing.T) {
 		one.VMM.Resident <= 0 || one.Shim.Pid != os.Getpid() {
 		t.Errorf("%+v", one)
 	}
-	if age := one.Age(time.Now()); age < -time.Second || age > time.Hour {
+	if age := time.Since(*one.Started); age < -time.Second || age > time.Hour {
 		t.Errorf("this process is %v old", age)
 	}
 }

@@ -1,0 +1,58 @@
+package command
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
+)
+
+func TestListSpares(t *testing.T) {
+	now := time.Now()
+	began := now.Add(-90 * time.Second)
+	one := survey.Spare{Pid: 7, State: spare.Waiting, CPUs: 1, Memory: 512 << 20, Resident: 241 << 20, Started: &began, Containerd: "/run/containerd/containerd.sock"}
+	dead := survey.Spare{Pid: 8, State: spare.Dead, CPUs: 2, Memory: 1 << 30}
+	var out bytes.Buffer
+	if err := listSpares(&out, []survey.Spare{one, dead}, now); err != nil {
+		t.Fatal(err)
+	}
+	const want = `PID  STATE    CPUS  MEMORY  RESIDENT  AGE    CONTAINERD
+7    waiting  1     512MiB  241MiB    1m30s  /run/containerd/containerd.sock
+8    dead     2     1GiB    -         -      -
+`
+	if out.String() != want {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+
+	for text, d := range map[string]survey.Drain{
+		"there are no spares\n": {},
+		"7 (1 CPUs, 512MiB) has ended\n8 (2 CPUs, 1GiB) was dead: what it had left is taken away\n": {Ended: []survey.Spare{one}, Removed: []survey.Spare{dead}},
+		"7 (1 CPUs, 512MiB) is a container's now, and stays\n":                                      {Used: []survey.Spare{one}},
+		"7 (1 CPUs, 512MiB) has not ended within 5s: no container gets it; kill -9 7, then once more msbctl spare drain\n": {Left: []survey.Spare{one}},
+	} {
+		out.Reset()
+		printDrain(&out, d, 5*time.Second)
+		if out.String() != text {
+			t.Errorf("printed %q, want %q", out.String(), text)
+		}
+	}
+}
+
+// No containerd has this address, so these find no spare that lives, whatever this host has.
+func TestSpareCommands(t *testing.T) {
+	for args, want := range map[string]string{"ls": "CONTAINERD", "drain": "", "ls --json": "[", "drain --json": `"ended": []`} {
+		stdout, stderr, code := run(t, append([]string{"spare"}, append(strings.Fields(args), "--address", "unix:///no/such")...)...)
+		if code != 0 || stderr != "" || !strings.Contains(stdout, want) {
+			t.Errorf("spare %s: code %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+	if _, stderr, code := run(t, "spare", "drian"); code != exitUsage || !strings.Contains(stderr, "did you mean drain?") {
+		t.Errorf("code %d, %q", code, stderr)
+	}
+	if _, stderr, code := run(t, "spare", "ls", "x"); code != exitUsage || !strings.Contains(stderr, "1 arguments") {
+		t.Errorf("code %d, %q", code, stderr)
+	}
+}
