@@ -43,7 +43,7 @@ func checkAction(ctx context.Context, c *cli.Command) error {
 	if os.Geteuid() != 0 {
 		return errNotRoot
 	}
-	results := check.Run(check.Look(ctx, c.String("config"), strings.TrimPrefix(c.String("address"), "unix://")))
+	results := check.Run(look(ctx, c))
 	out := c.Root().Writer
 	if c.Bool("json") {
 		err := printJSON(out, struct {
@@ -63,6 +63,11 @@ func checkAction(ctx context.Context, c *cli.Command) error {
 		return told(exitMissing)
 	}
 	return nil
+}
+
+// look asks the host that a command is about.
+func look(ctx context.Context, c *cli.Command) check.Facts {
+	return check.Look(ctx, c.String("config"), strings.TrimPrefix(c.String("address"), "unix://"))
 }
 
 func printResults(out io.Writer, paint painter, results []check.Result) {

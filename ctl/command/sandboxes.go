@@ -161,13 +161,6 @@ func since(began *time.Time, now time.Time) string {
 	return fmt.Sprintf("%dd%dh", a/day, a%day/time.Hour)
 }
 
-// An inspection is all that is known of a sandbox.
-type inspection struct {
-	survey.Sandbox
-	Processes []survey.Process `json:"processes"`
-	Shares    []survey.Share   `json:"shares"`
-}
-
 func inspectAction(ctx context.Context, c *cli.Command) error {
 	args, err := arguments(c, 1, 1)
 	if err != nil {
@@ -181,14 +174,14 @@ func inspectAction(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	i := inspection{s, append([]survey.Process{}, host.Processes(s)...), append([]survey.Share{}, host.Shares(s)...)}
+	i := host.Inspect(s)
 	if c.Bool("json") {
 		return printJSON(c.Root().Writer, i)
 	}
-	return i.print(c.Root().Writer, time.Now())
+	return printInspection(c.Root().Writer, i, time.Now())
 }
 
-func (i inspection) print(out io.Writer, now time.Time) error {
+func printInspection(out io.Writer, i survey.Inspection, now time.Time) error {
 	table := columns(out)
 	for _, line := range [][2]string{
 		{"id", i.ID},

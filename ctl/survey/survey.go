@@ -131,6 +131,18 @@ func (h Host) look(ctx context.Context, g group, boot time.Time) Sandbox {
 	return s
 }
 
+// An Inspection is all that is known of a sandbox.
+type Inspection struct {
+	Sandbox
+	Processes []Process `json:"processes"`
+	Shares    []Share   `json:"shares"`
+}
+
+// Inspect looks closer at a sandbox.
+func (h Host) Inspect(s Sandbox) Inspection {
+	return Inspection{s, append([]Process{}, h.Processes(s)...), append([]Share{}, h.Shares(s)...)}
+}
+
 // Pick is the sandbox with an id, or with a container that has it, or the beginning of one
 // that no other has. namespace is containerd's; empty is any.
 func Pick(sandboxes []Sandbox, namespace, id string) (Sandbox, error) {

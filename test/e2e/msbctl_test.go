@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -80,7 +82,12 @@ func TestMsbctl(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	one := start(t, options{spec: []oci.SpecOpts{oci.WithMounts([]specs.Mount{bind(dir, "/d", "rbind", "ro")})}}, sleeper...)
+	const secret = "secret-of-the-container"
+	write(t, filepath.Join(dir, "file"), secret)
+	one := start(t, options{spec: []oci.SpecOpts{
+		oci.WithMounts([]specs.Mount{bind(dir, "/d", "rbind", "ro")}), oci.WithEnv([]string{"TOKEN=" + secret}),
+		oci.WithAnnotations(map[string]string{"note": secret}), oci.WithHostname(secret),
+	}}, append(slices.Clone(sleeper), secret)...)
 	two := start(t, options{}, sleeper...)
 	var all []listed
 	if code := msbctlJSON(t, &all, append([]string{"ls"}, state...)...); code != 0 || len(all) != 2 {
@@ -107,6 +114,8 @@ func TestMsbctl(t *testing.T) {
 		t.Errorf("inspect %s: code %d, %q", common, code, stderr)
 	}
 
+	checkCollected(t, secret, filepath.Base(dir), one, two)
+
 	hung := shimOf(t, one.ID())
 	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -117,5 +126,38 @@ func TestMsbctl(t *testing.T) {
 	}
 	if code != 0 || len(all) != 2 || all[0].State != "hung" || all[0].VMM.Pid == 0 || all[1].State == "" {
 		t.Errorf("ls beside a shim that hangs: code %d, %+v", code, all)
+	}
+}
+
+// checkCollected wants an archive to tell of containers, and neither a secret of theirs nor the
+// name of a directory that is mounted.
+func checkCollected(t *testing.T, secret, mounted string, containers ...*task) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "report.tar.gz")
+	var answer struct {
+		File   string
+		Failed []string
+	}
+	code := msbctlJSON(t, &answer, "collect", "-o", file, "--state", filepath.Join(host.Dir, "state"), "--address", host.Address(), "--config", host.Config)
+	if code != 0 || answer.File != file || len(answer.Failed) > 0 {
+		t.Fatalf("collect: code %d, %+v", code, answer)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("the archive: %v, %v", info, err)
+	}
+	all, err := exec.CommandContext(t.Context(), "tar", "-xzOf", file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, not := range []string{secret, mounted} {
+		if strings.Contains(string(all), not) {
+			t.Errorf("the archive has %s", not)
+		}
+	}
+	for _, k := range containers {
+		if !strings.Contains(string(all), `"id": "`+k.ID()+`"`) || !strings.Contains(string(all), fmt.Sprintf(`"pid": %d`, k.vmm())) {
+			t.Errorf("the archive does not tell of %s", k.ID())
+		}
 	}
 }

@@ -118,6 +118,15 @@ func TestSpares(t *testing.T) {
 	t.Run("used", func(t *testing.T) { checkUsed(t, c.on(t), spare, vmm) })
 
 	next := awaitSpare(t, spare)
+	var listed []struct {
+		Pid      int
+		State    string
+		Resident int64
+	}
+	if code := msbctlJSON(t, &listed, "spare", "ls", "--address", host.Address()); code != 0 || len(listed) != 1 ||
+		listed[0].Pid != next || listed[0].State != "waiting" || listed[0].Resident < 32<<20 {
+		t.Errorf("spare ls: code %d, %+v, and %d waits", code, listed, next)
+	}
 	t.Run("of another size", func(t *testing.T) {
 		large := start(t, spared(file, oci.WithMemoryLimit(128<<20)), sleeper...)
 		if shim := shimOf(t, large.ID()); shim == next || len(spares()) == 0 {
@@ -153,6 +162,21 @@ func TestSpares(t *testing.T) {
 			t.Errorf("in the network namespace are %v", links)
 		}
 	})
+	t.Run("drained", func(t *testing.T) { drain(t, first) })
+}
+
+// drain has msbctl end the spares. Containers keep what they have: neither they nor what has
+// just become theirs is asked.
+func drain(t *testing.T, containers ...*task) {
+	waitFor(t, "spares to end", func() bool {
+		if _, stderr, code := msbctl(t, "spare", "drain", "--address", host.Address()); code != 0 {
+			t.Errorf("spare drain: code %d, %q", code, stderr)
+		}
+		return len(allSpares()) == 0
+	})
+	for _, c := range containers {
+		shimOf(t, c.ID())
+	}
 }
 
 // checkUsed wants a container to have a spare, whole.
