@@ -26,11 +26,14 @@ func (s Source) cgroups(families []family) map[string]map[string]string {
 			if dir == "" || groups[dir] != nil {
 				continue
 			}
-			groups[dir] = make(map[string]string)
+			read := make(map[string]string)
 			for _, name := range figures {
 				if data, err := os.ReadFile(filepath.Join(s.Cgroups, dir, name)); err == nil {
-					groups[dir][name] = strings.TrimSpace(string(data))
+					read[name] = strings.TrimSpace(string(data))
 				}
+			}
+			if len(read) > 0 {
+				groups[dir] = read
 			}
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 )
 
 // unpack is what is in an archive: texts by the names of files.
@@ -257,6 +258,35 @@ func TestWriteFails(t *testing.T) {
 	}
 	if err := Write(t.Context(), filepath.Join(dir, "b"), parts, now); err == nil || len(entries(dir)) != 1 {
 		t.Errorf("a directory in its place: %v, %q", err, entries(dir))
+	}
+}
+
+// A shim that another has started, as a spare, is told by itself.
+func TestFamilies(t *testing.T) {
+	f := fake{t, t.TempDir(), make(map[string]string)}
+	f.process(41, "containerd-shim", "42 50 ")
+	f.process(42, "qemu-system-x86", "")
+	f.process(50, "containerd-shim", "51 ")
+	f.process(51, "qemu-system-x86", "")
+	f.process(60, "qemu-system-x86", "")
+	sandbox := func(id string, shim, vmm int) survey.Inspection {
+		s := survey.Sandbox{Namespace: "n", ID: id, VMM: &survey.Process{Pid: vmm}}
+		if shim != 0 {
+			s.Shim = &survey.Process{Pid: shim}
+		}
+		return survey.Inspection{Sandbox: s}
+	}
+	var got []string
+	for _, one := range f.source().families([]survey.Inspection{sandbox("a", 41, 42), sandbox("b", 50, 51), sandbox("c", 0, 60), sandbox("d", 70, 71)},
+		[]survey.Spare{{Pid: 42, State: spare.Dead, Dir: "/dead"}}) {
+		line := one.Of
+		for _, p := range one.Processes {
+			line += fmt.Sprint(" ", p.Pid)
+		}
+		got = append(got, line)
+	}
+	if want := []string{"n/a 41 42", "n/b 50 51", "n/c 60", "n/d", "/dead"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/urfave/cli/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
@@ -99,20 +98,17 @@ func spareDrain(ctx context.Context, c *cli.Command) error {
 }
 
 func printDrain(out io.Writer, d survey.Drain, patience time.Duration) {
-	name := func(s survey.Spare) string {
-		return fmt.Sprintf("%d (%d CPUs, %s)", s.Pid, s.CPUs, units.BytesSize(float64(s.Memory)))
-	}
 	for _, s := range d.Ended {
-		fmt.Fprintf(out, "%s has ended\n", name(s))
+		fmt.Fprintf(out, "%d has ended\n", s.Pid)
 	}
 	for _, s := range d.Used {
-		fmt.Fprintf(out, "%s is a container's now, and stays\n", name(s))
+		fmt.Fprintf(out, "%d is a container's now, and stays\n", s.Pid)
 	}
 	for _, s := range d.Removed {
-		fmt.Fprintf(out, "%s was dead: what it had left is taken away\n", name(s))
+		fmt.Fprintf(out, "%d was dead: what it had left is taken away\n", s.Pid)
 	}
 	for _, s := range d.Left {
-		fmt.Fprintf(out, "%s has not ended within %s: no container gets it; kill -9 %d, then once more msbctl spare drain\n", name(s), patience, s.Pid)
+		fmt.Fprintf(out, "%d has not ended within %s: no container gets it; kill -9 %d, then once more msbctl spare drain\n", s.Pid, patience, s.Pid)
 	}
 	if len(d.Ended)+len(d.Used)+len(d.Removed)+len(d.Left) == 0 {
 		fmt.Fprintln(out, "there are no spares")

@@ -29,9 +29,9 @@ func TestListSpares(t *testing.T) {
 
 	for text, d := range map[string]survey.Drain{
 		"there are no spares\n": {},
-		"7 (1 CPUs, 512MiB) has ended\n8 (2 CPUs, 1GiB) was dead: what it had left is taken away\n": {Ended: []survey.Spare{one}, Removed: []survey.Spare{dead}},
-		"7 (1 CPUs, 512MiB) is a container's now, and stays\n":                                      {Used: []survey.Spare{one}},
-		"7 (1 CPUs, 512MiB) has not ended within 5s: no container gets it; kill -9 7, then once more msbctl spare drain\n": {Left: []survey.Spare{one}},
+		"7 has ended\n8 was dead: what it had left is taken away\n":                                       {Ended: []survey.Spare{one}, Removed: []survey.Spare{dead}},
+		"7 is a container's now, and stays\n":                                                             {Used: []survey.Spare{one}},
+		"7 has not ended within 5s: no container gets it; kill -9 7, then once more msbctl spare drain\n": {Left: []survey.Spare{one}},
 	} {
 		out.Reset()
 		printDrain(&out, d, 5*time.Second)

@@ -81,7 +81,10 @@ func TestMsbctl(t *testing.T) {
 		}
 	}
 
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "a-name-of-theirs")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	const secret = "secret-of-the-container"
 	write(t, filepath.Join(dir, "file"), secret)
 	one := start(t, options{spec: []oci.SpecOpts{
