@@ -1,0 +1,44 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/msb-runtime/containerd-shim-msb/ctl/events"
+)
+
+func eventsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "events", Usage: "follow what becomes of the tasks of this runtime",
+		Description: `One line for each of containerd's events: time, namespace, container, event, and what else there is:
+exec, pid and exit status. With --json each line is an object. It ends with a signal.
+
+Exit codes: 0 it was ended; 1 containerd has ended, or is not there.`,
+		Flags: []cli.Flag{addressFlag(), namespaceFlag(), jsonFlag()}, Action: eventsAction,
+	}
+}
+
+func eventsAction(ctx context.Context, c *cli.Command) error {
+	if _, err := arguments(c, 0, 0); err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("unix://"+strings.TrimPrefix(c.String("address"), "unix://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	out := c.Root().Writer
+	return events.Follow(ctx, conn, c.String("namespace"), func(e events.Event) error {
+		if c.Bool("json") {
+			return json.NewEncoder(out).Encode(e)
+		}
+		_, err := fmt.Fprintln(out, e)
+		return err
+	})
+}
