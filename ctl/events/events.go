@@ -49,18 +49,15 @@ func Follow(ctx context.Context, conn grpc.ClientConnInterface, namespace string
 	f := follower{containers.NewContainersClient(conn), make(map[[2]string]bool)}
 	stream, err := events.NewEventsClient(conn).Subscribe(ctx, &events.SubscribeRequest{Filters: []string{filter(namespace)}})
 	if err != nil {
-		return errgrpc.ToNative(err)
+		return explain(err)
 	}
 	for {
 		envelope, err := stream.Recv()
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, io.EOF) || errdefs.IsUnavailable(errgrpc.ToNative(err)) {
-			return fmt.Errorf("containerd has ended, or is not there: %w", errdefs.ErrUnavailable)
-		}
 		if err != nil {
-			return errgrpc.ToNative(err)
+			return explain(err)
 		}
 		event, ok := read(envelope)
 		if !ok {
@@ -76,6 +73,18 @@ func Follow(ctx context.Context, conn grpc.ClientConnInterface, namespace string
 			}
 		}
 	}
+}
+
+func explain(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = errdefs.ErrUnavailable
+	} else {
+		err = errgrpc.ToNative(err)
+	}
+	if errdefs.IsUnavailable(err) {
+		return fmt.Errorf("containerd has ended, or is not there (msbctl events --address): %w", err)
+	}
+	return err
 }
 
 // filter is containerd's, for events of tasks.

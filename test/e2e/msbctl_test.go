@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -118,6 +119,7 @@ func TestMsbctl(t *testing.T) {
 	}
 
 	checkCollected(t, secret, filepath.Base(dir), one, two)
+	checkFollowed(t, two)
 
 	hung := shimOf(t, one.ID())
 	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
@@ -162,5 +164,48 @@ func checkCollected(t *testing.T, secret, mounted string, containers ...*task) {
 		if !strings.Contains(string(all), `"id": "`+k.ID()+`"`) || !strings.Contains(string(all), fmt.Sprintf(`"pid": %d`, k.vmm())) {
 			t.Errorf("the archive does not tell of %s", k.ID())
 		}
+	}
+}
+
+// checkFollowed wants what becomes of a container to be told. When msbctl has begun to listen
+// cannot be seen, so it is paused until that is told.
+func checkFollowed(t *testing.T, k *task) {
+	t.Helper()
+	ctx, cancel := host.Context()
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(host.Output, "bin", "msbctl"), "events", "--json", "--address", host.Address(), "--namespace", harness.Namespace)
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(output).ReadString('\n')
+		told <- line
+	}()
+	var line string
+	waitFor(t, "an event", func() bool {
+		if err := errors.Join(k.Pause(ctx), k.Resume(ctx)); err != nil {
+			t.Error(err)
+		}
+		select {
+		case line = <-told:
+			return true
+		default:
+			return false
+		}
+	})
+	var event struct{ Container, Event string }
+	if err := json.Unmarshal([]byte(line), &event); err != nil || event.Container != k.ID() || event.Event != "paused" && event.Event != "resumed" {
+		t.Errorf("events: %q, %v", line, err)
+	}
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("events, when it is ended: %v", err)
 	}
 }
