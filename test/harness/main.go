@@ -15,7 +15,7 @@ import (
 // Main is for TestMain: it starts containerd, runs tests on it, and ends it. If they
 // failed it shows errors and consoles of the log. The result is the exit code. All of it
 // is in a mount namespace of its own, where the directories are empty that every
-// containerd has its shims' sockets and its clients' FIFOs in.
+// containerd has its shims' sockets, its clients' FIFOs and the runtime's spares in.
 func Main(run func(*Host) int, options ...Option) (code int) {
 	if os.Getenv(Private) == "" {
 		return runPrivate()
@@ -34,6 +34,7 @@ func Main(run func(*Host) int, options ...Option) (code int) {
 		if code != 0 {
 			host.showLog()
 		}
+		host.tellSpares()
 		if err := host.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "ending containerd:", err)
 			code = 1
@@ -105,7 +106,7 @@ func hideContainerd() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
-	for _, dir := range []string{"/run/containerd", "/var/lib/cni"} {
+	for _, dir := range []string{"/run/containerd", "/var/lib/cni", spareRun} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err
 		}
@@ -129,6 +130,7 @@ func (h *Host) showLog() {
 // start.
 func (h *Host) NothingLeft(t T) {
 	t.Helper()
+	h.SettleSpares()
 	before := h.Leftovers()
 	t.Cleanup(func() {
 		if left := h.New(before); len(left) > 0 {
