@@ -41,7 +41,7 @@ func TestSpareHandOver(t *testing.T) {
 		}
 		id := fmt.Sprintf("killed-%d", time.Now().UnixNano())
 		ran := runBeside(id, file)
-		waitFor(t, "start to connect to a spare, or to give up", func() bool { return connections(t) > len(both) || findStart(id) == 0 && findShim(id) != 0 })
+		awaitStarter(t, id, len(both), ran)
 		if pid := findStart(id); pid != 0 {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
@@ -74,7 +74,7 @@ func TestSpareHandOver(t *testing.T) {
 		}
 		id := fmt.Sprintf("without-%d", time.Now().UnixNano())
 		ran := runBeside(id, file)
-		waitFor(t, "start to connect to the spare, or to give up", func() bool { return connections(t) > 1 || findStart(id) == 0 && findShim(id) != 0 })
+		awaitStarter(t, id, 1, ran)
 		resume(t, spare)
 		if got := <-ran; got != "hello\n" {
 			t.Errorf("the container: %s", got)
@@ -91,6 +91,15 @@ func runBeside(id, file string) <-chan string {
 		ran <- stdout + stderr
 	}()
 	return ran
+}
+
+// awaitStarter waits until a container's start has connected to one of some spares that are
+// stopped. On a slow machine it may do without before that is seen.
+func awaitStarter(t *testing.T, id string, spares int, ran <-chan string) {
+	t.Helper()
+	waitFor(t, "start to connect to a spare", func() bool {
+		return connections(t) > spares || findStart(id) == 0 && findShim(id) != 0 || len(ran) > 0
+	})
 }
 
 // findStart is the process that containerd has called to start a container's shim, 0 when

@@ -135,13 +135,16 @@ func Start(options ...Option) (_ *Host, err error) {
 	return h, nil
 }
 
-// configure writes the runtime's configuration.
+// configure writes the runtime's configuration. With spares it is that of clients which name
+// none, too.
 func (h *Host) configure() error {
 	content := fmt.Sprintf("driver = %q\n[vm]\nboot_timeout = %q\n", h.Driver, Patience)
-	if count := os.Getenv(sparesEnv); count != "" {
-		content += fmt.Sprintf("[spare]\ncount = %s\n", count)
+	count := os.Getenv(sparesEnv)
+	if count == "" {
+		return os.WriteFile(h.Config, []byte(content), 0o600)
 	}
-	return os.WriteFile(h.Config, []byte(content), 0o600)
+	content += fmt.Sprintf("[spare]\ncount = %s\n", count)
+	return errors.Join(os.WriteFile(h.Config, []byte(content), 0o600), useByDefault([]byte(content)))
 }
 
 // Names of containerd's socket and configuration in its directory, and of that (os.MkdirTemp).

@@ -1,10 +1,13 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -115,6 +118,25 @@ func hideContainerd() error {
 		}
 	}
 	return nil
+}
+
+// useByDefault makes a configuration the one that the shim looks for itself, in the mount
+// namespace of the tests: the host gets none.
+func useByDefault(content []byte) error {
+	if os.Getenv(Private) == "" {
+		return nil
+	}
+	const dir, upper, work = "/etc/msb", "/run/containerd/etc", "/run/containerd/etc.work"
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		options := fmt.Sprintf("lowerdir=/etc,upperdir=%s,workdir=%s", upper, work)
+		if err := errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(work, 0o755), unix.Mount("overlay", "/etc", "overlay", 0, options), os.Mkdir(dir, 0o755)); err != nil {
+			return fmt.Errorf("a directory %s of the tests' own: %w", dir, err)
+		}
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	return os.WriteFile(filepath.Join(dir, "config.toml"), content, 0o600)
 }
 
 func (h *Host) showLog() {
