@@ -38,10 +38,13 @@ func TestSpareHandOver(t *testing.T) {
 	t.Run("before the answer", func(t *testing.T) {
 		for _, spare := range both {
 			stop(t, spare)
+			s := newStarter(t, spare)
+			s.send()
+			s.kill()
 		}
 		id := fmt.Sprintf("killed-%d", time.Now().UnixNano())
 		ran := runBeside(id, file)
-		awaitStarter(t, id, len(both), ran)
+		awaitStarter(t, id, 2*len(both), ran)
 		if pid := findStart(id); pid != 0 {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
@@ -50,10 +53,10 @@ func TestSpareHandOver(t *testing.T) {
 		if now := spares(); len(now) != len(both) {
 			t.Errorf("spares %v have become %v", both, now)
 		}
-	})
+	}) // what follows finds out whether they wait
 	t.Run("after the answer", func(t *testing.T) {
 		s, spare := newStarter(t, both[0]), both[0]
-		vmm := findVMM(spare)
+		vmm := vmmOf(t, spare)
 		s.send()
 		if got := s.answer(); got != "accepted" {
 			t.Fatalf("the spare answers %q", got)
@@ -67,7 +70,7 @@ func TestSpareHandOver(t *testing.T) {
 	})
 	t.Run("the VMM", func(t *testing.T) {
 		spare := both[1]
-		vmm := findVMM(spare)
+		vmm := vmmOf(t, spare)
 		stop(t, spare)
 		if err := unix.Kill(vmm, unix.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -93,12 +96,13 @@ func runBeside(id, file string) <-chan string {
 	return ran
 }
 
-// awaitStarter waits until a container's start has connected to one of some spares that are
-// stopped. On a slow machine it may do without before that is seen.
-func awaitStarter(t *testing.T, id string, spares int, ran <-chan string) {
+// awaitStarter waits until a container's start has connected to a spare that is stopped, where
+// there were some sockets of spares before. On a slow machine it may do without before that is
+// seen.
+func awaitStarter(t *testing.T, id string, before int, ran <-chan string) {
 	t.Helper()
 	waitFor(t, "start to connect to a spare", func() bool {
-		return connections(t) > spares || findStart(id) == 0 && findShim(id) != 0 || len(ran) > 0
+		return connections(t) > before || findStart(id) == 0 && findShim(id) != 0 || len(ran) > 0
 	})
 }
 
@@ -143,6 +147,16 @@ func resume(t *testing.T, pids ...int) {
 			t.Error(err)
 		}
 	}
+}
+
+// vmmOf is the VMM of a spare that lives.
+func vmmOf(t *testing.T, spare int) int {
+	t.Helper()
+	vmm := findVMM(spare)
+	if vmm == 0 {
+		t.Fatalf("the spare %d has no VMM", spare)
+	}
+	return vmm
 }
 
 // gone waits until nothing of a spare is there any more.
