@@ -74,8 +74,12 @@ func (h *Host) SettleSpares() {
 }
 
 // usedSpares are the directories of spares that a start was handed over to, whose shim takes
-// them away. What a spare has left that died while it waited, the next one takes away.
+// them away. What a spare has left that died while it waited, the next one takes away. Outside
+// of Main they are not known: the directory is everybody's.
 func usedSpares() (dirs []string) {
+	if os.Getenv(Private) == "" {
+		return nil
+	}
 	all, _ := filepath.Glob(filepath.Join(spareRun, "spares", "*", "*-*"))
 	for _, dir := range all {
 		if _, err := os.Stat(filepath.Join(dir, "waiting")); errors.Is(err, fs.ErrNotExist) {
