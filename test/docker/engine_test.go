@@ -199,6 +199,7 @@ func (e *engine) stop(signal syscall.Signal) {
 func shell(ctx context.Context, script string, variables ...string) (output string, code int) {
 	ctx, cancel := context.WithTimeout(ctx, harness.Patience)
 	defer cancel()
+	host.SettleSpares()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
 	cmd.Env, cmd.Dir = append(environment(), variables...), daemon.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

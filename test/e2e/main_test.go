@@ -90,6 +90,7 @@ func create(t *testing.T, o options, command ...string) *task {
 	if o.io == nil {
 		o.io = cio.NullIO
 	}
+	host.SettleSpares()
 	created, err := container.NewTask(ctx, o.io)
 	if err != nil {
 		t.Fatal(err)

@@ -39,7 +39,14 @@ func TestSoak(t *testing.T) {
 	nothingLeft(t)
 	connections := fuseConnections(t)
 	life{T: t, random: rand.New(rand.NewPCG(0, 0))}.live("soak-warm-up")
-	descriptors, fuse := harness.Descriptors(host.Pid()), connections()
+	counted := func() (descriptors, fuse int) {
+		t.Helper()
+		if err := host.EndSpares(); err != nil { // they have some of both
+			t.Error(err)
+		}
+		return harness.Descriptors(host.Pid()), connections()
+	}
+	descriptors, fuse := counted()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	end := time.Now().Add(duration)
@@ -60,8 +67,10 @@ func TestSoak(t *testing.T) {
 	}
 	workers.Wait()
 	t.Logf("%d containers, %d with something of theirs killed", lives.Load(), killed.Load())
-	waitFor(t, "containerd's descriptors to be closed", func() bool { return harness.Descriptors(host.Pid()) <= descriptors })
-	waitFor(t, "the FUSE connections to end", func() bool { return connections() <= fuse })
+	waitFor(t, "containerd's descriptors to be closed, and the FUSE connections to end", func() bool {
+		left, leftFuse := counted()
+		return left <= descriptors && leftFuse <= fuse
+	})
 }
 
 // fuseConnections counts the kernel's (fuse.rst, "Control filesystem").

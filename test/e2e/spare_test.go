@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,19 +27,8 @@ func spared(file string, spec ...oci.SpecOpts) options {
 
 // spares are the processes of the containerd's spares that wait for a start.
 func spares() (pids []int) {
-	for _, pid := range allSpares() {
+	for _, pid := range host.Spares() {
 		if sockets, _ := filepath.Glob(spareDir(strconv.Itoa(pid)) + "/socket"); len(sockets) == 1 {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// allSpares are those, and the ones that boot.
-func allSpares() (pids []int) {
-	for pid, name := range harness.Processes() {
-		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-address\x00"+host.Address()+"\x00spare\x00") {
 			pids = append(pids, pid)
 		}
 	}
@@ -71,15 +59,15 @@ func awaitSpare(t *testing.T, others ...int) (spare int) {
 	return spare
 }
 
-// endSpares has the spares of a test end in order, and wants nothing of them to be left.
+// endSpares has the spares end in order, and wants nothing of them to be left.
 func endSpares(t *testing.T) {
 	t.Helper()
-	waitFor(t, "spares to end", func() bool {
-		all := allSpares()
-		for _, pid := range all {
-			_ = unix.Kill(pid, unix.SIGTERM)
-		}
-		return len(all) == 0
+	if err := host.EndSpares(); err != nil {
+		t.Error(err)
+	}
+	waitFor(t, "the directories of spares to be gone", func() bool {
+		left, _ := filepath.Glob(spareDir("*"))
+		return len(left) == 0
 	})
 }
 
@@ -88,15 +76,9 @@ func endSpares(t *testing.T) {
 // of their own. Whatever is killed, the next start works and nothing is left.
 func TestSpares(t *testing.T) {
 	nothingLeft(t)
-	before, _ := filepath.Glob(spareDir("*"))
+	endSpares(t) // those of other tests
 	file := config(t, t.TempDir(), "[spare]\ncount = 1")[1]
-	t.Cleanup(func() {
-		endSpares(t)
-		waitFor(t, "the directories of spares to be gone", func() bool {
-			left, _ := filepath.Glob(spareDir("*"))
-			return len(left) <= len(before)
-		})
-	})
+	t.Cleanup(func() { endSpares(t) })
 	lan := host.NewLAN(t)
 	port := lan.Port("spare")
 	port.Plug("eth0", 1400, "10.99.0.2/24", "fd99::2/64")

@@ -126,6 +126,7 @@ func TestOutputIsComplete(t *testing.T) {
 			if code := await(t, c.exit); code != 4 {
 				t.Errorf("exit code %d", code)
 			}
+			c.IO().Wait() // Delete closes this client's ends, with what it has not read
 			if _, err := c.Delete(c.ctx); err != nil {
 				t.Error(err)
 			}

@@ -282,11 +282,12 @@ func (h *Host) StopPods() error {
 	return err
 }
 
-// shims are the shims of this containerd: they have its address among their arguments.
+// shims are the shims of this containerd, without spares: they have its address among their
+// arguments.
 func (h *Host) shims() (found []int) {
 	for pid, name := range Processes() {
 		arguments, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if name == "containerd-shim" && strings.Contains(string(arguments), h.Address()) {
+		if name == "containerd-shim" && strings.Contains(string(arguments), h.Address()) && !IsSpare(pid) {
 			found = append(found, pid)
 		}
 	}

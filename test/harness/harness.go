@@ -112,7 +112,7 @@ func Start(options ...Option) (_ *Host, err error) {
 	if err := errors.Join(h.lock(), os.Chmod(dir, 0o711), os.Mkdir(h.temporary(), 0o711)); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(h.Config, fmt.Appendf(nil, "driver = %q\n[vm]\nboot_timeout = %q\n", h.Driver, Patience), 0o600); err != nil {
+	if err := h.configure(); err != nil {
 		return nil, err
 	}
 	for _, option := range options {
@@ -133,6 +133,18 @@ func Start(options ...Option) (_ *Host, err error) {
 		}
 	}
 	return h, nil
+}
+
+// configure writes the runtime's configuration. With spares it is that of clients which name
+// none, too.
+func (h *Host) configure() error {
+	content := fmt.Sprintf("driver = %q\n[vm]\nboot_timeout = %q\n", h.Driver, Patience)
+	count := os.Getenv(sparesEnv)
+	if count == "" {
+		return os.WriteFile(h.Config, []byte(content), 0o600)
+	}
+	content += fmt.Sprintf("[spare]\ncount = %s\n", count)
+	return errors.Join(os.WriteFile(h.Config, []byte(content), 0o600), useByDefault([]byte(content)))
 }
 
 // Names of containerd's socket and configuration in its directory, and of that (os.MkdirTemp).
@@ -257,6 +269,7 @@ func (h *Host) Stop() error {
 	if h.ended != nil {
 		_ = h.containerd.Process.Signal(syscall.SIGTERM)
 		<-h.ended
+		errs = append(errs, h.awaitNoSpares()) // they end with it
 	}
 	RemoveGroup(h.PodsCgroup())
 	RemoveGroup("/" + Namespace)
@@ -356,6 +369,7 @@ func withoutNotices(stderr string) string {
 // Run runs a command in a new container under the runtime, as a user would.
 // Options are ctr's; the last arguments are the command.
 func (h *Host) Run(id string, options []string, command ...string) (stdout, stderr string, code int) {
+	h.SettleSpares()
 	return h.Ctr(append(append(append(h.CtrRun(), options...), Image, id), command...)...)
 }
 

@@ -22,11 +22,11 @@ var processNames = []string{"containerd-shim", "virtiofsd", "msb-shield", "msb-p
 func (h *Host) VMM() string { return vmms[h.Driver] }
 
 // Leftovers lists the processes, mounts, loop devices, directories and sockets that are
-// there now.
+// there now, but for spares that no start was handed over to, and what runs for them.
 func (h *Host) Leftovers() Leftovers {
 	left := make(Leftovers)
 	for pid, name := range Processes() {
-		if h.isOthers(pid) {
+		if h.isOthers(pid) || IsSpare(pid) {
 			continue
 		}
 		left[fmt.Sprintf("process %d %s", pid, name)] = true
@@ -38,6 +38,9 @@ func (h *Host) Leftovers() Leftovers {
 		if strings.Contains(line, h.Dir) || strings.Contains(line, "msb") {
 			left["mount "+strings.TrimSpace(line)] = true
 		}
+	}
+	for _, dir := range usedSpares() {
+		left["path "+dir] = true
 	}
 	for _, device := range loopDevices(h.Dir) {
 		left[device] = true
@@ -87,15 +90,20 @@ func (h *Host) isOthers(pid int) bool {
 	return address != "" && address != h.Address()
 }
 
-// containerdOf is the address of the containerd that a process belongs to: it, or the
-// process that it comes from, is a shim, and has it among its arguments. It is empty for
+// containerdOf is the address of the containerd that a process belongs to. It is empty for
 // what has no shim.
-func containerdOf(pid int) (address string) {
+func containerdOf(pid int) string {
+	address, _, _ := strings.Cut(shimOf(pid), "\x00")
+	return address
+}
+
+// shimOf is what the arguments of a process's shim, which is it or what it comes from, have
+// from containerd's address on. It is empty for what has no shim.
+func shimOf(pid int) string {
 	for ; pid > 1; pid = parent(pid) {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if _, rest, isShim := strings.Cut(string(line), "\x00-address\x00"); isShim {
-			address, _, _ := strings.Cut(rest, "\x00")
-			return address
+			return rest
 		}
 	}
 	return ""

@@ -1,10 +1,13 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -15,7 +18,7 @@ import (
 // Main is for TestMain: it starts containerd, runs tests on it, and ends it. If they
 // failed it shows errors and consoles of the log. The result is the exit code. All of it
 // is in a mount namespace of its own, where the directories are empty that every
-// containerd has its shims' sockets and its clients' FIFOs in.
+// containerd has its shims' sockets, its clients' FIFOs and the runtime's spares in.
 func Main(run func(*Host) int, options ...Option) (code int) {
 	if os.Getenv(Private) == "" {
 		return runPrivate()
@@ -34,6 +37,7 @@ func Main(run func(*Host) int, options ...Option) (code int) {
 		if code != 0 {
 			host.showLog()
 		}
+		host.tellSpares()
 		if err := host.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "ending containerd:", err)
 			code = 1
@@ -105,7 +109,7 @@ func hideContainerd() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
-	for _, dir := range []string{"/run/containerd", "/var/lib/cni"} {
+	for _, dir := range []string{"/run/containerd", "/var/lib/cni", spareRun} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err
 		}
@@ -114,6 +118,25 @@ func hideContainerd() error {
 		}
 	}
 	return nil
+}
+
+// useByDefault makes a configuration the one that the shim looks for itself, in the mount
+// namespace of the tests: the host gets none.
+func useByDefault(content []byte) error {
+	if os.Getenv(Private) == "" {
+		return nil
+	}
+	const dir, upper, work = "/etc/msb", "/run/containerd/etc", "/run/containerd/etc.work"
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		options := fmt.Sprintf("lowerdir=/etc,upperdir=%s,workdir=%s", upper, work)
+		if err := errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(work, 0o755), unix.Mount("overlay", "/etc", "overlay", 0, options), os.Mkdir(dir, 0o755)); err != nil {
+			return fmt.Errorf("a directory %s of the tests' own: %w", dir, err)
+		}
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	return os.WriteFile(filepath.Join(dir, "config.toml"), content, 0o600)
 }
 
 func (h *Host) showLog() {
@@ -129,6 +152,7 @@ func (h *Host) showLog() {
 // start.
 func (h *Host) NothingLeft(t T) {
 	t.Helper()
+	h.SettleSpares()
 	before := h.Leftovers()
 	t.Cleanup(func() {
 		if left := h.New(before); len(left) > 0 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +111,7 @@ func startPod(t *testing.T, handler string, change func(*cri.PodSandboxConfig)) 
 	if change != nil {
 		change(p.config)
 	}
+	host.SettleSpares()
 	response, err := runtime.RunPodSandbox(call(t), &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: handler})
 	if err != nil {
 		t.Fatalf("running the pod: %v", err)
@@ -290,6 +292,9 @@ func (p *pod) shim() int {
 	return 0
 }
 
+// treePlace is where a tag is mounted below the directory of a bundle or spare.
+var treePlace = regexp.MustCompile(`/msb/(?:pool|files)/(.+)`)
+
 // shares are the tags of what the VM of the pod is given, sorted.
 func (p *pod) shares() (tags []string) {
 	p.t.Helper()
@@ -298,9 +303,8 @@ func (p *pod) shares() (tags []string) {
 		p.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(data)) {
-		_, place, _ := strings.Cut(strings.Fields(line)[4], "/msb/")
-		if tree, tag, _ := strings.Cut(place, "/"); (tree == "pool" || tree == "files") && tag != "" {
-			tags = append(tags, tag)
+		if place := treePlace.FindStringSubmatch(strings.Fields(line)[4]); place != nil {
+			tags = append(tags, place[1])
 		}
 	}
 	slices.Sort(tags)
