@@ -82,7 +82,8 @@ func (s *starts) start(ctx context.Context, host *harness.Host, round int) error
 		return err
 	}
 	<-r.exit
-	processors, err := processorTime(host, id)
+	processes, err := processesOf(host, id)
+	processors := processorTime(processes)
 	if err != nil {
 		return errors.Join(err, r.remove(ctx))
 	}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -26,37 +25,11 @@ func spared(file string, spec ...oci.SpecOpts) options {
 	}}
 }
 
-// spares are the processes of the containerd's spares that wait for a start.
-func spares() (pids []int) {
-	for _, pid := range allSpares() {
-		if sockets, _ := filepath.Glob(spareDir(strconv.Itoa(pid)) + "/socket"); len(sockets) == 1 {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// allSpares are those, and the ones that boot.
-func allSpares() (pids []int) {
-	for pid, name := range harness.Processes() {
-		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-address\x00"+host.Address()+"\x00spare\x00") {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// spareDir is a pattern for the directory of a spare, or of all, where containerd has it.
-func spareDir(pid string) string {
-	return fmt.Sprintf("/proc/%d/root/run/msb/spares/*/*-%s", host.Pid(), pid)
-}
-
 // awaitSpare waits for a spare that is none of some.
 func awaitSpare(t *testing.T, others ...int) (spare int) {
 	t.Helper()
 	waitFor(t, "a spare", func() bool {
-		for _, pid := range spares() {
+		for _, pid := range host.Spares() {
 			known := false
 			for _, other := range others {
 				known = known || pid == other
@@ -74,13 +47,9 @@ func awaitSpare(t *testing.T, others ...int) (spare int) {
 // endSpares has the spares of a test end in order, and wants nothing of them to be left.
 func endSpares(t *testing.T) {
 	t.Helper()
-	waitFor(t, "spares to end", func() bool {
-		all := allSpares()
-		for _, pid := range all {
-			_ = unix.Kill(pid, unix.SIGTERM)
-		}
-		return len(all) == 0
-	})
+	if !host.EndSpares() {
+		t.Fatalf("spares %v do not end", host.AllSpares())
+	}
 }
 
 // A spare becomes the VM of the next container that fits it: it has that one's files, network,
@@ -88,12 +57,12 @@ func endSpares(t *testing.T) {
 // of their own. Whatever is killed, the next start works and nothing is left.
 func TestSpares(t *testing.T) {
 	nothingLeft(t)
-	before, _ := filepath.Glob(spareDir("*"))
+	before, _ := filepath.Glob(host.SpareDir("*"))
 	file := config(t, t.TempDir(), "[spare]\ncount = 1")[1]
 	t.Cleanup(func() {
 		endSpares(t)
 		waitFor(t, "the directories of spares to be gone", func() bool {
-			left, _ := filepath.Glob(spareDir("*"))
+			left, _ := filepath.Glob(host.SpareDir("*"))
 			return len(left) <= len(before)
 		})
 	})
@@ -120,12 +89,12 @@ func TestSpares(t *testing.T) {
 	next := awaitSpare(t, spare)
 	t.Run("of another size", func(t *testing.T) {
 		large := start(t, spared(file, oci.WithMemoryLimit(128<<20)), sleeper...)
-		if shim := shimOf(t, large.ID()); shim == next || len(spares()) == 0 {
-			t.Errorf("a container of another size has shim %d; spares are %v", shim, spares())
+		if shim := shimOf(t, large.ID()); shim == next || len(host.Spares()) == 0 {
+			t.Errorf("a container of another size has shim %d; spares are %v", shim, host.Spares())
 		}
 	})
 	t.Run("killed while it waits", func(t *testing.T) {
-		vmm, before := findVMM(next), spares()
+		vmm, before := findVMM(next), host.Spares()
 		if err := unix.Kill(next, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +104,7 @@ func TestSpares(t *testing.T) {
 			t.Error("a dead spare was used")
 		}
 		awaitSpare(t, before...)
-		if left, _ := filepath.Glob(spareDir(strconv.Itoa(next))); len(left) > 0 {
+		if left, _ := filepath.Glob(host.SpareDir(strconv.Itoa(next))); len(left) > 0 {
 			t.Errorf("of the dead one %v is left", left)
 		}
 	})
@@ -146,7 +115,7 @@ func TestSpares(t *testing.T) {
 		ended(t, c.exit) // or its end is not known
 		waitFor(t, "its VMM to be gone", func() bool { return unix.Kill(vmm, 0) != nil })
 		waitFor(t, "its directory to be gone", func() bool {
-			left, _ := filepath.Glob(spareDir(strconv.Itoa(spare)))
+			left, _ := filepath.Glob(host.SpareDir(strconv.Itoa(spare)))
 			return len(left) == 0
 		})
 		if links := port.Links(); strings.Contains(fmt.Sprint(links), "msbtap") {
