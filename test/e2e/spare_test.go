@@ -58,7 +58,7 @@ func endSpares(t *testing.T) {
 func TestSpares(t *testing.T) {
 	nothingLeft(t)
 	before, _ := filepath.Glob(host.SpareDir("*"))
-	file := config(t, t.TempDir(), "[spare]\ncount = 1")[1]
+	file := config(t, t.TempDir(), fmt.Sprintf("vm.boot_timeout = %q\nspare.count = 1", harness.Patience))[1]
 	t.Cleanup(func() {
 		endSpares(t)
 		waitFor(t, "the directories of spares to be gone", func() bool {

@@ -10,10 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spares are the processes of this containerd's spare VMs that wait for a start.
+// Spares are the processes of this containerd's spare VMs that wait for a start. To look for
+// them takes little: they boot with a low priority, and who waits for them is not to hold them up.
 func (h *Host) Spares() (pids []int) {
-	for _, pid := range h.AllSpares() {
-		if sockets, _ := filepath.Glob(h.SpareDir(strconv.Itoa(pid)) + "/socket"); len(sockets) == 1 {
+	sockets, _ := filepath.Glob(h.SpareDir("*") + "/socket")
+	for _, socket := range sockets {
+		dir := filepath.Dir(socket)
+		if pid, err := strconv.Atoi(dir[strings.LastIndexByte(dir, '-')+1:]); err == nil && h.isSpare(pid) {
 			pids = append(pids, pid)
 		}
 	}
@@ -22,13 +25,17 @@ func (h *Host) Spares() (pids []int) {
 
 // AllSpares are those, and the ones that boot.
 func (h *Host) AllSpares() (pids []int) {
-	for pid, name := range Processes() {
-		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.HasPrefix(name, "containerd-shim") && strings.Contains(string(command), "-address\x00"+h.Address()+"\x00spare\x00") {
+	for pid := range Processes() {
+		if h.isSpare(pid) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+func (h *Host) isSpare(pid int) bool {
+	command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.Contains(string(command), "-address\x00"+h.Address()+"\x00spare\x00")
 }
 
 // SpareDir is a pattern for the directory of a spare, or of all, where containerd has it.
