@@ -92,16 +92,16 @@ func spareStarts(host *harness.Host) (_ []result, err error) {
 	}
 	printPercentiles(fmt.Sprintf("ctr run --rm … true, %d of each, in turns", *startRounds), with, without, native)
 	printColumns([]column{{with.name, with.phases}, {without.name, without.phases}})
-	return []result{with.against(without, spareBound)}, nil
+	return []result{with.against(without, "ctr run --rm … true", spareBound)}, nil
 }
 
 // sparesTaken is how many starts had a spare until now.
 func sparesTaken(host *harness.Host) int { return strings.Count(host.Log(), "phase=spare ") }
 
-// against compares the medians of two ways.
-func (w *way) against(other *way, bound float64) result {
+// against compares the medians of two ways of doing something.
+func (w *way) against(other *way, what string, bound float64) result {
 	return result{
-		name: "ctr run --rm … true " + w.name + ", against " + other.name, ours: show(median(w.times)), theirs: show(median(other.times)),
+		name: what + " " + w.name + ", against " + other.name, ours: show(median(w.times)), theirs: show(median(other.times)),
 		figure: float64(median(w.times)) / float64(median(other.times)), bound: bound, atMost: true, unit: " ×",
 	}
 }
@@ -143,9 +143,9 @@ func burst(host *harness.Host) (_ []result, err error) {
 			return nil, err
 		}
 	}
-	with.name += fmt.Sprintf(", which %d starts had", sparesTaken(host)-before)
-	printPercentiles(fmt.Sprintf("ctr run --rm … true, %d at once", *burstSize), with, without)
-	return nil, nil
+	what := fmt.Sprintf("ctr run --rm … true, %d at once", *burstSize)
+	printPercentiles(fmt.Sprintf("%s, of which %d had a spare", what, sparesTaken(host)-before), with, without)
+	return []result{with.against(without, what, 0)}, nil
 }
 
 // filled has a container's shim make spares, and returns when they wait.
