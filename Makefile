@@ -306,7 +306,7 @@ bench-files-krun: root build tools clients deps-krun ## the same under libkrun, 
 bench-krun: root build tools clients deps-krun ## measure under libkrun, against microsandbox, in an emulated host (root)
 	@hack/microsandbox $(OUTPUT)/cache/microsandbox
 	@$(STEP) "building the benchmark" go build -o $(OUTPUT)/test/bench ./test/bench
-	@hack/kvmhost -t 1800 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun TMPDIR=/var /put/bench /put/microsandbox
+	@hack/kvmhost -t 7200 -p $(OUTPUT)/test/bench -p $(OUTPUT)/cache/microsandbox env MSB_DRIVER=krun TMPDIR=/var /put/bench /put/microsandbox
 
 lint: ## go vet, staticcheck, errorlint, unparam, gofumpt, shellcheck
 	@$(DEPS) shellcheck

@@ -55,7 +55,9 @@ type Platform struct {
 	// there is none.
 	Spare *Spare
 	// Refill sees to it that there is a spare of the size of a VM that runs; nil: nobody does.
-	Refill func(*Prepared)
+	// It calls ordered, which may be called more than once, when what it has begun goes on
+	// without this process.
+	Refill func(p *Prepared, ordered func())
 	// ClockJumps tells when the host's clock is set (clockset.Notify); nil: nobody does.
 	ClockJumps func(context.Context) (<-chan struct{}, error)
 }

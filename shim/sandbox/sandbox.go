@@ -64,11 +64,32 @@ func (s *Sandbox) watchFiles() {
 	}
 }
 
-// Refill sees to it, once, that the next VM of this size can be a spare.
+// orderTime is how long the end of a VM waits for a spare to be ordered, which takes some
+// milliseconds.
+const orderTime = 5 * time.Second
+
+// Refill sees to it, once, that the next VM of this size can be a spare. The VM's end waits until
+// one is ordered: of a container that ends at once, the shim ends as soon.
 func (s *Sandbox) Refill() {
-	if refill := s.platform.Refill; refill != nil {
-		s.refill.Do(func() { go refill(s.Prepared) })
+	refill := s.platform.Refill
+	if refill == nil {
+		return
 	}
+	s.refill.Do(func() {
+		ordered := make(chan struct{})
+		s.undo.Add(func() error {
+			select {
+			case <-ordered:
+			case <-time.After(orderTime):
+			}
+			return nil
+		})
+		order := sync.OnceFunc(func() { close(ordered) })
+		go func() {
+			defer order()
+			refill(s.Prepared, order)
+		}()
+	})
 }
 
 // Pid is the process id of the VMM on the host.

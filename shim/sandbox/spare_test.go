@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -161,4 +162,39 @@ func TestSpareFails(t *testing.T) {
 		wantGone(t, dir)
 		p.network.openErr = nil
 	})
+}
+
+// The end of a VM waits for the spare that its start has begun to order, and for no longer than
+// is said: the shim ends with it.
+func TestRefillBeforeTheEnd(t *testing.T) {
+	for name, want := range map[string]time.Duration{"in time": time.Second, "late": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPlace(t)
+				p.driver.Pid = victim(t)
+				refilling, made := make(chan struct{}), make(chan struct{})
+				p.platform.Refill = func(_ *sandbox.Prepared, ordered func()) {
+					<-refilling
+					ordered()
+					<-made // what was ordered boots for long
+				}
+				s := p.boot()
+				s.Refill()
+				if name == "in time" {
+					time.AfterFunc(want, func() { close(refilling) })
+				} else {
+					defer close(refilling)
+				}
+				begin := time.Now()
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(begin); took != want {
+					t.Errorf("the end took %v, want %v", took, want)
+				}
+				close(made)
+				p.wantNothing()
+			})
+		})
+	}
 }

@@ -38,8 +38,9 @@ type Maker struct {
 }
 
 // Refill makes spares of a size until there are enough, one after the other, for containers
-// with the runtime's options of a bundle. They live on without this process.
-func (m Maker) Refill(bundle string, configuration config.Config, size spec.Size) error {
+// with the runtime's options of a bundle. They live on without this process: ordered is called
+// when one has been started and told all that it needs.
+func (m Maker) Refill(bundle string, configuration config.Config, size spec.Size, ordered func()) error {
 	if configuration.Spare.Count == 0 {
 		return nil
 	}
@@ -59,7 +60,7 @@ func (m Maker) Refill(bundle string, configuration config.Config, size spec.Size
 		if !hasMemory(2 * size.Memory) {
 			return nil
 		}
-		if err := m.make(options, size); err != nil {
+		if err := m.make(options, size, ordered); err != nil {
 			return fmt.Errorf("making a spare: %w", err)
 		}
 	}
@@ -67,7 +68,7 @@ func (m Maker) Refill(bundle string, configuration config.Config, size spec.Size
 }
 
 // make makes one, and returns when it waits.
-func (m Maker) make(given *anypb.Any, size spec.Size) error {
+func (m Maker) make(given *anypb.Any, size spec.Size, ordered func()) error {
 	options, err := proto.Marshal(given)
 	if err != nil {
 		return err
@@ -105,6 +106,7 @@ func (m Maker) make(given *anypb.Any, size spec.Size) error {
 	if err := writing.Close(); err != nil {
 		return err
 	}
+	ordered()
 	said, err := io.ReadAll(io.LimitReader(heard, maxReport))
 	if len(said) > 0 {
 		return errors.New(strings.TrimSpace(string(said)))

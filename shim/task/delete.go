@@ -138,6 +138,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 	})
 	ending, cancel := boundEnd(ctx, bounded)
 	defer cancel()
+	defer trace.Phase(ctx, "leave")()
 	if err := s.pod.Leave(ending, c.id); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Error("the task is deleted, but cleaning up after its VM failed")
 	}

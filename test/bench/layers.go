@@ -82,7 +82,8 @@ func (s *starts) start(ctx context.Context, host *harness.Host, round int) error
 		return err
 	}
 	<-r.exit
-	processors, err := processorTime(host, id)
+	processes, err := processesOf(host, id)
+	processors := processorTime(processes)
 	if err != nil {
 		return errors.Join(err, r.remove(ctx))
 	}
@@ -128,28 +129,9 @@ func printStarts(all []*starts) {
 				each*(median(more.times)-median(less.times)).Seconds(), each*(middle(more.processors)-middle(less.processors)))
 		}
 	}
-	printStartPhases(all)
-}
-
-// printStartPhases prints how long the shim's part of each start took. What is not of these is
-// containerd's.
-func printStartPhases(all []*starts) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "PHASE, ms\t")
+	var columns []column
 	for _, s := range all {
-		fmt.Fprintf(w, "%s, %d\t", s.snapshotter, s.layers)
+		columns = append(columns, column{fmt.Sprintf("%s, %d", s.snapshotter, s.layers), s.phases})
 	}
-	fmt.Fprintln(w)
-	for _, name := range all[0].phases.order {
-		fmt.Fprintf(w, "%s\t", name)
-		for _, s := range all {
-			if took := s.phases.took[name]; len(took) > 0 {
-				fmt.Fprintf(w, "%.1f\t", milliseconds(median(took)))
-			} else {
-				fmt.Fprint(w, "\t")
-			}
-		}
-		fmt.Fprintln(w)
-	}
-	w.Flush()
+	printColumns(columns)
 }

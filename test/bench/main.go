@@ -42,10 +42,12 @@ type result struct {
 }
 
 var (
-	only = flag.String("only", "", "measure this alone: boot, exec, output, memory, network or files; "+
+	only = flag.String("only", "", "measure this alone: boot, exec, output, memory, network, files, starts, burst or idle; "+
 		"what is measured no other way: instructions, or images, which are jobs, layers and eleventh")
 	smallFiles  = flag.Int("files", 5000, "how many small files the image of jobs has")
 	imageRounds = flag.Int("rounds", 5, "how often each of jobs and layers is measured; the median counts")
+	startRounds = flag.Int("starts", 30, "how often a start of each way is measured")
+	burstSize   = flag.Int("burst", 20, "how many containers start at once")
 	plotFile    = flag.String("plot", "", "the file that jobs are drawn into, as SVG; empty is none")
 )
 
@@ -72,7 +74,7 @@ func run() error {
 	measures := []struct {
 		name string
 		run  func(*harness.Host) ([]result, error)
-	}{{"boot", boot}, {"exec", execs}, {"output", output}, {"memory", memory}, {"network", network}, {"files", files}}
+	}{{"boot", boot}, {"exec", execs}, {"output", output}, {"memory", memory}, {"network", network}, {"files", files}, {"starts", spareStarts}, {"burst", burst}, {"idle", idle}}
 	if flag.NArg() > 0 {
 		// The peer's directory: under KVM, the machine is compared with its.
 		measures[0].run = func(host *harness.Host) ([]result, error) { return peer(host, flag.Arg(0)) }
@@ -138,9 +140,12 @@ func verdict(reached bool) string {
 	return "missed"
 }
 
-func median(times []time.Duration) time.Duration {
+func median(times []time.Duration) time.Duration { return percentile(times, 50) }
+
+// percentile is the shortest of some times that so many in a hundred of them do not exceed.
+func percentile(times []time.Duration, hundredths int) time.Duration {
 	sorted := slices.Sorted(slices.Values(times))
-	return sorted[len(sorted)/2]
+	return sorted[(len(sorted)*hundredths+99)/100-1]
 }
 
 func middle(values []float64) float64 {

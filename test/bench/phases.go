@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"regexp"
+	"slices"
+	"text/tabwriter"
 	"time"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
@@ -42,6 +45,41 @@ func printPhases(host *harness.Host) {
 	for _, name := range p.order {
 		fmt.Printf("  %-20s %8.1f ms\n", name, milliseconds(median(p.took[name])))
 	}
+}
+
+// A column is the phases of some starts, beside those of others.
+type column struct {
+	name string
+	phases
+}
+
+// printColumns prints how long the shim's part of each start took. What is not of these is
+// containerd's.
+func printColumns(columns []column) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "PHASE, ms\t")
+	var names []string
+	for _, c := range columns {
+		fmt.Fprintf(w, "%s\t", c.name)
+		for _, name := range c.order {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	fmt.Fprintln(w)
+	for _, name := range names {
+		fmt.Fprintf(w, "%s\t", name)
+		for _, c := range columns {
+			if took := c.took[name]; len(took) > 0 {
+				fmt.Fprintf(w, "%.1f\t", milliseconds(median(took)))
+			} else {
+				fmt.Fprint(w, "\t")
+			}
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -24,11 +24,11 @@ import (
 func TestSpareHandOver(t *testing.T) {
 	nothingLeft(t)
 	endSpares(t) // those of other tests
-	file := config(t, t.TempDir(), "[spare]\ncount = 2")[1]
+	file := config(t, t.TempDir(), fmt.Sprintf("vm.boot_timeout = %q\nspare.count = 2", harness.Patience))[1]
 	t.Cleanup(func() { endSpares(t) })
 	start(t, spared(file), sleeper...)
-	waitFor(t, "two spares", func() bool { return len(spares()) == 2 })
-	both := spares()
+	waitFor(t, "two spares", func() bool { return len(host.Spares()) == 2 })
+	both := host.Spares()
 
 	t.Run("before the message", func(t *testing.T) {
 		for _, spare := range both {
@@ -50,7 +50,7 @@ func TestSpareHandOver(t *testing.T) {
 		}
 		<-ran
 		resume(t, both...)
-		if now := spares(); len(now) != len(both) {
+		if now := host.Spares(); len(now) != len(both) {
 			t.Errorf("spares %v have become %v", both, now)
 		}
 	}) // what follows finds out whether they wait
@@ -163,7 +163,7 @@ func vmmOf(t *testing.T, spare int) int {
 func gone(t *testing.T, spare, vmm int) {
 	t.Helper()
 	waitFor(t, "a spare to end", func() bool {
-		left, _ := filepath.Glob(spareDir(strconv.Itoa(spare)))
+		left, _ := filepath.Glob(host.SpareDir(strconv.Itoa(spare)))
 		return unix.Kill(spare, 0) != nil && unix.Kill(vmm, 0) != nil && len(left) == 0
 	})
 }
@@ -179,7 +179,7 @@ type starter struct {
 // newStarter connects to a spare.
 func newStarter(t *testing.T, spare int) *starter {
 	t.Helper()
-	sockets, _ := filepath.Glob(spareDir(strconv.Itoa(spare)) + "/socket")
+	sockets, _ := filepath.Glob(host.SpareDir(strconv.Itoa(spare)) + "/socket")
 	if len(sockets) != 1 {
 		t.Fatalf("the spare %d has the sockets %v", spare, sockets)
 	}

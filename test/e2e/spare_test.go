@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,26 +26,11 @@ func spared(file string, spec ...oci.SpecOpts) options {
 	}}
 }
 
-// spares are the processes of the containerd's spares that wait for a start.
-func spares() (pids []int) {
-	for _, pid := range host.Spares() {
-		if sockets, _ := filepath.Glob(spareDir(strconv.Itoa(pid)) + "/socket"); len(sockets) == 1 {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// spareDir is a pattern for the directory of a spare, or of all, where containerd has it.
-func spareDir(pid string) string {
-	return fmt.Sprintf("/proc/%d/root/run/msb/spares/*/*-%s", host.Pid(), pid)
-}
-
 // awaitSpare waits for a spare that is none of some.
 func awaitSpare(t *testing.T, others ...int) (spare int) {
 	t.Helper()
 	waitFor(t, "a spare", func() bool {
-		for _, pid := range spares() {
+		for _, pid := range host.Spares() {
 			known := false
 			for _, other := range others {
 				known = known || pid == other
@@ -66,7 +52,7 @@ func endSpares(t *testing.T) {
 		t.Error(err)
 	}
 	waitFor(t, "the directories of spares to be gone", func() bool {
-		left, _ := filepath.Glob(spareDir("*"))
+		left, _ := filepath.Glob(host.SpareDir("*"))
 		return len(left) == 0
 	})
 }
@@ -77,11 +63,12 @@ func endSpares(t *testing.T) {
 func TestSpares(t *testing.T) {
 	nothingLeft(t)
 	endSpares(t) // those of other tests
-	file := config(t, t.TempDir(), "[spare]\ncount = 1")[1]
+	file := config(t, t.TempDir(), fmt.Sprintf("vm.boot_timeout = %q\nspare.count = 1", harness.Patience))[1]
 	t.Cleanup(func() { endSpares(t) })
 	lan := host.NewLAN(t)
 	port := lan.Port("spare")
 	port.Plug("eth0", 1400, "10.99.0.2/24", "fd99::2/64")
+	plugged := port.Links()
 
 	first := start(t, spared(file), sleeper...)
 	spare := awaitSpare(t)
@@ -111,12 +98,12 @@ func TestSpares(t *testing.T) {
 	}
 	t.Run("of another size", func(t *testing.T) {
 		large := start(t, spared(file, oci.WithMemoryLimit(128<<20)), sleeper...)
-		if shim := shimOf(t, large.ID()); shim == next || len(spares()) == 0 {
-			t.Errorf("a container of another size has shim %d; spares are %v", shim, spares())
+		if shim := shimOf(t, large.ID()); shim == next || len(host.Spares()) == 0 {
+			t.Errorf("a container of another size has shim %d; spares are %v", shim, host.Spares())
 		}
 	})
 	t.Run("killed while it waits", func(t *testing.T) {
-		vmm, before := findVMM(next), spares()
+		vmm, before := findVMM(next), host.Spares()
 		if err := unix.Kill(next, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +113,7 @@ func TestSpares(t *testing.T) {
 			t.Error("a dead spare was used")
 		}
 		awaitSpare(t, before...)
-		if left, _ := filepath.Glob(spareDir(strconv.Itoa(next))); len(left) > 0 {
+		if left, _ := filepath.Glob(host.SpareDir(strconv.Itoa(next))); len(left) > 0 {
 			t.Errorf("of the dead one %v is left", left)
 		}
 	})
@@ -137,12 +124,10 @@ func TestSpares(t *testing.T) {
 		ended(t, c.exit) // or its end is not known
 		waitFor(t, "its VMM to be gone", func() bool { return unix.Kill(vmm, 0) != nil })
 		waitFor(t, "its directory to be gone", func() bool {
-			left, _ := filepath.Glob(spareDir(strconv.Itoa(spare)))
+			left, _ := filepath.Glob(host.SpareDir(strconv.Itoa(spare)))
 			return len(left) == 0
 		})
-		if links := port.Links(); strings.Contains(fmt.Sprint(links), "msbtap") {
-			t.Errorf("in the network namespace are %v", links)
-		}
+		waitFor(t, "its network to be gone", func() bool { return slices.Equal(port.Links(), plugged) })
 	})
 	t.Run("drained", func(t *testing.T) { drain(t, first) })
 }
@@ -154,7 +139,7 @@ func drain(t *testing.T, containers ...*task) {
 		if _, stderr, code := msbctl(t, "spare", "drain", "--address", host.Address()); code != 0 {
 			t.Errorf("spare drain: code %d, %q", code, stderr)
 		}
-		return len(allSpares()) == 0
+		return len(host.AllSpares()) == 0
 	})
 	for _, c := range containers {
 		shimOf(t, c.ID())

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,26 +27,44 @@ func IsSpare(pid int) bool {
 	return strings.HasPrefix(rest, "spare\x00")
 }
 
-// Spares are those of this containerd, the ones that boot among them.
+// SpareDir is a pattern for the directory of a spare, or of all, where containerd has it.
+func (h *Host) SpareDir(pid string) string {
+	return fmt.Sprintf("/proc/%d/root%s/spares/*/*-%s", h.Pid(), spareRun, pid)
+}
+
+// Spares are the processes of this containerd's spare VMs that wait for a start. To look for
+// them takes little: they boot with a low priority, and who waits for them is not to hold them up.
 func (h *Host) Spares() (pids []int) {
-	for pid, name := range Processes() {
-		if strings.HasPrefix(name, "containerd-shim") && IsSpare(pid) && !h.isOthers(pid) {
+	sockets, _ := filepath.Glob(h.SpareDir("*") + "/socket")
+	for _, socket := range sockets {
+		dir := filepath.Dir(socket)
+		if pid, err := strconv.Atoi(dir[strings.LastIndexByte(dir, '-')+1:]); err == nil && h.isSpare(pid) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
+// AllSpares are those, and the ones that boot.
+func (h *Host) AllSpares() (pids []int) {
+	for pid, name := range Processes() {
+		if strings.HasPrefix(name, "containerd-shim") && h.isSpare(pid) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func (h *Host) isSpare(pid int) bool { return IsSpare(pid) && !h.isOthers(pid) }
+
 // EndSpares has the spares end in order, and waits until they have. It is for tests that count
 // what spares have, too. While a container starts there may be new ones.
-func (h *Host) EndSpares() error {
-	return h.awaitNoSpares(unix.SIGTERM)
-}
+func (h *Host) EndSpares() error { return h.awaitNoSpares(unix.SIGTERM) }
 
 // awaitNoSpares waits until there are no spares, whose processes get some signals.
 func (h *Host) awaitNoSpares(signals ...unix.Signal) error {
 	gone := Eventually(func() bool {
-		spares := h.Spares()
+		spares := h.AllSpares()
 		for _, pid := range spares {
 			for _, signal := range signals {
 				_ = unix.Kill(pid, signal)
@@ -54,7 +73,7 @@ func (h *Host) awaitNoSpares(signals ...unix.Signal) error {
 		return len(spares) == 0
 	})
 	if !gone {
-		return fmt.Errorf("spares %v do not end", h.Spares())
+		return fmt.Errorf("spares %v do not end", h.AllSpares())
 	}
 	return nil
 }
@@ -66,10 +85,8 @@ func (h *Host) SettleSpares() {
 		return
 	}
 	Eventually(func() bool {
-		return !slices.ContainsFunc(h.Spares(), func(pid int) bool {
-			sockets, _ := filepath.Glob(filepath.Join(spareRun, "spares", "*", fmt.Sprintf("*-%d", pid), "socket"))
-			return len(sockets) == 0
-		})
+		waiting := h.Spares()
+		return !slices.ContainsFunc(h.AllSpares(), func(pid int) bool { return !slices.Contains(waiting, pid) })
 	})
 }
 
