@@ -62,7 +62,7 @@ func root(stdout, stderr io.Writer) *cli.Command {
 		Writer:  stdout, ErrWriter: stderr,
 		HideHelpCommand: true, EnableShellCompletion: true, ConfigureShellCompletionCommand: showCompletion,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // Main does it
-		Commands:       []*cli.Command{checkCommand(), lsCommand(), inspectCommand(), spareCommand(), collectCommand(), eventsCommand(), configCommand()},
+		Commands:       []*cli.Command{checkCommand(), lsCommand(), inspectCommand(), spareCommand(), collectCommand(), eventsCommand(), metricsCommand(), configCommand()},
 	})
 }
 

@@ -47,7 +47,7 @@ func parseStat(pid int, stat string) *Process {
 	if open < 0 || end < open {
 		return nil
 	}
-	const state, start, resident = 0, 22 - 3, 24 - 3
+	const state, parent, user, system, start, resident = 0, 4 - 3, 14 - 3, 15 - 3, 22 - 3, 24 - 3
 	fields := strings.Fields(stat[end+1:])
 	if len(fields) <= resident || fields[state] == "Z" {
 		return nil
@@ -56,26 +56,55 @@ func parseStat(pid int, stat string) *Process {
 	p.start, _ = strconv.ParseInt(fields[start], 10, 64)
 	pages, _ := strconv.ParseInt(fields[resident], 10, 64)
 	p.Resident = pages * int64(os.Getpagesize())
+	p.Parent, _ = strconv.Atoi(fields[parent])
+	for _, field := range []int{user, system} {
+		n, _ := strconv.ParseInt(fields[field], 10, 64)
+		p.CPU += ticks(n)
+	}
 	return p
 }
 
-// Processes are those that the shim of a sandbox has started: VMM, file servers, and the
-// others of the host's side.
-func (h Host) Processes(s Sandbox) (all []Process) {
+// Process is one of the host's by its id; nil if it is not there.
+func (h Host) Process(pid int) *Process { return h.process(pid) }
+
+// Processes are those that the shim of a sandbox has started, and those that they have: VMM,
+// file servers, and the others of the host's side.
+func (h Host) Processes(s Sandbox) []Process {
 	if s.Shim == nil {
 		return nil
 	}
-	lists, _ := filepath.Glob(filepath.Join(glob(h.Proc), strconv.Itoa(s.Shim.Pid), "task", "*", "children"))
-	for _, list := range lists {
-		pids, _ := os.ReadFile(list) // of a thread that has ended meanwhile
-		for _, text := range strings.Fields(string(pids)) {
-			pid, _ := strconv.Atoi(text)
-			if p := h.process(pid); p != nil {
-				all = append(all, *p)
+	all := h.Descendants(s.Shim.Pid)
+	slices.SortFunc(all, func(a, b Process) int { return a.Pid - b.Pid })
+	return all
+}
+
+// maxProcesses is how many processes of a sandbox are looked at. It has a dozen, and a few for
+// each container.
+const maxProcesses = 1000
+
+// Descendants are the processes that one has started, and those that they have
+// (proc_pid_task(5), children). A shim starts spares, too, which become the shims of others:
+// what has the same name as the first is not followed.
+func (h Host) Descendants(pid int) (all []Process) {
+	name := ""
+	if p := h.process(pid); p != nil {
+		name = p.Name
+	}
+	for next := []int{pid}; len(next) > 0; next = next[1:] {
+		lists, _ := filepath.Glob(filepath.Join(glob(h.Proc), strconv.Itoa(next[0]), "task", "*", "children"))
+		for _, list := range lists {
+			pids, _ := os.ReadFile(list) // of a thread that has ended meanwhile
+			for _, text := range strings.Fields(string(pids)) {
+				pid, _ := strconv.Atoi(text)
+				if p := h.process(pid); p != nil && p.Name != name {
+					all, next = append(all, *p), append(next, pid)
+				}
+				if len(all) == maxProcesses {
+					return all
+				}
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b Process) int { return a.Pid - b.Pid })
 	return all
 }
 

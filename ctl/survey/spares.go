@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 )
 
@@ -46,8 +45,11 @@ func (h Host) Spares(root, address string) ([]Spare, error) {
 		s := Spare{Pid: l.Pid, State: l.State, CPUs: l.Size.CPUs, Memory: l.Size.Memory, Containerd: l.Address, Dir: l.Dir, listed: l}
 		if p := h.process(l.Pid); p != nil && l.State != spare.Dead {
 			started := boot.Add(ticks(p.start))
-			below, _ := sandbox.Descendants(l.Pid) // they may have ended
-			s.Started, s.Resident = &started, h.memoryOf(append(below, l.Pid))
+			pids := []int{l.Pid}
+			for _, below := range h.Descendants(l.Pid) {
+				pids = append(pids, below.Pid)
+			}
+			s.Started, s.Resident = &started, h.memoryOf(pids)
 		}
 		found = append(found, s)
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Host is where sandboxes are looked for.
@@ -24,6 +26,9 @@ type Host struct {
 	Proc string
 	// Patience is how long a shim may take to answer.
 	Patience time.Duration
+	// Hung tells of the shim with an address that it is known to hang, and not asked; nil if
+	// all are asked.
+	Hung func(address string) bool
 }
 
 // A State is what a sandbox is in.
@@ -48,6 +53,8 @@ type Sandbox struct {
 	Driver string `json:"driver,omitempty"`
 	CPUs   int    `json:"cpus,omitempty"`
 	Memory int64  `json:"memory,omitempty"` // of the guest, in bytes
+	// Spare tells whether the VM had booted before it was needed.
+	Spare bool `json:"spare,omitempty"`
 	// Started is when the VMM was; nil if there is none.
 	Started *time.Time `json:"started,omitempty"`
 	VMM     *Process   `json:"vmm,omitempty"`
@@ -68,6 +75,16 @@ type Container struct {
 	State string `json:"state,omitempty"`
 }
 
+// Living is how many of the containers run or are paused, as the shim answers.
+func (s Sandbox) Living() (n int) {
+	for _, c := range s.Containers {
+		if c.lives() {
+			n++
+		}
+	}
+	return n
+}
+
 func (c Container) lives() bool { return c.State == "running" || c.State == "paused" }
 
 // A Process is one of the host's.
@@ -76,6 +93,9 @@ type Process struct {
 	Name string `json:"name"`
 	// Resident is the memory that it has, in bytes. What it shares counts.
 	Resident int64 `json:"resident"`
+	// CPU is the processor time that it has used, Parent the process that has started it.
+	CPU    time.Duration `json:"-"`
+	Parent int           `json:"-"`
 
 	start int64 // in ticks since boot
 }
@@ -109,15 +129,20 @@ func (h Host) look(ctx context.Context, g group, boot time.Time) Sandbox {
 	record := owner.record
 	if record != nil {
 		s.Driver, s.CPUs, s.Memory, s.Cgroup, s.Network = record.Driver, record.CPUs, record.Memory, record.CgroupsPath, record.Network
-		s.Shim = h.process(record.Shim)
+		s.Shim, s.Spare = h.process(record.Shim), record.Spare != ""
 		if vmm := h.process(record.Pid); vmm != nil && fmt.Sprint(vmm.start) == record.Start {
 			started := boot.Add(ticks(vmm.start))
 			s.VMM, s.Started = vmm, &started
 		}
 	}
-	err := h.ask(ctx, &s)
+	var err error
+	if h.Hung != nil && h.Hung(s.Address) {
+		err = context.DeadlineExceeded
+	} else {
+		err = h.ask(ctx, &s)
+	}
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.EAGAIN): // more connections than it takes
 		s.State = Hung
 	case err != nil:
 		s.State = Lost

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/record"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -200,6 +201,32 @@ func TestHung(t *testing.T) {
 	}
 }
 
+// So is one whose socket takes no more connections, and one that is known to hang is not asked.
+func TestHungUnasked(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	w.must(err)
+	t.Cleanup(func() { unix.Close(fd) })
+	w.must(unix.Bind(fd, &unix.SockaddrUnix{Name: path}))
+	w.must(unix.Listen(fd, 1))
+	for {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			break
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	w.bundle(taskDir, "default", "full", "unix://"+path, w.self())
+	known := w.shim(map[string]tasktypes.Status{"known": tasktypes.Status_RUNNING})
+	w.bundle(taskDir, "default", "known", known, w.self())
+	w.host.Hung = func(address string) bool { return address == known }
+	found, err := w.host.Find(t.Context())
+	if want := []string{"default/full hung full=", "default/known hung known="}; err != nil || !slices.Equal(lines(found), want) {
+		t.Errorf("%q, %v", lines(found), err)
+	}
+}
+
 func TestNothing(t *testing.T) {
 	w := newWorld(t)
 	if found, err := w.host.Find(t.Context()); err != nil || len(found) != 0 {
@@ -239,7 +266,8 @@ func TestPick(t *testing.T) {
 func TestParseStat(t *testing.T) {
 	const stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 3 18446744073709551615 1"
 	p := parseStat(7, stat)
-	if p == nil || p.Name != "a (b) c" || p.start != 4711 || p.Resident != 3*int64(os.Getpagesize()) {
+	if p == nil || p.Name != "a (b) c" || p.start != 4711 || p.Resident != 3*int64(os.Getpagesize()) ||
+		p.Parent != 1 || p.CPU != 110*time.Millisecond {
 		t.Errorf("%+v", p)
 	}
 	for _, bad := range []string{"", "7 (x", "7 (x) S 1", ") (", strings.Replace(stat, " S ", " Z ", 1)} {
@@ -255,9 +283,14 @@ func TestSharesAndProcesses(t *testing.T) {
 	w.host.Proc = t.TempDir()
 	shim := filepath.Join(w.host.Proc, "42")
 	w.must(os.MkdirAll(filepath.Join(shim, "task", "43"), 0o700))
-	w.must(os.MkdirAll(filepath.Join(w.host.Proc, "50"), 0o700))
 	w.must(os.WriteFile(filepath.Join(shim, "task", "43", "children"), []byte("50 51 "), 0o600))
-	w.must(os.WriteFile(filepath.Join(w.host.Proc, "50", "stat"), []byte("50 (virtiofsd) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 3 1"), 0o600))
+	w.must(os.MkdirAll(filepath.Join(w.host.Proc, "50", "task", "50"), 0o700))
+	w.must(os.MkdirAll(filepath.Join(w.host.Proc, "52"), 0o700))
+	w.must(os.WriteFile(filepath.Join(w.host.Proc, "50", "task", "50", "children"), []byte("52 "), 0o600))
+	for _, pid := range []string{"50", "52"} {
+		stat := pid + " (virtiofsd) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 3 1"
+		w.must(os.WriteFile(filepath.Join(w.host.Proc, pid, "stat"), []byte(stat), 0o600))
+	}
 	w.must(os.WriteFile(filepath.Join(shim, "mountinfo"), []byte(`1 1 0:1 / / rw - ext4 /dev/vda rw
 64 63 0:40 / /b/msb/pool rw,nosuid shared:1 - tmpfs msb rw
 92 64 0:42 / /b/msb/pool/rf_1 rw,nodev shared:5 - overlay overlay rw
@@ -278,7 +311,7 @@ func TestSharesAndProcesses(t *testing.T) {
 	if got := w.host.Shares(s); !slices.Equal(got, want) {
 		t.Errorf("shares: %+v", got)
 	}
-	if got := w.host.Processes(s); len(got) != 1 || got[0].Name != "virtiofsd" {
+	if got := w.host.Processes(s); len(got) != 2 || got[0].Name != "virtiofsd" || got[1].Pid != 52 {
 		t.Errorf("processes: %+v", got)
 	}
 	if w.host.Shares(Sandbox{}) != nil || w.host.Processes(Sandbox{}) != nil {

@@ -3,12 +3,17 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -113,6 +118,29 @@ func TestMsbctl(t *testing.T) {
 	if len(s.Shares) != 2 || !strings.Contains(shares, "root file system") || !strings.Contains(shares, filepath.Base(dir)+" true") || len(s.Processes) < 2 {
 		t.Errorf("inspect: %+v", s)
 	}
+	serve := serveMetrics(t, state[:2]...)
+	printed, _, code := msbctl(t, "metrics", state[0], state[1])
+	for _, text := range []string{printed, serve()} {
+		for _, k := range []*task{one, two} {
+			labels := fmt.Sprintf(`id="%s",namespace="%s"`, k.ID(), harness.Namespace)
+			for _, want := range []string{
+				fmt.Sprintf(`msb_sandbox_info{driver="%s",%s} 1`, host.Driver, labels), "msb_sandbox_shim_answers{" + labels + "} 1",
+				"msb_sandbox_vm_cpus{" + labels + "} 1", "msb_sandbox_running_containers{" + labels + "} 1",
+			} {
+				if !strings.Contains(text, want+"\n") {
+					t.Errorf("metrics: code %d, no %s in\n%s", code, want, text)
+				}
+			}
+			for _, some := range []string{"msb_sandbox_resident_memory_bytes{%s,process=\"%s\"}", "msb_sandbox_cpu_seconds_total{%s,process=\"%s\"}"} {
+				for _, kind := range []string{"vmm", "shim"} {
+					if want := fmt.Sprintf(some, labels, kind); !regexp.MustCompile(regexp.QuoteMeta(want) + " [0-9.e+]+\n").MatchString(text) {
+						t.Errorf("metrics: no %s in\n%s", want, text)
+					}
+				}
+			}
+		}
+	}
+
 	common := strings.TrimRight(one.ID(), "0123456789")
 	if _, stderr, code := msbctl(t, append([]string{"inspect", common}, state...)...); code != 1 || !strings.Contains(stderr, one.ID()) || !strings.Contains(stderr, two.ID()) {
 		t.Errorf("inspect %s: code %d, %q", common, code, stderr)
@@ -126,11 +154,59 @@ func TestMsbctl(t *testing.T) {
 		t.Fatal(err)
 	}
 	code = msbctlJSON(t, &all, append([]string{"ls"}, state...)...)
+	text := serve()
 	if err := unix.Kill(hung, unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	if code != 0 || len(all) != 2 || all[0].State != "hung" || all[0].VMM.Pid == 0 || all[1].State == "" {
 		t.Errorf("ls beside a shim that hangs: code %d, %+v", code, all)
+	}
+	if !strings.Contains(text, `msb_sandboxes{state="hung"} 1`) || !strings.Contains(text, fmt.Sprintf(`msb_sandbox_shim_answers{id="%s",namespace="%s"} 0`, one.ID(), harness.Namespace)) {
+		t.Errorf("metrics beside a shim that hangs:\n%s", text)
+	}
+}
+
+// serveMetrics has msbctl serve metrics until the test ends, and returns what reads them.
+func serveMetrics(t *testing.T, args ...string) (read func() string) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "m.sock")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(host.Output, "bin", "msbctl"), append([]string{"metrics", "serve", "--listen", "unix:" + socket}, args...)...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(cmd.Process.Signal(unix.SIGTERM), cmd.Wait()); err != nil {
+			t.Errorf("msbctl metrics serve: %v", err)
+		}
+		if _, err := os.Lstat(socket); err == nil {
+			t.Error("msbctl metrics serve leaves its socket")
+		}
+	})
+	if said, err := bufio.NewReader(out).ReadString('\n'); !strings.Contains(said, socket) {
+		t.Fatalf("msbctl metrics serve says %q, %v", said, err)
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	return func() string {
+		t.Helper()
+		response, err := client.Get("http://msb/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		if err != nil || response.StatusCode != http.StatusOK {
+			t.Fatalf("metrics: status %d, %v: %s", response.StatusCode, err, text)
+		}
+		return string(text)
 	}
 }
 
