@@ -336,8 +336,8 @@ proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 
 # What is installed, once: install, uninstall, the image and the packages take these lists.
 PROGRAMS := $(SHIM) $(CTL)
-KIT_PROGRAMS := $(VMM) $(SHIELD) $(PLACEHOLDER) $(wildcard $(VIRTIOFSD))
-KIT_FILES := $(addprefix $(KIT)/,vmlinux vmlinux-tsi guest.erofs VERSIONS) $(wildcard $(KRUN))
+KIT_PROGRAMS := $(VMM) $(SHIELD) $(PLACEHOLDER)
+KIT_FILES := $(addprefix $(KIT)/,vmlinux vmlinux-tsi guest.erofs VERSIONS)
 DOC := doc/containerd-shim-msb
 SHARED = man/man8/msbctl.8 man/man8/containerd-shim-msb-v2.8 \
 	bash-completion/completions/msbctl $(ZSH_FUNCTIONS)/_msbctl fish/vendor_completions.d/msbctl.fish \
@@ -353,10 +353,12 @@ install-kit: build
 	@install -m 0755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin/
 	@install -m 0755 $(KIT_PROGRAMS) $(DESTDIR)$(PREFIX)/lib/msb/
 	@install -m 0644 $(KIT_FILES) $(DESTDIR)$(PREFIX)/lib/msb/
+	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
+	@if [ -e $(VIRTIOFSD) ]; then install -m 0755 $(VIRTIOFSD) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 
 uninstall: ## remove what install put there
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,$(notdir $(KIT_PROGRAMS) $(KIT_FILES) $(VIRTIOFSD) $(KRUN)) libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,$(notdir $(KIT_PROGRAMS) $(KIT_FILES) $(KRUN) $(VIRTIOFSD)) libkrunfw.so.5)
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(SHARED))
 	@for dir in lib/msb share/$(DOC)/examples share/$(DOC); do \
 		if [ -d $(DESTDIR)$(PREFIX)/$$dir ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/$$dir; fi; done
