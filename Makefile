@@ -26,6 +26,9 @@ VIRTIOFSD := $(KIT)/virtiofsd
 VMM     := $(KIT)/msb-krun
 SHIELD  := $(KIT)/msb-shield
 PLACEHOLDER := $(KIT)/msb-placeholder
+SHARE   := $(OUTPUT)/share
+PACKAGES := $(OUTPUT)/packages
+NFPM    := $(TOOLS)/nfpm
 PROBE   := $(TOOLS)/probe
 HOSTILE := $(TOOLS)/hostile/guest.erofs
 NERDCTL := $(TOOLS)/nerdctl
@@ -50,6 +53,8 @@ KERNEL  ?= msb
 PREFIX  ?= /usr/local
 DESTDIR ?=
 IMAGE_NAME ?= localhost/msb-install:latest
+# Where zsh looks for completions: Debian's looks elsewhere, in zsh/vendor-completions.
+ZSH_FUNCTIONS ?= zsh/site-functions
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Everything is built alike, tests and linters too, so that go compiles each package once.
@@ -67,7 +72,7 @@ REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
 .PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
-	install uninstall image clean distclean root clients guests kubernetes always
+	install install-kit uninstall share packages test-packages image clean distclean root clients guests kubernetes always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -119,6 +124,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
 	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/fake ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -C hack -race -count=1 ./bill
 
 test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -318,7 +324,7 @@ lint: ## go vet, staticcheck, errorlint, unparam, gofumpt, shellcheck
 		(cd $$dir && $(TOOLS)/go-errorlint ./...) || status=1; \
 		(cd $$dir && $(TOOLS)/unparam ./...) || status=1; \
 	done; \
-	grep -d skip -lE '^#!.*(bash|sh)$$' .ci/run hack/* hack/kernel/* | xargs shellcheck --severity=warning || status=1; \
+	grep -d skip -lE '^#!.*(bash|sh)$$' .ci/run hack/* hack/kernel/* hack/packages/* | xargs shellcheck --severity=warning || status=1; \
 	unformatted=$$($(TOOLS)/gofumpt -l .) || status=1; \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofumpt -w on:"; echo "$$unformatted"; status=1; fi; \
 	if [ $$status != 0 ]; then echo "==> lint: see above" >&2; exit 1; fi; \
@@ -331,31 +337,60 @@ proto: ## generate the guest protocol's Go code from guest/api/guest.proto
 		--go_out=. --go_opt=paths=source_relative \
 		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative guest/api/guest.proto
 
-install: build ## install the shim, msbctl and the kit below PREFIX (default /usr/local)
-	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
-	@install -m 0755 $(SHIM) $(CTL) $(DESTDIR)$(PREFIX)/bin/
-	@install -m 0755 $(VMM) $(SHIELD) $(PLACEHOLDER) $(DESTDIR)$(PREFIX)/lib/msb/
-	@install -m 0644 $(addprefix $(KIT)/,vmlinux vmlinux-tsi guest.erofs VERSIONS) $(DESTDIR)$(PREFIX)/lib/msb/
-	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
-	@if [ -e $(VIRTIOFSD) ]; then install -m 0755 $(VIRTIOFSD) $(DESTDIR)$(PREFIX)/lib/msb/; fi
+# What is installed, once: install, uninstall, the image and the packages take these lists.
+PROGRAMS := $(SHIM) $(CTL)
+KIT_PROGRAMS := $(VMM) $(SHIELD) $(PLACEHOLDER)
+KIT_FILES := $(addprefix $(KIT)/,vmlinux vmlinux-tsi guest.erofs VERSIONS)
+DOC := doc/containerd-shim-msb
+SHARED = man/man8/msbctl.8 man/man8/containerd-shim-msb-v2.8 \
+	bash-completion/completions/msbctl $(ZSH_FUNCTIONS)/_msbctl fish/vendor_completions.d/msbctl.fish \
+	$(addprefix $(DOC)/,LICENSE NOTICE CHANGELOG.md examples/config.toml examples/containerd.toml examples/containerd-1.7.toml)
+
+install: build share install-kit ## install the shim, msbctl, the kit, manual and completions below PREFIX (default /usr/local)
+	@for file in $(SHARED); do install -D -m 0644 $(SHARE)/$$file $(DESTDIR)$(PREFIX)/share/$$file; done
 	@echo "==> installed containerd-shim-msb-v2 and msbctl in $(DESTDIR)$(PREFIX)/bin, and $(DESTDIR)$(PREFIX)/lib/msb"
 
+# What a container needs.
+install-kit: build
+	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/msb
+	@install -m 0755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin/
+	@install -m 0755 $(KIT_PROGRAMS) $(DESTDIR)$(PREFIX)/lib/msb/
+	@install -m 0644 $(KIT_FILES) $(DESTDIR)$(PREFIX)/lib/msb/
+	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
+	@if [ -e $(VIRTIOFSD) ]; then install -m 0755 $(VIRTIOFSD) $(DESTDIR)$(PREFIX)/lib/msb/; fi
+
 uninstall: ## remove what install put there
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,containerd-shim-msb-v2 msbctl)
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,libkrun.so.1 virtiofsd msb-krun msb-shield msb-placeholder vmlinux vmlinux-tsi guest.erofs VERSIONS libkrunfw.so.5)
-	@if [ -d $(DESTDIR)$(PREFIX)/lib/msb ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/msb; fi
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,$(notdir $(KIT_PROGRAMS) $(KIT_FILES) $(KRUN) $(VIRTIOFSD)) libkrunfw.so.5)
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(SHARED))
+	@for dir in lib/msb share/$(DOC)/examples share/$(DOC); do \
+		if [ -d $(DESTDIR)$(PREFIX)/$$dir ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/$$dir; fi; done
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
+
+# Manual pages, completions, and examples, which name the prefix.
+share: ctl
+	@$(STEP) "making the manual, completions and examples" hack/share $(CTL) $(PREFIX) $(SHARE) $(ZSH_FUNCTIONS) $(DOC)
+
+packages: build deps-krun deps-qemu ## build packages for Debian and RPM, an archive, and what is in them, into _output/packages
+	@$(if $(filter msb,$(KERNEL)),,$(error a package has msb's kernel: leave KERNEL out))
+	@$(DEPS) gcc
+	@$(STEP) "building the packer" bash -c 'cd hack/tools/nfpm && GOBIN=$(TOOLS) go install -ldflags "-s -w" tool'
+	@hack/packages/build $(OUTPUT) $(PACKAGES)
+
+test-packages: ## install, upgrade and remove the packages of "make packages" in empty roots (root)
+	@$(DEPS) rpm dpkg-deb
+	@hack/packages/test $(OUTPUT) $(PACKAGES)
 
 image: build deps-krun deps-qemu ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
 	@rm -rf $(INSTALL)
-	@$(MAKE) install DESTDIR=$(INSTALL) PREFIX=/kit
+	@$(MAKE) install-kit DESTDIR=$(INSTALL) PREFIX=/kit
 	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
 	@$(STEP) "building the installer" go build -ldflags '-s -w' -o $(INSTALL)/msb-install ./cmd/msb-install
 	@$(STEP) "building the installer's image" go run -C hack ./image tree $(INSTALL) $(IMAGE_NAME) /msb-install $(OUTPUT)/images/msb-install.tar
 	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
 
 clean: ## remove what was built, but not what was downloaded
-	@rm -rf $(addprefix $(OUTPUT)/,bin lib guest tools cni images install kubernetes log results)
+	@rm -rf $(addprefix $(OUTPUT)/,bin lib share guest tools cni images install packages kubernetes log results)
 
 distclean: ## remove what was built and what was downloaded
 	@rm -rf $(OUTPUT)

@@ -39,7 +39,7 @@ Exit codes: 0 all is well; 1 an error, or of check a warning; 2 of check somethi
 
 // Main runs the program's command line, and returns its exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := root(stdout, stderr).Run(ctx, args)
+	err := Root(stdout, stderr).Run(ctx, args)
 	var code told
 	switch {
 	case err == nil:
@@ -54,7 +54,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-func root(stdout, stderr io.Writer) *cli.Command {
+// Root is the program: its commands and their flags, which print to stdout and stderr.
+func Root(stdout, stderr io.Writer) *cli.Command {
 	return group(&cli.Command{
 		Name: "msbctl", Usage: "look after msb: containers in microVMs, for containerd", Description: description,
 		// The linker sets it there, for the shim, too.

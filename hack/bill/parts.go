@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"debug/buildinfo"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// kit is where the kit is below a root.
+const kit = "usr/lib/msb"
+
+// A part is what somebody else published, in one version.
+type part struct {
+	name, version string
+	purl          string // what programs know it by: the package URL's specification
+	license       string // SPDX's expression; empty if it is not known
+	dir           string // where its source is; empty if it is not here
+	comment       string
+	in            []string // files of the root that it is in
+}
+
+// parts are those of an installation, once each.
+type parts map[string]*part
+
+func (p parts) add(file string, one part) {
+	had := p[one.purl]
+	if had == nil {
+		had = &one
+		p[one.purl] = had
+	}
+	if !slices.Contains(had.in, file) {
+		had.in = append(had.in, file)
+		slices.Sort(had.in)
+	}
+}
+
+func (p parts) sorted() []*part {
+	var all []*part
+	for _, one := range p {
+		all = append(all, one)
+	}
+	slices.SortFunc(all, func(a, b *part) int { return cmp.Compare(a.purl, b.purl) })
+	return all
+}
+
+func collect(output, root string) (parts, error) {
+	all := parts{}
+	// The guest's disk is an image: what is in it is there as files, too.
+	programs := map[string]string{
+		filepath.Join(output, "guest/msb-agent"): kit + "/guest.erofs",
+		filepath.Join(output, "guest/runc"):      kit + "/guest.erofs",
+	}
+	files, err := filesOf(root)
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		programs[filepath.Join(root, file)] = file
+	}
+	for program, file := range programs {
+		if err := all.addModules(program, file); err != nil {
+			return nil, err
+		}
+	}
+	if err := all.findModules(); err != nil {
+		return nil, err
+	}
+	for crate, file := range map[string]string{"libkrun": kit + "/libkrun.so.1", "virtiofsd": kit + "/virtiofsd"} {
+		if slices.Contains(files, file) {
+			if err := all.addCrates(crate, file); err != nil {
+				return nil, err
+			}
+		}
+	}
+	versions, err := os.ReadFile(filepath.Join(root, kit, "VERSIONS"))
+	if err != nil {
+		return nil, err
+	}
+	libc, err := exec.Command("getconf", "GNU_LIBC_VERSION").Output()
+	if err != nil {
+		return nil, fmt.Errorf("getconf GNU_LIBC_VERSION: %w", err)
+	}
+	return all, all.addOthers(string(versions) + string(libc))
+}
+
+// filesOf lists the files below a root, and its symbolic links.
+func filesOf(root string) ([]string, error) {
+	var files []string
+	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		files = append(files, name)
+		return err
+	})
+	return files, err
+}
+
+// addModules adds the modules that are linked into a program of Go, and no other file's.
+func (p parts) addModules(program, file string) error {
+	info, err := buildinfo.ReadFile(program)
+	if errors.As(err, new(*fs.PathError)) {
+		return err
+	}
+	if err != nil {
+		return nil // it is no program of Go
+	}
+	version := strings.TrimPrefix(info.GoVersion, "go")
+	p.add(file, part{name: "Go's standard library", version: version, purl: "pkg:golang/std@" + version, license: "BSD-3-Clause"})
+	for _, module := range info.Deps {
+		if module.Replace != nil {
+			module = module.Replace
+		}
+		p.add(file, part{name: module.Path, version: module.Version, purl: "pkg:golang/" + module.Path + "@" + module.Version})
+	}
+	return nil
+}
+
+// findModules asks go where the modules' source is, and reads their licences.
+func (p parts) findModules() error {
+	args := []string{"mod", "download", "-json"}
+	for _, one := range p {
+		if one.purl != "pkg:golang/std@"+one.version {
+			args = append(args, one.name+"@"+one.version)
+		}
+	}
+	printed, err := output("go", args...)
+	if err != nil {
+		return err
+	}
+	for decoder := json.NewDecoder(bytes.NewReader(printed)); ; {
+		var module struct{ Path, Version, Dir string }
+		if err := decoder.Decode(&module); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return fmt.Errorf("what go mod download printed: %w", err)
+		}
+		one := p["pkg:golang/"+module.Path+"@"+module.Version]
+		if one == nil {
+			return fmt.Errorf("go mod download tells of %s %s, which nobody asked for", module.Path, module.Version)
+		}
+		one.dir = module.Dir
+		if one.license, err = licenseOf(one.dir); err != nil {
+			return err
+		}
+	}
+	root, err := output("go", "env", "GOROOT")
+	if err != nil {
+		return err
+	}
+	for _, one := range p {
+		if one.dir == "" {
+			one.dir = strings.TrimSpace(string(root))
+		}
+	}
+	return nil
+}
+
+// addCrates adds the crates that hack/PACKAGE links: not those which run at its build alone.
+func (p parts) addCrates(name, file string) error {
+	manifest := filepath.Join(name, "Cargo.toml")
+	host, err := output("rustc", "-vV")
+	if err != nil {
+		return err
+	}
+	target := regexp.MustCompile(`(?m)^host: (.*)$`).FindSubmatch(host)
+	if target == nil {
+		return errors.New("rustc -vV names no host")
+	}
+	printed, err := output("cargo", "metadata", "--locked", "--offline", "--format-version", "1",
+		"--filter-platform", string(target[1]), "--manifest-path", manifest)
+	if err != nil {
+		return err
+	}
+	var metadata struct {
+		Packages []struct {
+			Name, Version, License string
+			Manifest               string `json:"manifest_path"`
+			Source                 *string
+		}
+	}
+	if err := json.Unmarshal(printed, &metadata); err != nil {
+		return fmt.Errorf("what cargo metadata printed: %w", err)
+	}
+	tree, err := output("cargo", "tree", "--locked", "--offline", "--edges", "normal,no-proc-macro", "--prefix", "none",
+		"--target", string(target[1]), "--format", "{p}", "--manifest-path", manifest)
+	if err != nil {
+		return err
+	}
+	linked := map[string]bool{}
+	for lines := bufio.NewScanner(bytes.NewReader(tree)); lines.Scan(); {
+		if words := strings.Fields(lines.Text()); len(words) > 1 {
+			linked[words[0]+"@"+strings.TrimPrefix(words[1], "v")] = true
+		}
+	}
+	for _, crate := range metadata.Packages {
+		id := crate.Name + "@" + crate.Version
+		if crate.Source == nil || !linked[id] {
+			continue // hack's own package has no source
+		}
+		one := part{
+			name: crate.Name, version: crate.Version, purl: "pkg:cargo/" + id, dir: filepath.Dir(crate.Manifest),
+			license: strings.ReplaceAll(crate.License, "/", " OR "),
+		}
+		if _, err := os.Stat(filepath.Join(name, crate.Name+".patch")); err == nil {
+			one.comment = fmt.Sprintf("with msb's changes: hack/%s/%s.patch and hack/fileserver/acl.rs", name, crate.Name)
+		}
+		p.add(file, one)
+	}
+	return nil
+}
+
+var (
+	source  = regexp.MustCompile(`(?m)^vmlinux from Debian package (\S+) (\S+), source's sha256 (\S+)$`)
+	krunfw  = regexp.MustCompile(`(?m)^libkrunfw from npm package (\S+)@(\S+), sha256 (\S+)$`)
+	seccomp = regexp.MustCompile(`(?m)^libseccomp: (\S+)$`)
+	libc    = regexp.MustCompile(`(?m)^glibc (\S+)$`)
+)
+
+// addOthers adds the kernels, and what is linked into runc in C, from what the kit says of itself.
+func (p parts) addOthers(versions string) error {
+	find := func(what *regexp.Regexp) []string {
+		found := what.FindStringSubmatch(versions)
+		return append(found, make([]string, 4)...)
+	}
+	linux, fw := find(source), find(krunfw)
+	if linux[0] == "" || fw[0] == "" || find(seccomp)[0] == "" || find(libc)[0] == "" {
+		return errors.New("VERSIONS does not say that the kit has a kernel of Debian's source, one of libkrunfw's package, and runc with libseccomp")
+	}
+	const kernels = "GPL-2.0-only WITH Linux-syscall-note"
+	p.add(kit+"/vmlinux", part{
+		name: "Linux, of Debian's " + linux[1], version: linux[2], license: kernels, purl: "pkg:deb/debian/" + linux[1] + "@" + linux[2],
+		comment: "built from linux-source's archive with sha256 " + linux[3] + ", by hack/build-kernel with hack/kernel/config",
+	})
+	p.add(kit+"/vmlinux-tsi", part{
+		name: "libkrunfw, of " + fw[1], version: fw[2], license: kernels, purl: "pkg:npm/" + strings.ReplaceAll(fw[1], "@", "%40") + "@" + fw[2],
+		comment: "the kernel of the library with sha256 " + fw[3] + ", in another wrapping",
+	})
+	p.add(kit+"/guest.erofs", part{
+		name: "libseccomp", version: find(seccomp)[1], license: "LGPL-2.1-only", purl: "pkg:generic/libseccomp@" + find(seccomp)[1],
+		comment: "of the distribution that it was built on, linked into runc",
+	})
+	p.add(kit+"/guest.erofs", part{
+		name: "glibc", version: find(libc)[1], license: "LGPL-2.1-or-later", purl: "pkg:generic/glibc@" + find(libc)[1],
+		comment: "of the distribution that it was built on, linked into runc",
+	})
+	return nil
+}
+
+// output is what a program prints.
+func output(program string, args ...string) ([]byte, error) {
+	printed, err := exec.Command(program, args...).Output()
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		return nil, fmt.Errorf("%s %s: %s (%w)", program, args[0], bytes.TrimSpace(exit.Stderr), err)
+	}
+	return printed, err
+}
