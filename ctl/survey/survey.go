@@ -59,6 +59,8 @@ type Sandbox struct {
 	Address string `json:"address,omitempty"` // of the shim
 	Cgroup  string `json:"cgroup,omitempty"`  // as the spec names it
 	Network string `json:"network,omitempty"` // the path of its network namespace
+	// Spare is the directory of the spare that the VM was; empty if it was none.
+	Spare string `json:"spare,omitempty"`
 }
 
 // A Container is one in a sandbox.
@@ -109,6 +111,7 @@ func (h Host) look(ctx context.Context, g group, boot time.Time) Sandbox {
 	record := owner.record
 	if record != nil {
 		s.Driver, s.CPUs, s.Memory, s.Cgroup, s.Network = record.Driver, record.CPUs, record.Memory, record.CgroupsPath, record.Network
+		s.Spare = record.Spare
 		s.Shim = h.process(record.Shim)
 		if vmm := h.process(record.Pid); vmm != nil && fmt.Sprint(vmm.start) == record.Start {
 			started := boot.Add(ticks(vmm.start))
