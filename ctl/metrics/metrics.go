@@ -217,7 +217,7 @@ func (s Source) sandbox(b survey.Sandbox, tell func(metric, float64, ...string))
 	if b.CPUs > 0 {
 		tell(cpus, float64(b.CPUs))
 		tell(memory, float64(b.Memory))
-		tell(spareUsed, number(b.Spare))
+		tell(spareUsed, number(b.Spare != ""))
 	}
 	if b.Started != nil {
 		tell(started, float64(b.Started.UnixMilli())/float64(time.Second/time.Millisecond))

@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 )
 
 // perSecond is how many ticks a second has in proc(5), on every architecture of this runtime
@@ -124,8 +127,9 @@ type Share struct {
 // kinds are by the beginnings of the shares' names.
 var kinds = map[string]string{"rf": "root file system", "dm": "directory", "fm": "file"}
 
-// Shares are what a sandbox's VM is given, as it is mounted in the shim's namespace. What is
-// mounted below a directory goes with it.
+// Shares are what a sandbox's VM is given, as it is mounted in the shim's namespace: below the
+// bundle, or below the directory of the spare that the VM was. What is mounted below a directory
+// goes with it.
 func (h Host) Shares(s Sandbox) (shares []Share) {
 	if s.Shim == nil {
 		return nil
@@ -135,7 +139,7 @@ func (h Host) Shares(s Sandbox) (shares []Share) {
 		return nil
 	}
 	defer file.Close()
-	trees := filepath.Join(s.Bundle, "msb") + "/"
+	trees := filepath.Join(cmp.Or(s.Spare, s.Bundle), sandbox.TreesDir) + "/"
 	mounts, _ := mountinfo.GetMountsFromReader(file, mountinfo.PrefixFilter(strings.TrimSuffix(trees, "/")))
 	for _, m := range mounts {
 		parts := strings.Split(strings.TrimPrefix(m.Mountpoint, trees), "/")

@@ -53,8 +53,6 @@ type Sandbox struct {
 	Driver string `json:"driver,omitempty"`
 	CPUs   int    `json:"cpus,omitempty"`
 	Memory int64  `json:"memory,omitempty"` // of the guest, in bytes
-	// Spare tells whether the VM had booted before it was needed.
-	Spare bool `json:"spare,omitempty"`
 	// Started is when the VMM was; nil if there is none.
 	Started *time.Time `json:"started,omitempty"`
 	VMM     *Process   `json:"vmm,omitempty"`
@@ -66,6 +64,8 @@ type Sandbox struct {
 	Address string `json:"address,omitempty"` // of the shim
 	Cgroup  string `json:"cgroup,omitempty"`  // as the spec names it
 	Network string `json:"network,omitempty"` // the path of its network namespace
+	// Spare is the directory of the spare that the VM was; empty if it was none.
+	Spare string `json:"spare,omitempty"`
 }
 
 // A Container is one in a sandbox.
@@ -129,7 +129,8 @@ func (h Host) look(ctx context.Context, g group, boot time.Time) Sandbox {
 	record := owner.record
 	if record != nil {
 		s.Driver, s.CPUs, s.Memory, s.Cgroup, s.Network = record.Driver, record.CPUs, record.Memory, record.CgroupsPath, record.Network
-		s.Shim, s.Spare = h.process(record.Shim), record.Spare != ""
+		s.Spare = record.Spare
+		s.Shim = h.process(record.Shim)
 		if vmm := h.process(record.Pid); vmm != nil && fmt.Sprint(vmm.start) == record.Start {
 			started := boot.Add(ticks(vmm.start))
 			s.VMM, s.Started = vmm, &started

@@ -103,7 +103,7 @@ func (w world) shim(states map[string]tasktypes.Status) string {
 func (w world) self() *sandbox.Record {
 	w.t.Helper()
 	p := w.host.process(os.Getpid())
-	return &sandbox.Record{Pid: os.Getpid(), Start: strconv.FormatInt(p.start, 10), Shim: os.Getpid(), Driver: "qemu", CPUs: 2, Memory: 1 << 29, CgroupsPath: "/a/b"}
+	return &sandbox.Record{Pid: os.Getpid(), Start: strconv.FormatInt(p.start, 10), Shim: os.Getpid(), Driver: "qemu", CPUs: 2, Memory: 1 << 29, Spare: "/s", CgroupsPath: "/a/b"}
 }
 
 // lines are sandboxes in short.
@@ -171,7 +171,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("found\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	one := found[5]
-	if one.Driver != "qemu" || one.CPUs != 2 || one.Memory != 1<<29 || one.Cgroup != "/a/b" || one.VMM.Pid != os.Getpid() ||
+	if one.Driver != "qemu" || one.CPUs != 2 || one.Memory != 1<<29 || one.Cgroup != "/a/b" || one.Spare != "/s" || one.VMM.Pid != os.Getpid() ||
 		one.VMM.Resident <= 0 || one.Shim.Pid != os.Getpid() {
 		t.Errorf("%+v", one)
 	}
@@ -299,7 +299,7 @@ func TestSharesAndProcesses(t *testing.T) {
 75 64 254:0 /srv/x /b/msb/pool/dm_2/x rw,nodev shared:9 - ext4 /dev/vda rw
 72 66 0:44 /fm_9 /b/msb/files/fm_3/hostname rw,nodev shared:7 - fuse.msb msb rw
 73 66 254:0 /etc/passwd /b/msb/files/fm_4/passwd ro,nodev shared:7 - ext4 /dev/vda rw
-80 66 254:0 /srv /b2/msb/pool/dm_5 ro,nodev shared:7 - ext4 /dev/vda rw
+80 66 254:0 /srv /b2/msb/pool/dm_5 rw,nodev shared:7 - ext4 /dev/vda rw
 `), 0o600))
 	s := Sandbox{Bundle: "/b", Shim: &Process{Pid: 42}}
 	want := []Share{
@@ -310,6 +310,11 @@ func TestSharesAndProcesses(t *testing.T) {
 	}
 	if got := w.host.Shares(s); !slices.Equal(got, want) {
 		t.Errorf("shares: %+v", got)
+	}
+	// The trees of a VM that was a spare stay where they were.
+	was := Sandbox{Bundle: "/b", Spare: "/b2", Shim: &Process{Pid: 42}}
+	if got := w.host.Shares(was); !slices.Equal(got, []Share{{"dm_5", "directory", "ext4", "/srv", false}}) {
+		t.Errorf("shares of a VM that was a spare: %+v", got)
 	}
 	if got := w.host.Processes(s); len(got) != 2 || got[0].Name != "virtiofsd" || got[1].Pid != 52 {
 		t.Errorf("processes: %+v", got)

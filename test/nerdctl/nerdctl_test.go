@@ -38,6 +38,7 @@ func nerdctl(t *testing.T, arguments ...string) (output string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
 	defer cancel()
+	host.SettleSpares()
 	cmd := exec.CommandContext(ctx, filepath.Join(host.Output, "tools", "nerdctl"), append([]string{
 		"--address", host.Address(), "--namespace", harness.Namespace, "--cgroup-manager", "cgroupfs",
 		"--data-root", filepath.Join(dir, "data"), "--cni-path", filepath.Join(host.Output, "cni"), "--cni-netconfpath", filepath.Join(dir, "net.d"),
