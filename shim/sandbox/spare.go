@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
@@ -60,6 +61,20 @@ func BootSpare(ctx context.Context, dir string, remove func() error, platform Pl
 // Done is closed when the VM has ended.
 func (s *Spare) Done() <-chan struct{} { return s.sandbox.Done() }
 
+// lives tells whether the VM has not ended. Done tells that, too, but a moment later.
+func (s *Spare) lives() bool {
+	if !s.sandbox.Running() {
+		return false
+	}
+	fd, err := unix.PidfdOpen(s.sandbox.Pid(), 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return err == nil && ended == 0
+}
+
 // Close ends the spare, if it has not become the VM of a bundle.
 func (s *Spare) Close() error {
 	if s == nil {
@@ -98,7 +113,7 @@ func (s *Spare) take(config Config) *Prepared {
 }
 
 func (s *Spare) fits(config Config) bool {
-	return s.sandbox.Running() && config.Size == s.sandbox.Size() && !config.Network.Host && config.Users.IsZero()
+	return s.lives() && config.Size == s.sandbox.Size() && !config.Network.Host && config.Users.IsZero()
 }
 
 // become makes the place of a spare that of a bundle's VM. VMM and file servers move into its

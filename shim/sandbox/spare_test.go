@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -101,6 +102,17 @@ func TestSpareIsEmpty(t *testing.T) {
 	})
 }
 
+// killVMM kills the process of the VMM. Nobody has taken note of its end (wait(2)).
+func (p *place) killVMM() {
+	p.t.Helper()
+	if err := unix.Kill(p.driver.Pid, unix.SIGKILL); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, p.driver.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // What cannot be changed in a VM that runs, and a spare that has died, is a VM of its own.
 func TestSpareDoesNotFit(t *testing.T) {
 	for name, change := range map[string]func(*place){
@@ -113,10 +125,12 @@ func TestSpareDoesNotFit(t *testing.T) {
 			p.machine().Die(errors.New("it crashed"))
 			<-p.machine().Done()
 		},
+		"dead, which is not known yet": func(p *place) { p.killVMM() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPlace(t)
+				p.driver.Pid = victim(t)
 				dir := p.bootSpare()
 				change(p)
 				s := p.boot()
