@@ -23,20 +23,20 @@ func (c *Client) Start(ctx context.Context, r *api.StartRequest) error {
 
 // CreateBundle returns the bundle's directory in the guest.
 func (c *Client) CreateBundle(ctx context.Context, r *api.CreateBundleRequest) (string, error) {
-	response, err := invoke(ctx, c, "CreateBundle", c.budgets.Lengthy, c.agent.CreateBundle, r)
+	response, err := invoke(ctx, c, "CreateBundle", c.budgets.Load().Lengthy, c.agent.CreateBundle, r)
 	return response.GetPath(), err
 }
 
 // ReleaseFiles unmounts what runc has taken a container's files from.
 func (c *Client) ReleaseFiles(ctx context.Context, container string) error {
-	_, err := invoke(ctx, c, "ReleaseFiles", c.budgets.Prompt, c.agent.ReleaseFiles, &api.ReleaseFilesRequest{Container: container})
+	_, err := invoke(ctx, c, "ReleaseFiles", c.budgets.Load().Prompt, c.agent.ReleaseFiles, &api.ReleaseFilesRequest{Container: container})
 	return err
 }
 
 // SetSockets describes the sockets of the host in a container's directories. A guest that
 // does not answer in time keeps its VM: a file system of the host may hold it up.
 func (c *Client) SetSockets(ctx context.Context, r *api.SetSocketsRequest) error {
-	bounded, cancel := context.WithTimeout(ctx, c.budgets.Prompt)
+	bounded, cancel := context.WithTimeout(ctx, c.budgets.Load().Prompt)
 	defer cancel()
 	_, err := wait(bounded, c, "SetSockets", func() (*api.SetSocketsResponse, error) { return c.agent.SetSockets(bounded, r) })
 	return err
@@ -45,19 +45,19 @@ func (c *Client) SetSockets(ctx context.Context, r *api.SetSocketsRequest) error
 // RemoveBundle lets the guest write everything of a container back and let go of its
 // shares.
 func (c *Client) RemoveBundle(ctx context.Context, r *api.RemoveBundleRequest) (*api.RemoveBundleResponse, error) {
-	return invoke(ctx, c, "RemoveBundle", c.budgets.Prompt, c.agent.RemoveBundle, r)
+	return invoke(ctx, c, "RemoveBundle", c.budgets.Load().Prompt, c.agent.RemoveBundle, r)
 }
 
 // CloseStdio ends streams of standard input and output in the guest.
 func (c *Client) CloseStdio(ctx context.Context, ids []string) error {
-	_, err := invoke(ctx, c, "CloseStdio", c.budgets.Prompt, c.agent.CloseStdio, &api.CloseStdioRequest{Ids: ids})
+	_, err := invoke(ctx, c, "CloseStdio", c.budgets.Load().Prompt, c.agent.CloseStdio, &api.CloseStdioRequest{Ids: ids})
 	return err
 }
 
 // SetNetwork describes the containers' network. The text in the response is one line, and no
 // longer than an error's.
 func (c *Client) SetNetwork(ctx context.Context, r *api.SetNetworkRequest) (*api.SetNetworkResponse, error) {
-	response, err := invoke(ctx, c, "SetNetwork", c.budgets.Lengthy, c.agent.SetNetwork, r)
+	response, err := invoke(ctx, c, "SetNetwork", c.budgets.Load().Lengthy, c.agent.SetNetwork, r)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (c *Client) SetNetwork(ctx context.Context, r *api.SetNetworkRequest) (*api
 // CreatePod makes what the containers of a pod share, and returns the process in the guest
 // that holds their namespaces; 0 if there is none.
 func (c *Client) CreatePod(ctx context.Context, r *api.CreatePodRequest) (uint32, error) {
-	response, err := invoke(ctx, c, "CreatePod", c.budgets.Lengthy, c.agent.CreatePod, r)
+	response, err := invoke(ctx, c, "CreatePod", c.budgets.Load().Lengthy, c.agent.CreatePod, r)
 	return response.GetPid(), err
 }
 
@@ -80,61 +80,61 @@ func (c *Client) Events(ctx context.Context) (api.Guest_EventsClient, error) {
 
 // Create makes a container, and returns its init's process id in the guest.
 func (c *Client) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (uint32, error) {
-	response, err := invoke(ctx, c, "Create", c.budgets.Lengthy, c.tasks.Create, r)
+	response, err := invoke(ctx, c, "Create", c.budgets.Load().Lengthy, c.tasks.Create, r)
 	return response.GetPid(), err
 }
 
 // StartProcess starts a container's init or an exec.
 func (c *Client) StartProcess(ctx context.Context, r *taskapi.StartRequest) error {
-	_, err := invoke(ctx, c, "Start", c.budgets.Lengthy, c.tasks.Start, r)
+	_, err := invoke(ctx, c, "Start", c.budgets.Load().Lengthy, c.tasks.Start, r)
 	return err
 }
 
 // Exec adds a process to a container.
 func (c *Client) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) error {
-	_, err := invoke(ctx, c, "Exec", c.budgets.Lengthy, c.tasks.Exec, r)
+	_, err := invoke(ctx, c, "Exec", c.budgets.Load().Lengthy, c.tasks.Exec, r)
 	return err
 }
 
 // Delete deletes a container or an exec, and returns its exit status as the guest tells it.
 func (c *Client) Delete(ctx context.Context, r *taskapi.DeleteRequest) (uint32, error) {
-	response, err := invoke(ctx, c, "Delete", c.budgets.Prompt, c.tasks.Delete, r)
+	response, err := invoke(ctx, c, "Delete", c.budgets.Load().Prompt, c.tasks.Delete, r)
 	return response.GetExitStatus(), err
 }
 
 // Kill signals a process.
 func (c *Client) Kill(ctx context.Context, r *taskapi.KillRequest) error {
-	_, err := invoke(ctx, c, "Kill", c.budgets.Prompt, c.tasks.Kill, r)
+	_, err := invoke(ctx, c, "Kill", c.budgets.Load().Prompt, c.tasks.Kill, r)
 	return err
 }
 
 // Pause freezes a container.
 func (c *Client) Pause(ctx context.Context, r *taskapi.PauseRequest) error {
-	_, err := invoke(ctx, c, "Pause", c.budgets.Prompt, c.tasks.Pause, r)
+	_, err := invoke(ctx, c, "Pause", c.budgets.Load().Prompt, c.tasks.Pause, r)
 	return err
 }
 
 // Resume thaws a container.
 func (c *Client) Resume(ctx context.Context, r *taskapi.ResumeRequest) error {
-	_, err := invoke(ctx, c, "Resume", c.budgets.Prompt, c.tasks.Resume, r)
+	_, err := invoke(ctx, c, "Resume", c.budgets.Load().Prompt, c.tasks.Resume, r)
 	return err
 }
 
 // ResizePty gives a process's terminal a size.
 func (c *Client) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) error {
-	_, err := invoke(ctx, c, "ResizePty", c.budgets.Prompt, c.tasks.ResizePty, r)
+	_, err := invoke(ctx, c, "ResizePty", c.budgets.Load().Prompt, c.tasks.ResizePty, r)
 	return err
 }
 
 // CloseIO ends a process's standard input.
 func (c *Client) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) error {
-	_, err := invoke(ctx, c, "CloseIO", c.budgets.Prompt, c.tasks.CloseIO, r)
+	_, err := invoke(ctx, c, "CloseIO", c.budgets.Load().Prompt, c.tasks.CloseIO, r)
 	return err
 }
 
 // Update changes a container's limits.
 func (c *Client) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) error {
-	_, err := invoke(ctx, c, "Update", c.budgets.Prompt, c.tasks.Update, r)
+	_, err := invoke(ctx, c, "Update", c.budgets.Load().Prompt, c.tasks.Update, r)
 	return err
 }
 
@@ -153,7 +153,7 @@ func (c *Client) Stats(ctx context.Context, id string) (*anypb.Any, error) {
 	default:
 		return nil, fmt.Errorf("task %s: the guest has not answered %d earlier requests for metrics: %w", id, maxStats, errdefs.ErrNotFound)
 	}
-	bounded, cancel := context.WithTimeout(ctx, c.budgets.Stats)
+	bounded, cancel := context.WithTimeout(ctx, c.budgets.Load().Stats)
 	defer cancel()
 	response, err := wait(bounded, c, "Stats", func() (*taskapi.StatsResponse, error) {
 		defer func() { <-c.stats }()
@@ -161,7 +161,7 @@ func (c *Client) Stats(ctx context.Context, id string) (*anypb.Any, error) {
 	})
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		c.mute.Store(time.Now().Add(muteFor).UnixNano())
-		return nil, fmt.Errorf("task %s: the guest has no metrics within %v: %w", id, c.budgets.Stats, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("task %s: the guest has no metrics within %v: %w", id, c.budgets.Load().Stats, errdefs.ErrNotFound)
 	}
 	if err != nil {
 		return nil, err

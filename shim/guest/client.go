@@ -33,6 +33,11 @@ type Budgets struct {
 	Stats time.Duration
 }
 
+// AtLeast gives each call no less than some time.
+func (b Budgets) AtLeast(least time.Duration) Budgets {
+	return Budgets{Prompt: max(b.Prompt, least), Lengthy: max(b.Lengthy, least), Stats: max(b.Stats, least)}
+}
+
 // DefaultBudgets are those that docs/security.md promises.
 var DefaultBudgets = Budgets{Prompt: 25 * time.Second, Lengthy: 2 * time.Minute, Stats: time.Second}
 
@@ -70,7 +75,7 @@ type Client struct {
 	rpc     *ttrpc.Client
 	tasks   taskapi.TTRPCTaskService
 	agent   api.GuestClient
-	budgets Budgets
+	budgets atomic.Pointer[Budgets]
 	stats   chan struct{} // a slot for each request for metrics that is under way
 	mute    atomic.Int64  // until when the guest is not asked for metrics, in nanoseconds since the epoch
 }
@@ -78,7 +83,8 @@ type Client struct {
 // Connect opens the connection on which all calls are made. It may wait for the guest to
 // boot, until ctx ends. The caller closes the client.
 func Connect(ctx context.Context, machine Machine, budgets Budgets) (*Client, error) {
-	c := &Client{machine: machine, budgets: budgets, stats: make(chan struct{}, maxStats)}
+	c := &Client{machine: machine, stats: make(chan struct{}, maxStats)}
+	c.SetBudgets(budgets)
 	conn, err := c.open(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Control{Control: &api.ControlStream{}}})
 	if err != nil {
 		return nil, err
@@ -89,17 +95,20 @@ func Connect(ctx context.Context, machine Machine, budgets Budgets) (*Client, er
 	return c, nil
 }
 
+// SetBudgets says how long the guest may take for calls that begin from now on.
+func (c *Client) SetBudgets(budgets Budgets) { c.budgets.Store(&budgets) }
+
 // Close closes the connection. Calls that are under way fail.
 func (c *Client) Close() error { return c.rpc.Close() }
 
 // Dial opens a stream to the agent for the purpose that header names. The caller closes
 // it.
 func (c *Client) Dial(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
-	bounded, cancel := context.WithTimeoutCause(ctx, c.budgets.Prompt, errOverrun)
+	bounded, cancel := context.WithTimeoutCause(ctx, c.budgets.Load().Prompt, errOverrun)
 	defer cancel()
 	conn, err := c.open(bounded, header)
 	if err != nil && errors.Is(context.Cause(bounded), errOverrun) {
-		c.overrun("the opening of a stream", c.budgets.Prompt)
+		c.overrun("the opening of a stream", c.budgets.Load().Prompt)
 	}
 	return conn, c.native(err)
 }

@@ -30,6 +30,9 @@ type Spare struct {
 // dir, which is the caller's, for as long as the VM lives; then remove is called, after an
 // error, too.
 func BootSpare(ctx context.Context, dir string, remove func() error, platform Platform, size spec.Size) (_ *Spare, err error) {
+	// Nobody waits for it, and it boots with a low priority: until it is used, its guest has
+	// for each call what it has for the boot.
+	platform.Budgets = platform.Budgets.AtLeast(platform.BootTimeout)
 	p := &Prepared{
 		dir: filepath.Join(dir, TreesDir), platform: platform, config: Config{Size: size},
 		record: Record{Spare: dir}, undo: new(undo.Stack),
@@ -135,6 +138,7 @@ func (p *Prepared) bootSpare(ctx context.Context, launched func(Placeholders) er
 	defer trace.Phase(ctx, "spare")()
 	s := p.spare
 	defer s.endWith(ctx)()
+	s.Guest.SetBudgets(p.platform.Budgets)
 	if err := s.own(ctx); err != nil {
 		return nil, err
 	}

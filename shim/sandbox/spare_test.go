@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -211,4 +213,27 @@ func TestRefillBeforeTheEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While a spare boots, its guest may take as long for a call as for the boot; one that is used
+// has a container's time.
+func TestSpareBudgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		p.driver.Pid = victim(t)
+		p.platform.BootTimeout = 2 * p.platform.Budgets.Prompt
+		late := p.platform.Budgets.Prompt + time.Second
+		p.driver.Prepare = func(m *fake.Machine) { m.Agent.On("Task.Delete", fake.Late(late)) }
+		p.bootSpare()
+		s := p.boot()
+		if len(p.driver.Machines()) != 1 {
+			t.Fatal("the spare was not used")
+		}
+		if _, err := s.Guest.Delete(t.Context(), &taskapi.DeleteRequest{ID: "none"}); !errdefs.IsUnavailable(err) || s.Running() {
+			t.Errorf("Delete after %v = %v, running %v", late, err, s.Running())
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }

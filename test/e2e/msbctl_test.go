@@ -167,7 +167,7 @@ func TestMsbctl(t *testing.T) {
 	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	code := msbctlJSON(t, &all, append([]string{"ls"}, state...)...)
+	code = msbctlJSON(t, &all, append([]string{"ls"}, state...)...)
 	text := serve()
 	if err := unix.Kill(hung, unix.SIGCONT); err != nil {
 		t.Fatal(err)
