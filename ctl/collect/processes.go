@@ -44,52 +44,33 @@ var told = strings.Fields(`State PPid TracerPid Uid Gid FDSize Threads
 // families are the processes of sandboxes and spares.
 func (s Source) families(sandboxes []survey.Inspection, spares []survey.Spare) []family {
 	families := []family{}
-	heads := make(map[int]bool)
-	for _, i := range sandboxes {
-		if i.Shim != nil {
-			heads[i.Shim.Pid] = true
-		}
-	}
-	for _, one := range spares {
-		if one.State != spare.Dead {
-			heads[one.Pid] = true
-		}
-	}
 	for _, i := range sandboxes {
 		f := family{i.Namespace + "/" + i.ID, []process{}}
 		if i.Shim != nil {
-			f.Processes = s.tree(i.Shim.Pid, heads)
+			f.Processes = s.tree(i.Shim.Pid)
 		}
 		if i.VMM != nil && !slices.ContainsFunc(f.Processes, func(p process) bool { return p.Pid == i.VMM.Pid }) {
-			f.Processes = append(f.Processes, s.tree(i.VMM.Pid, heads)...)
+			f.Processes = append(f.Processes, s.tree(i.VMM.Pid)...)
 		}
 		families = append(families, f)
 	}
 	for _, one := range spares {
 		f := family{one.Dir, []process{}}
 		if one.State != spare.Dead {
-			f.Processes = s.tree(one.Pid, heads)
+			f.Processes = s.tree(one.Pid)
 		}
 		families = append(families, f)
 	}
 	return families
 }
 
-// tree is a process and all below it, but for those that are the heads of others: a shim starts
-// spares. Those that have ended meanwhile are left out.
-func (s Source) tree(pid int, heads map[int]bool) []process {
+// tree is a process and all below it (survey.Host.Descendants). Those that have ended meanwhile
+// are left out.
+func (s Source) tree(pid int) []process {
 	all := []process{}
-	p, there := s.process(pid)
-	if !there {
-		return all
-	}
-	all = append(all, p)
-	threads, _ := os.ReadDir(s.proc(pid, "task"))
-	for _, thread := range threads {
-		for _, text := range strings.Fields(s.read(pid, filepath.Join("task", thread.Name(), "children"))) {
-			if child, err := strconv.Atoi(text); err == nil && !heads[child] {
-				all = append(all, s.tree(child, heads)...)
-			}
+	for _, one := range append([]survey.Process{{Pid: pid}}, s.Host.Descendants(pid)...) {
+		if p, there := s.process(one.Pid); there {
+			all = append(all, p)
 		}
 	}
 	return all
