@@ -70,7 +70,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-files-krun bench-krun lint proto \
+.PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install install-kit uninstall share packages test-packages image clean distclean root clients guests kubernetes always
 
@@ -138,7 +138,7 @@ test-long: export MSB_LONG = 1
 test-long: export MSB_SOAK ?= 30m
 test-long: export MSB_TIMEOUT = 12h
 test-long: ## the same at length: every hostile guest, a soak of MSB_SOAK (30m), many of what is few elsewhere; hours (root)
-	@$(MAKE) test LANES='test-unit test-e2e test-buildkit test-race'
+	@$(MAKE) test LANES='test-unit test-e2e test-buildkit test-race test-arm64'
 
 test-hostile: root build tools hostile ## every hostile guest in a VM of its own, and what it cost the host (root)
 	@MSB_LONG=1 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^TestHostileAgent$$' ./test/e2e
@@ -215,6 +215,22 @@ test-buildkit: root build tools buildkit ## an image that BuildKit builds in mic
 # BuildKit, for the tests.
 buildkit:
 	@$(STEP) "building BuildKit (minutes when new)" bash -c 'cd hack/tools/buildkit && GOBIN=$(BUILDKIT) go install -ldflags "-s -w" tool'
+
+# A kit for arm64, and a root file system with one program, built across. runc is without seccomp:
+# its library would have to be arm64's.
+ARM64 := $(OUTPUT)/arm64
+test-arm64: root build tools ## a container of arm64 in an emulated machine, on any host (root)
+	@$(DEPS) aarch64-linux-gnu-gcc qemu-arm
+	@mkdir -p $(ARM64)/kit $(ARM64)/root/proc $(ARM64)/root/dev $(ARM64)/root/sys
+	@hack/build-kernel $(ARM64)/vmlinux arm64
+	@$(STEP) "building the guest's programs for arm64" bash -c 'GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/msb-agent ./cmd/msb-agent && \
+		GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/root/hello ./test/arm64/hello && \
+		CGO_ENABLED=1 GOARCH=arm64 CC=aarch64-linux-gnu-gcc go build -C hack/tools/runc -tags "netgo osusergo urfave_cli_no_docs" \
+			-ldflags "-s -w -extldflags -static" -o $(ARM64)/runc github.com/opencontainers/runc'
+	@hack/guest-image $(ARM64)/msb-agent $(ARM64)/runc $(ARM64)/guest.erofs
+	@cp -a $(KIT)/. $(ARM64)/kit/ && cp $(ARM64)/vmlinux $(ARM64)/guest.erofs $(ARM64)/kit/
+	@echo "==> a container of arm64"
+	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/arm64
 
 test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one node: its pods, and deploy/ on it (root)
 	@$(STEP) "building the tests of Kubernetes" go test -c -o $(OUTPUT)/test/ ./test/kubernetes
@@ -461,7 +477,7 @@ $(KIT)/vmlinux-tsi: $(KRUNFW) hack/kernel/main.go
 
 kernel: $(LINUX) ## build the guest's kernel from source (about twelve minutes when new)
 
-$(LINUX): hack/build-kernel hack/kernel/check hack/kernel/config
+$(LINUX): hack/build-kernel hack/kernel/check hack/kernel/config hack/kernel/config.x86_64
 	@hack/build-kernel $@
 
 KERNEL_FILE := $(if $(filter libkrunfw,$(KERNEL)),$(KIT)/vmlinux-tsi,$(if $(filter msb,$(KERNEL)),$(LINUX),$(error KERNEL is $(KERNEL): it is msb or libkrunfw)))

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/containerd/errdefs"
 
@@ -53,8 +54,12 @@ func (d Driver) Check(context.Context) error {
 // Start implements vm.Driver.
 func (d Driver) Start(_ context.Context, config vm.Config) (vm.Machine, error) {
 	p := d.plan(config)
-	if err := p.config.CheckFiles(); err != nil {
+	arch, err := p.config.CheckFiles()
+	if err != nil {
 		return nil, err
+	}
+	if arch != runtime.GOARCH {
+		return nil, fmt.Errorf("the guest's kernel %s is for %s, and libkrun runs none but the host's, %s: take the qemu driver, or the guest kit for this host: %w", p.config.Kernel, arch, runtime.GOARCH, errdefs.ErrFailedPrecondition)
 	}
 	input, err := json.Marshal(p.machine())
 	if err != nil {

@@ -39,6 +39,7 @@ const (
 // the QEMU process.
 type plan struct {
 	config  vm.Config
+	board   board
 	accel   string
 	tscKHz  int64 // frequency of the host's time stamp counter, 0 if unknown
 	agentFD int   // socket of the virtio-serial port
@@ -109,13 +110,13 @@ func (p plan) args() []string {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-M", "microvm,acpi=off,isa-serial=off,memory-backend=ram",
+		"-M", p.board.machine + ",memory-backend=ram",
 		"-accel", p.accel,
 		"-cpu", p.cpu(),
 		"-smp", strconv.Itoa(p.config.CPUs),
 		"-m", memory,
 		"-object", "memory-backend-memfd,id=ram,share=on,size=" + memory,
-		// vhost-user needs virtio 1.0, which microvm does not offer by default.
+		// vhost-user needs virtio 1.0, which these machines do not offer by default.
 		"-global", "virtio-mmio.force-legacy=false",
 		"-kernel", jailKernel,
 		"-append", p.commandLine(),
@@ -138,7 +139,7 @@ func (p plan) args() []string {
 }
 
 // eighthDevice is what there is room for beside the disk, the ports, the shares and the
-// interfaces: the machine has eight virtio devices without ACPI (QEMU, hw/i386/microvm.c).
+// interfaces: the machine of x86-64 has eight virtio devices without ACPI (QEMU, hw/i386/microvm.c).
 // The host's random numbers are in the agent's first call as well; pages that the guest
 // has freed only the balloon's device can give back.
 func (p plan) eighthDevice() string {
@@ -164,62 +165,32 @@ func (p plan) networkArgs() (args []string) {
 	return args
 }
 
-// cpu is a model with at least x86-64-v2, which images of today need and
-// QEMU's own default lacks. Without ERMS the guest's kernel clears and copies pages by
-// eight bytes at a time, not one, which counts where each step is emulated. Nobody runs a
-// VM in an emulated one: without SVM the kernel does not prepare for that.
+// cpu is the model of the machine's processors.
 func (p plan) cpu() string {
 	if p.accel == accelKVM {
 		return "host"
 	}
-	return "max,erms=off,svm=off"
+	return p.board.emulated
 }
 
 // commandLine is the guest kernel's.
 func (p plan) commandLine() string {
 	words := []string{
-		"console=hvc0", "quiet", "reboot=t", "panic=-1",
+		"console=hvc0", "quiet", "panic=-1",
 		// Interfaces that the tunnels' drivers make in each network namespace are not the host's.
 		"fb_tunnels=none",
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
-		// The clock's interrupt is a virtio device's here, and the shim sets
-		// the time: without its driver there is no complaint about that. The
-		// kernel's other random numbers need no jitter RNG, whose self-test takes
-		// a twentieth of the boot.
-		"initcall_blacklist=cmos_init,jent_mod_init",
 	}
+	words = append(words, p.board.words...)
 	if p.accel == accelTCG {
-		words = append(words, p.emulationWords()...)
-	}
-	return strings.Join(append(words, p.config.Parameters...), " ")
-}
-
-// emulationWords are the kernel parameters that software emulation needs.
-func (p plan) emulationWords() []string {
-	words := []string{
 		// QEMU keeps translated code for a page until the guest's processor
 		// writes to it. virtiofsd writes to the guest's memory behind QEMU's
 		// back, so a page of the page cache that once held other code would
 		// run that. With this the processor clears each page before it is used.
-		"init_on_alloc=1",
-		// Else the kernel counts the timer's interrupts, and on a busy host, where
-		// they come too late, panics before it has a console to say so.
-		"no_timer_check",
-		// A kernel that finds one processor takes thousands of lock prefixes out of its code.
-		// Each makes QEMU drop what it has translated of a page; to run them costs nothing here.
-		"noreplace-smp",
+		words = append(words, "init_on_alloc=1")
+		words = append(words, p.board.emulationWords(p)...)
 	}
-	if p.config.CPUs == 1 {
-		// The kernel measures the local APIC's timer against others for 0.2 s, however fast
-		// the host is. One processor does with the machine's own timer.
-		words = append(words, "nolapic_timer")
-	}
-	if p.tscKHz > 0 {
-		// Without it the kernel calibrates against emulated timers, and hangs
-		// when the host is busy. Nor can it check the counter against them.
-		words = append(words, "tsc_early_khz="+strconv.FormatInt(p.tscKHz, 10), "tsc=reliable")
-	}
-	return words
+	return strings.Join(append(words, p.config.Parameters...), " ")
 }
 
 // xattrMap keeps the guest's trusted.* attributes apart from the host's (virtiofsd(1),

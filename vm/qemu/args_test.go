@@ -19,7 +19,7 @@ func example() plan {
 			Kernel: "/kit/vmlinux", Disk: "/a,b/guest.erofs", Dir: "/b/msb/vm", Init: "/sbin/agent", CPUs: 2, Memory: 300 << 20,
 			Shares: []vm.Share{{Tag: "pool", Dir: "/pool", Submounts: true}, {Tag: "files", Dir: "/files"}},
 		},
-		accel: accelTCG, tscKHz: 2_600_000, agentFD: 3, shareFD: []int{4, 5},
+		board: boards["amd64"], accel: accelTCG, tscKHz: 2_600_000, agentFD: 3, shareFD: []int{4, 5},
 	}
 }
 
@@ -109,6 +109,38 @@ func TestCommandLine(t *testing.T) {
 	hardware.accel, hardware.config.CPUs = accelKVM, 1
 	if line := hardware.commandLine(); strings.Contains(line, "tsc_early_khz") || strings.Contains(line, "nolapic_timer") || strings.Contains(line, "noreplace-smp") || hardware.cpu() != "host" {
 		t.Errorf("with KVM: %s, CPU %s", line, hardware.cpu())
+	}
+}
+
+// A machine for arm64 is another, with another processor, and none of x86-64's parameters.
+func TestArm64(t *testing.T) {
+	p := example()
+	p.board = boards["arm64"]
+	args := p.args()
+	if got := after(args, "-M"); !slices.Equal(got, []string{"virt,gic-version=max,memory-backend=ram"}) {
+		t.Errorf("-M %q", got)
+	}
+	if got := p.cpu(); got != "max,pauth-impdef=on" {
+		t.Errorf("-cpu %s", got)
+	}
+	line := p.commandLine()
+	if !strings.Contains(line, " init_on_alloc=1") {
+		t.Errorf("pages are not cleared: %s", line)
+	}
+	for _, word := range []string{"reboot=t", "tsc", "noreplace-smp", "no_timer_check", "lapic"} {
+		if strings.Contains(line, word) {
+			t.Errorf("%s is in %s", word, line)
+		}
+	}
+	if p.accel = accelKVM; p.cpu() != "host" {
+		t.Errorf("with KVM: %s", p.cpu())
+	}
+}
+
+// What is for another architecture than the host's is emulated, whatever /dev/kvm says.
+func TestAcceleratorOfAnother(t *testing.T) {
+	if got := accelerator(t.Context(), "none"); got != accelTCG {
+		t.Error(got)
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package qemu runs machines with QEMU's microvm machine and virtiofsd, one
-// file server per share. It needs no hardware: where KVM cannot run a guest it
-// uses software emulation.
+// Package qemu runs machines with QEMU and virtiofsd, one file server per share. It needs no
+// hardware: where KVM cannot run a guest, or the guest's kernel is for another architecture
+// than the host's, it uses software emulation.
 //
 // Nothing of a machine has a name on the host. The agent's stream and the
 // vhost-user sockets are descriptors that the processes inherit, so there is no
@@ -37,7 +37,7 @@ const (
 
 // Driver starts machines with QEMU. Its zero value looks its programs up.
 type Driver struct {
-	// QEMU is the path of qemu-system-x86_64; if empty it is looked up in PATH.
+	// QEMU is the path of QEMU for the guest's architecture; if empty it is looked up in PATH.
 	QEMU string
 	// Virtiofsd is the path of virtiofsd; if empty it is OwnVirtiofsd, if that is there,
 	// or else looked up where distributions install it.
@@ -57,7 +57,7 @@ func (Driver) Name() string { return Name }
 
 // Check implements vm.Driver.
 func (d Driver) Check(context.Context) error {
-	_, err := d.find()
+	_, err := d.find(runtime.GOARCH)
 	return err
 }
 
@@ -66,13 +66,15 @@ type programs struct {
 	qemu, virtiofsd string
 }
 
-func (d Driver) find() (programs, error) {
-	if runtime.GOARCH != "amd64" {
-		return programs{}, fmt.Errorf("the qemu driver runs on x86-64 only, this is %s: %w", runtime.GOARCH, errdefs.ErrFailedPrecondition)
+// find finds them for an architecture of guests.
+func (d Driver) find(arch string) (programs, error) {
+	board, ok := boards[arch]
+	if !ok {
+		return programs{}, fmt.Errorf("the qemu driver has no machine for %s: %w", arch, errdefs.ErrFailedPrecondition)
 	}
-	qemu, err := lookUp(d.QEMU, "qemu-system-x86_64")
+	qemu, err := lookUp(d.QEMU, board.program)
 	if err != nil {
-		return programs{}, fmt.Errorf("qemu-system-x86_64 is not there: install it (Debian: apt-get install qemu-system-x86) or set qemu.path: %w (%w)", err, errdefs.ErrFailedPrecondition)
+		return programs{}, fmt.Errorf("%s is not there: install it (Debian: apt-get install %s) or set qemu.path: %w (%w)", board.program, board.pkg, err, errdefs.ErrFailedPrecondition)
 	}
 	virtiofsd, err := lookUp(d.Virtiofsd, append([]string{d.OwnVirtiofsd}, virtiofsdPlaces...)...)
 	if err != nil {
@@ -83,7 +85,7 @@ func (d Driver) find() (programs, error) {
 
 // Programs are the paths of QEMU and virtiofsd that a machine would be started with.
 func (d Driver) Programs() (qemu, virtiofsd string, err error) {
-	found, err := d.find()
+	found, err := d.find(runtime.GOARCH)
 	return found.qemu, found.virtiofsd, err
 }
 
@@ -104,17 +106,18 @@ func lookUp(configured string, candidates ...string) (string, error) {
 
 // Start implements vm.Driver.
 func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error) {
-	programs, err := d.find()
+	arch, err := config.CheckFiles()
 	if err != nil {
 		return nil, err
 	}
-	if err := config.CheckFiles(); err != nil {
+	programs, err := d.find(arch)
+	if err != nil {
 		return nil, err
 	}
 	if programs.virtiofsd != d.OwnVirtiofsd {
 		log.G(ctx).Warnf("%s is not msb's: it lets users read and write files whose access control lists refuse them, where the mode does not; build msb's with \"make deps-qemu\"", programs.virtiofsd)
 	}
-	return start(programs, plan{config: config, accel: accelerator(ctx), tscKHz: tscKHz()})
+	return start(programs, plan{config: config, board: boards[arch], accel: accelerator(ctx, arch), tscKHz: tscKHz()})
 }
 
 // Jail is what QEMU's process of a machine is confined to, without the descriptors of its
@@ -122,14 +125,18 @@ func (d Driver) Start(ctx context.Context, config vm.Config) (vm.Machine, error)
 // far as it does not confine itself. A test puts other programs in their places.
 func (d Driver) Jail(config vm.Config) jail.Spec {
 	config.Shares, config.Network.Interfaces = nil, nil // they are descriptors
-	return plan{config: config, accel: accelTCG}.jail(d.QEMU, nil, exists)
+	return plan{config: config, board: boards[runtime.GOARCH], accel: accelTCG}.jail(d.QEMU, nil, exists)
 }
 
 // ServerJail is described at Jail.
 func (d Driver) ServerJail() jail.Spec { return serverJail(d.Virtiofsd) }
 
-// accelerator chooses once per machine.
-func accelerator(ctx context.Context) string {
+// accelerator chooses once per machine, whose guest has an architecture.
+func accelerator(ctx context.Context, arch string) string {
+	if arch != runtime.GOARCH {
+		log.G(ctx).Warnf("the guest's kernel is for %s: on this host, of %s, the machine runs in software emulation, which is slow", arch, runtime.GOARCH)
+		return accelTCG
+	}
 	if err := kvm.Check(); err != nil {
 		log.G(ctx).WithError(err).Warn("no usable KVM: the machine runs in software emulation, which is slow")
 		return accelTCG

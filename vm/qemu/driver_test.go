@@ -3,6 +3,7 @@ package qemu
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -26,9 +27,12 @@ func TestFindVirtiofsd(t *testing.T) {
 		"configured":       {Driver{QEMU: qemu, OwnVirtiofsd: own, Virtiofsd: other}, other},
 		"a missing is one": {Driver{QEMU: qemu, OwnVirtiofsd: own, Virtiofsd: filepath.Join(dir, "none")}, ""},
 	} {
-		if got, err := c.driver.find(); got.virtiofsd != c.want || (c.want == "") != (err != nil) {
+		if got, err := c.driver.find("amd64"); got.virtiofsd != c.want || (c.want == "") != (err != nil) {
 			t.Errorf("%s: %q, %v, want %q", name, got.virtiofsd, err, c.want)
 		}
+	}
+	if _, err := (Driver{QEMU: qemu, OwnVirtiofsd: own}).find("riscv64"); err == nil || !strings.Contains(err.Error(), "riscv64") {
+		t.Errorf("for an architecture without a machine: %v", err)
 	}
 	// Without it, whatever the distribution has.
 	if got, err := lookUp("", filepath.Join(dir, "none"), other); got != other || err != nil {
