@@ -29,6 +29,7 @@ const (
 	run     = "/run/msb"
 	pool    = run + "/pool"
 	bundles = run + "/bundles"
+	removed = run + "/removed"
 	files   = run + "/files"
 	stages  = run + "/stages"
 	sockets = run + "/sockets"
@@ -73,6 +74,9 @@ func SharePath(tag string) string { return path.Join(pool, tag) }
 
 // BundlePath is the directory of a container's bundle.
 func BundlePath(container string) string { return path.Join(bundles, container) }
+
+// RemovedPath is the directory in which bundles are that go.
+func RemovedPath() string { return removed }
 
 // FilesPath is the directory of the places from which runc takes a container's
 // mounted files.

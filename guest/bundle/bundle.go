@@ -181,8 +181,27 @@ func Remove(container string, shares []string) error {
 	if len(shares) > 0 {
 		errs = append(errs, forgetShares())
 	}
-	errs = append(errs, os.RemoveAll(api.BundlePath(container)))
+	errs = append(errs, removeBundle(container))
 	return errors.Join(errs...)
+}
+
+// removeBundle takes a bundle away. It goes to another place first: where a container was deleted
+// that never ran, the task service may still call runc, which makes its log file in the bundle, and
+// a directory into which something comes while it is emptied is not removed.
+func removeBundle(container string) (err error) {
+	if err := os.MkdirAll(api.RemovedPath(), 0o700); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(api.RemovedPath(), "")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	err = os.Rename(api.BundlePath(container), filepath.Join(dir, "bundle"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // releaseShare writes a share's data back and unmounts the submount that the

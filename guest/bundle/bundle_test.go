@@ -2,10 +2,12 @@ package bundle
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -227,6 +229,46 @@ func FuzzFileMount(f *testing.F) {
 		} {
 			if filepath.Dir(path) != parent {
 				t.Errorf("%q, %q, %q lead to %s", container, tag, name, path)
+			}
+		}
+	})
+}
+
+// The task service may have runc write its log into a bundle that goes.
+func TestRemoveWhileWritten(t *testing.T) {
+	inGuest(t, func(string) {
+		// The writer's thread has not this one's mounts.
+		log := fmt.Sprintf("/proc/self/task/%d/root%s", unix.Gettid(), filepath.Join(api.BundlePath("c"), "log.json"))
+		var written atomic.Int64
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if os.WriteFile(log, nil, 0o600) == nil {
+					written.Add(1)
+				}
+			}
+		}()
+		for round := 0; round < 500 || written.Load() == 0; round++ {
+			if _, err := Create(&api.CreateBundleRequest{Container: "c", Spec: []byte("{}")}); err != nil {
+				t.Error(err)
+				break
+			}
+			if err := Remove("c", nil); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		close(stop)
+		<-stopped
+		for _, dir := range []string{filepath.Dir(api.BundlePath("c")), api.RemovedPath()} {
+			if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+				t.Errorf("%s has %v", dir, entries)
 			}
 		}
 	})
