@@ -156,12 +156,33 @@ func keep(fd int) error {
 	return unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC)
 }
 
-// report tells who has started the spare that it waits, or why it does not.
+// report tells who has started the spare that it waits, or why it does not; and if that one has
+// ended, as the shim of a short container does, the host's log.
 func report(fd int, failed error) error {
 	if failed != nil && !errors.Is(failed, errEnough) {
-		_, _ = unix.Write(fd, []byte(failed.Error()))
+		if _, err := unix.Write(fd, []byte(failed.Error())); err != nil {
+			tellHost("no spare VM waits: " + failed.Error())
+		}
 	}
 	return keep(fd)
+}
+
+// hostLog is where the host takes lines of its log (syslog(3)).
+var hostLog = "/dev/log"
+
+// tellHost writes a warning of this daemon to the host's log, in the form of RFC 3164, if there is
+// one that takes it. It is for a process that has no other log.
+func tellHost(text string) {
+	const daemon, warning = 3 << 3, 4
+	conn, err := net.DialTimeout("unixgram", hostLog, time.Second)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return
+	}
+	_, _ = fmt.Fprintf(conn, "<%d>%s[%d]: %s", daemon|warning, filepath.Base(os.Args[0]), os.Getpid(), strings.ReplaceAll(text, "\n", "; "))
 }
 
 // lookAround is how often a spare finds out whether it is of use yet.
@@ -189,6 +210,7 @@ func (w *waiter) serve(ctx context.Context) (*Start, error) {
 		case start := <-starts:
 			return start, nil
 		case <-w.vm.Done():
+			tellHost("the VM of a spare that waited has ended")
 		case <-over:
 		case <-ctx.Done():
 		case <-idle.C:
