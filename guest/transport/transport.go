@@ -45,7 +45,7 @@ func Listen(wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, err
 
 // listenVsock guards against libkrun's losing of a notification: a host that has
 // used up the credit of a connection asks for more, sometimes without an
-// interrupt, and both sides wait (libkrun 1.18, vsock/unix.rs). So there is much
+// interrupt, and both sides wait (libkrun 1.18 and 1.19, vsock/unix.rs). So there is much
 // credit, and a keep-alive from this side every now and then, which makes the guest
 // look at its queues.
 func listenVsock(conn *vsock.Conn, wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, error) {

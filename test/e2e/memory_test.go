@@ -14,7 +14,7 @@ import (
 // What a container uses is the host's again when it has freed it.
 func TestMemoryReturns(t *testing.T) {
 	nothingLeft(t)
-	const use = 1024 // MiB
+	use := int64(harness.FewEmulated(512, 1024)) // MiB
 	c := start(t, options{spec: []oci.SpecOpts{
 		oci.WithMemoryLimit(uint64(use+256) << 20),
 		oci.WithMounts([]specs.Mount{bind(filepath.Join(host.Output, "tools"), "/probe", "ro")}),

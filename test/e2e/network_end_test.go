@@ -147,11 +147,16 @@ func interrupted(c contract) {
 	}
 }
 
-// keepsLittle makes listeners whose connections hold a few KiB that nobody has read yet.
+// keepsLittle makes listeners whose connections hold a few KiB that nobody has read yet, and whose
+// peers keep some more: how much a sender keeps is by the size of its segments, which are 64 KiB
+// within a host, and so it would be megabytes.
 var keepsLittle = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-	var set error
-	err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
-	return errors.Join(err, set)
+	var buffer, segment error
+	err := c.Control(func(fd uintptr) {
+		buffer = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
+		segment = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 536)
+	})
+	return errors.Join(err, buffer, segment)
 }}
 
 // What is not supported is refused, and nothing is left.

@@ -3,10 +3,9 @@
 // Strings are copied for the duration of a call; libkrun keeps copies of its own
 // of all that is passed here, so nothing has to be kept alive for it.
 //
-// It is tested with libkrun 1.18.1. 1.19.7 has the same functions, but msb's changes
-// (hack/libkrun/krun-devices.patch) do not apply to it as they are. 2.0 drops
-// krun_disable_implicit_vsock, whose effect is its default, and krun_set_console_output, for
-// krun_add_virtio_console_default (libkrun's pull request 688).
+// It is tested with libkrun 1.19.7, out of which msb's build (hack/build-libkrun) makes its library.
+// 2.0 drops krun_disable_implicit_vsock, whose effect is its default, and krun_set_console_output,
+// for krun_add_virtio_console_default (libkrun's pull request 688).
 package libkrun
 
 import (
