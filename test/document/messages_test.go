@@ -85,10 +85,10 @@ func messagesOfPage(t *testing.T) map[string]int {
 
 // cellsOf are the cells of a line of a table, none if it is none.
 func cellsOf(line string) (cells []string) {
-	line, isRow := strings.CutPrefix(line, "|")
-	if line, isRow = strings.CutSuffix(line, "|"); !isRow {
+	if len(line) < 2 || line[0] != '|' || line[len(line)-1] != '|' {
 		return nil
 	}
+	line = line[1 : len(line)-1]
 	for cell := range strings.SplitSeq(strings.ReplaceAll(line, `\|`, "\x00"), "|") {
 		cells = append(cells, strings.TrimSpace(strings.ReplaceAll(cell, "\x00", "|")))
 	}
