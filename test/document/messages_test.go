@@ -28,7 +28,7 @@ var classed = []string{"shim", "vm", "guest"}
 // spoken are packages whose errors reach a user without a class, or get it from their caller:
 // all that wrap no other error.
 var spoken = []string{
-	"cmd/msb-install", "ctl/check", "ctl/collect", "ctl/command", "ctl/events", "ctl/metrics", "ctl/survey",
+	"cmd/msb-install", "ctl/bench", "ctl/check", "ctl/collect", "ctl/command", "ctl/events", "ctl/metrics", "ctl/survey",
 	"deploy/containerd", "deploy/kit", "deploy/node", "shim/config", "vm/krun/libkrun",
 }
 
