@@ -52,7 +52,7 @@ func TestInTurns(t *testing.T) {
 			return 0, 0, broken
 		}
 		return one(way, round)
-	}); err != broken {
+	}); !errors.Is(err, broken) {
 		t.Errorf("%v", err)
 	}
 }
