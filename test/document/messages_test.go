@@ -26,10 +26,10 @@ const (
 var classed = []string{"shim", "vm", "guest"}
 
 // spoken are packages whose errors reach a user without a class, or get it from their caller:
-// all that wrap no other error.
+// all of them.
 var spoken = []string{
 	"cmd/msb-install", "ctl/bench", "ctl/check", "ctl/collect", "ctl/command", "ctl/events", "ctl/metrics", "ctl/survey",
-	"deploy/containerd", "deploy/kit", "deploy/node", "shim/config", "vm/krun/libkrun",
+	"deploy/containerd", "deploy/kit", "deploy/node", "guest/pod", "shim/config", "vm/krun/libkrun",
 }
 
 // Each error that a user can meet has an entry in the page of troubles, and each entry is an
@@ -211,16 +211,18 @@ func (s *source) call(call *ast.CallExpr) {
 		return
 	}
 	text, isText := textOf(call.Args[0])
+	ending, classes := "", s.classesIn(call)
+	if s.makers[name] || len(classes) > 0 {
+		text = class.ReplaceAllString(text, "")
+	}
+	if len(classes) > 0 {
+		ending = said[classes[len(classes)-1].Sel.Name]
+	}
 	message := normal(text)
 	if !isText || !strings.ContainsFunc(message, unicode.IsLetter) {
 		return // it has the words of another
 	}
-	if classes := s.classesIn(call); len(classes) > 0 {
-		message += said[classes[len(classes)-1].Sel.Name]
-	}
-	if s.spoken && len(s.classesIn(call)) == 0 && strings.Contains(text, "%w") {
-		return // it has what another says
-	}
+	message += ending
 	s.found[message] = s.place(call)
 }
 
@@ -303,9 +305,9 @@ var (
 // said are classes that are the end of what an error says: "task web: not found".
 var said = map[string]string{"ErrNotFound": ": not found", "ErrAlreadyExists": ": already exists"}
 
-// normal is a message as the page has it: "…" for what varies, and without its class.
+// normal is a message as the page has it, without its class: "…" for what varies.
 func normal(format string) string {
-	message := verb.ReplaceAllString(class.ReplaceAllString(format, ""), "…")
+	message := verb.ReplaceAllString(format, "…")
 	message = strings.ReplaceAll(strings.ReplaceAll(message, "%%", "%"), "……", "…")
 	return strings.Join(strings.Fields(message), " ")
 }
