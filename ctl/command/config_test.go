@@ -34,6 +34,8 @@ func TestUsage(t *testing.T) {
 		{"--jsn", exitUsage, "", "-jsn"},
 		{"config show a b", exitUsage, "", "it is msbctl config show [FILE]"},
 		{"config default x", exitUsage, "", "1 arguments"},
+		{"bench", exitUsage, "", "it is msbctl bench IMAGE [COMMAND...]"},
+		{"bench --rounds 0 image", exitUsage, "", "it is 1 to 1000"},
 		{"completion bash", 0, "msbctl", ""},
 		{"completion nosh", exitFailed, "", "nosh"},
 		{"config show /no/file", exitFailed, "", "/no/file"},

@@ -80,7 +80,7 @@ func (l limits) settle(active []string) (_ *specs.LinuxResources, missing []stri
 		}
 	}
 	if len(missing) > 0 {
-		return nil, nil, fmt.Errorf("the spec's limits cannot be set: %s: %w", noController(missing), errdefs.ErrFailedPrecondition)
+		return nil, nil, fmt.Errorf("the spec's limits cannot be set: %s: mount the controller (version 1), or let the groups above pass it on (version 2, cgroup.subtree_control): %w", noController(missing), errdefs.ErrFailedPrecondition)
 	}
 	possible := *l.all
 	if !slices.Contains(active, memoryController) {

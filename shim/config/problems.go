@@ -54,7 +54,8 @@ func (l Layer) check() (problems []Problem) {
 		if found := new(toml.DecodeError); errors.As(err, &found) {
 			line, _ = found.Position()
 		}
-		return []Problem{{l.place(line), "this is not TOML: " + strings.TrimPrefix(err.Error(), "toml: ")}}
+		err = fmt.Errorf("this is not TOML: %s", strings.TrimPrefix(err.Error(), "toml: "))
+		return []Problem{{l.place(line), err.Error()}}
 	}
 	entries, err := entriesOf(l.Data)
 	if err != nil {

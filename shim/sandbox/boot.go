@@ -164,7 +164,7 @@ func adjustOOMScore(ctx context.Context, pid int, score *int) error {
 func (s *Sandbox) connect(ctx context.Context) (err error) {
 	timeout := s.platform.BootTimeout
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
-		fmt.Errorf("the agent did not answer within %v: %w", timeout, errdefs.ErrUnavailable))
+		fmt.Errorf("the agent did not answer within %v (vm.boot_timeout): %w", timeout, errdefs.ErrUnavailable))
 	defer cancel()
 	if s.Guest, err = guest.Connect(ctx, s, s.platform.Budgets); err != nil {
 		return err

@@ -136,7 +136,7 @@ var bootFailures = map[string]struct {
 	}, "process.oomScoreAdj", nil},
 	"the boot takes too long": {
 		func(p *place) { p.driver.Boot = speaks(fake.NeverBoots) },
-		"booting the VM (driver fake): the agent did not answer within 1m0s: unavailable; the last lines of its console: starting | last words", errdefs.ErrUnavailable,
+		"booting the VM (driver fake): the agent did not answer within 1m0s (vm.boot_timeout): unavailable; the last lines of its console: starting | last words", errdefs.ErrUnavailable,
 	},
 	"the machine dies": {
 		func(p *place) { p.driver.Boot = speaks(fake.DiesBooting(nil)) },

@@ -86,7 +86,7 @@ func kernelMounts(dir string) (paths []string, err error) {
 	})
 	for _, info := range found {
 		if info.Mountpoint == dir {
-			return nil, fmt.Errorf("the root file system is on %s, which is of the host's kernel and not shared with a microVM: %w", info.FSType, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("the root file system is on %s, which is of the host's kernel and not shared with a microVM: give the container another: %w", info.FSType, errdefs.ErrInvalidArgument)
 		}
 		paths = append(paths, info.Mountpoint)
 	}

@@ -125,7 +125,7 @@ func permissions(file *os.File, stat *unix.Stat_t) uint32 {
 func refuseDatagrams(source *share.Source) error {
 	taken, err := server(source.File())
 	if err == nil && taken == datagrams {
-		err = fmt.Errorf("source %s is a socket for datagrams; msb forwards those for streams: %w", source.Path(), errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("source %s is a socket for datagrams; msb forwards those for streams: leave it out: %w", source.Path(), errdefs.ErrInvalidArgument)
 	}
 	return err
 }

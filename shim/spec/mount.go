@@ -77,7 +77,7 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	case !isBind && !bind.IDMap.IsZero():
 		return Bind{}, false, unsupported("mount %s: ids are mapped for files and directories of the host, not for %s: leave the mappings out", mount.Destination, mount.Type)
 	case !isBind && local[mount.Type] && bind.Files != files:
-		return Bind{}, false, invalid("mount %s: options %s… are for files of the host, not for %s", mount.Destination, optionPrefix, mount.Type)
+		return Bind{}, false, invalid("mount %s: options %s… are for files of the host, not for %s: leave them out", mount.Destination, optionPrefix, mount.Type)
 	case !isBind && local[mount.Type]:
 		return bind, false, nil
 	case !isBind:

@@ -78,7 +78,7 @@ func joins(namespaces []specs.LinuxNamespace, pod Pod) (map[specs.LinuxNamespace
 		}
 		match := processNamespace.FindStringSubmatch(namespace.Path)
 		if match == nil {
-			return nil, unsupported("joining the %s namespace %s of the host is not possible from a microVM", namespace.Type, namespace.Path)
+			return nil, unsupported("joining the %s namespace %s of the host is not possible from a microVM: leave the path out", namespace.Type, namespace.Path)
 		}
 		pid, err := strconv.Atoi(match[1])
 		if err != nil {

@@ -160,9 +160,9 @@ func check(spec *specs.Spec, cri bool) error {
 	case spec.Linux == nil:
 		return invalid("the configuration has no linux section; msb runs Linux containers")
 	case spec.Hooks != nil && len(spec.Hooks.CreateContainer) > 0:
-		return unsupported("the configuration has createContainer hooks, programs of the host that would have to run in the container: they cannot in a microVM")
+		return unsupported("the configuration has createContainer hooks, programs of the host that would have to run in the container, which they cannot in a microVM: make them createRuntime hooks, which run on the host, or leave them out")
 	case spec.Linux.IntelRdt != nil:
-		return unsupported("linux.intelRdt concerns the host's processor and is not supported in a microVM")
+		return unsupported("linux.intelRdt concerns the host's processor and is not supported in a microVM: leave it out")
 	}
 	switch {
 	case !has(spec.Linux.Namespaces, specs.MountNamespace):

@@ -40,7 +40,7 @@ func (s *Service) joined(p *sandbox.Prepared, plan *spec.Plan) (joined namespace
 		case kind != specs.UserNamespace && isHosts(kind, pid):
 			joined.ofVM = append(joined.ofVM, kind)
 		default:
-			return namespaces{}, fmt.Errorf("the %s namespace of process %d is not of this container's pod, and a microVM cannot join others: %w", kind, pid, errdefs.ErrInvalidArgument)
+			return namespaces{}, fmt.Errorf("the %s namespace of process %d is not of this container's pod, and a microVM cannot join others: give the container one of its own: %w", kind, pid, errdefs.ErrInvalidArgument)
 		}
 	}
 	if len(joined.ofVM) > 0 && !p.VMForHost() {

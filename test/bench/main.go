@@ -19,6 +19,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/msb-runtime/containerd-shim-msb/ctl/bench"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
@@ -140,13 +141,7 @@ func verdict(reached bool) string {
 	return "missed"
 }
 
-func median(times []time.Duration) time.Duration { return percentile(times, 50) }
-
-// percentile is the shortest of some times that so many in a hundred of them do not exceed.
-func percentile(times []time.Duration, hundredths int) time.Duration {
-	sorted := slices.Sorted(slices.Values(times))
-	return sorted[(len(sorted)*hundredths+99)/100-1]
-}
+func median(times []time.Duration) time.Duration { return bench.Percentile(times, 50) }
 
 func middle(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))

@@ -28,7 +28,7 @@ const (
 // bridge, as CNI's bridge plugin makes them: what goes to a server of the host and
 // comes back.
 func network(host *harness.Host) (results []result, err error) {
-	b := &bench{host: host}
+	b := &lanTest{host: host}
 	defer func() {
 		if failure := recover(); failure != nil && err == nil {
 			err = fmt.Errorf("%v", failure)
@@ -86,19 +86,19 @@ func network(host *harness.Host) (results []result, err error) {
 	}, nil
 }
 
-// bench is what a LAN wants of a test.
-type bench struct {
+// lanTest is what a LAN wants of a test.
+type lanTest struct {
 	host     *harness.Host
 	cleanups []func()
 }
 
-func (*bench) Helper() {}
+func (*lanTest) Helper() {}
 
-func (*bench) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
+func (*lanTest) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
 
-func (b *bench) Cleanup(f func()) { b.cleanups = append(b.cleanups, f) }
+func (b *lanTest) Cleanup(f func()) { b.cleanups = append(b.cleanups, f) }
 
-func (b *bench) TempDir() string {
+func (b *lanTest) TempDir() string {
 	dir, err := os.MkdirTemp(b.host.Dir, "lan-")
 	if err != nil {
 		b.Fatal(err)
@@ -106,14 +106,14 @@ func (b *bench) TempDir() string {
 	return dir
 }
 
-func (b *bench) end() {
+func (b *lanTest) end() {
 	for i := len(b.cleanups) - 1; i >= 0; i-- {
 		b.cleanups[i]()
 	}
 }
 
 // serve echoes at the bridge's address.
-func (b *bench) serve() error {
+func (b *lanTest) serve() error {
 	var listener net.Listener
 	err := b.host.InNetwork(func() (err error) {
 		listener, err = net.Listen("tcp", echoAddress)

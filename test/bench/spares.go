@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/msb-runtime/containerd-shim-msb/ctl/bench"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
@@ -103,7 +104,7 @@ func printPercentiles(what string, all ...*way) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "P50\tP95\tP99\t  ")
 	for _, way := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t  %s\n", show(percentile(way.times, 50)), show(percentile(way.times, 95)), show(percentile(way.times, 99)), way.name)
+		fmt.Fprintf(w, "%s\t%s\t%s\t  %s\n", show(bench.Percentile(way.times, 50)), show(bench.Percentile(way.times, 95)), show(bench.Percentile(way.times, 99)), way.name)
 	}
 	w.Flush()
 }

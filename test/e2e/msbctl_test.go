@@ -300,3 +300,42 @@ func checkFollowed(t *testing.T, k *task) {
 		t.Errorf("events, when it is ended: %v", err)
 	}
 }
+
+// Containers are started beside runc's, told of, and gone; also if the image is not there, or its
+// program.
+func TestMsbctlBench(t *testing.T) {
+	nothingLeft(t)
+	options := []string{"bench", "--address", host.Address(), "--namespace", harness.Namespace, "--config", host.Config, "--rounds", "1"}
+	var told struct {
+		Runtimes []struct {
+			Runtime    string
+			Start, End struct {
+				Seconds []float64
+				Ratio   float64 `json:"ratio_p50"`
+			}
+		}
+	}
+	stdout, stderr, code := msbctl(t, append(options, "--json", harness.Image, "sleep", "1000")...)
+	if err := json.Unmarshal([]byte(stdout), &told); err != nil || code != 0 || len(told.Runtimes) != 2 {
+		t.Fatalf("code %d, %v, %q, %q", code, err, stdout, stderr)
+	}
+	for i, runtime := range []string{harness.Runtime, "io.containerd.runc.v2"} {
+		r := told.Runtimes[i]
+		if r.Runtime != runtime || len(r.Start.Seconds) != 1 || len(r.End.Seconds) != 1 || r.Start.Seconds[0] <= 0 || r.Start.Ratio <= 0 {
+			t.Errorf("%s: %+v", runtime, r)
+		}
+	}
+	for words, what := range map[string][]string{
+		"pull it": {"not.there/image:latest"}, "no-such-program": {"--against", "", harness.Image, "no-such-program"},
+	} {
+		if _, stderr, code := msbctl(t, append(options, what...)...); code != 1 || !strings.Contains(stderr, words) {
+			t.Errorf("%q: code %d, %q", what, code, stderr)
+		}
+	}
+	ctx, cancel := host.Context()
+	defer cancel()
+	containers, err := host.Client.Containers(ctx, `id~="^msbctl-bench-"`)
+	if err != nil || len(containers) > 0 {
+		t.Errorf("%d containers are left, %v", len(containers), err)
+	}
+}

@@ -33,10 +33,10 @@ func (l *Library) Check(m api.Machine) error {
 		return fmt.Errorf("asking KVM for the number of virtual CPUs: %w", err)
 	}
 	if limit := min(int(most), math.MaxUint8); m.CPUs > limit {
-		return fmt.Errorf("%d virtual CPUs are more than libkrun and KVM allow here, which is %d", m.CPUs, limit)
+		return fmt.Errorf("%d virtual CPUs are more than libkrun and KVM allow here, which is %d: give the container fewer", m.CPUs, limit)
 	}
 	if m.MemoryMiB > math.MaxUint32 {
-		return fmt.Errorf("%d MiB of memory are more than libkrun allows", m.MemoryMiB)
+		return fmt.Errorf("%d MiB of memory are more than libkrun allows: lower the limit", m.MemoryMiB)
 	}
 	return checkMemory(m.MemoryMiB)
 }
