@@ -1,11 +1,14 @@
 package trace
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
-	"errors"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -34,7 +37,6 @@ const (
 type Tracer struct {
 	target   Target
 	resource []attribute
-	client   *http.Client
 
 	spans  chan *span
 	ending chan struct{} // closed by Close
@@ -57,14 +59,6 @@ func Open(target Target, namespace, sandbox, version string) *Tracer {
 			{"containerd.namespace", namespace},
 			{"msb.sandbox.id", sandbox},
 		},
-		client: &http.Client{
-			Timeout: patience,
-			// Whom the administrator has named is sent to, and nobody else.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				Proxy: http.ProxyFromEnvironment, MaxConnsPerHost: 1, IdleConnTimeout: 2 * delay, MaxResponseHeaderBytes: maxAnswer,
-			},
-		},
 		spans: make(chan *span, queued), ending: make(chan struct{}), ended: make(chan struct{}),
 		ctx: ctx, cancel: cancel,
 	}
@@ -84,7 +78,6 @@ func (t *Tracer) Close(ctx context.Context) {
 	}
 	t.cancel()
 	<-t.ended
-	t.client.CloseIdleConnections()
 }
 
 // add queues a span that has ended, or drops it.
@@ -156,29 +149,51 @@ func (t *Tracer) send(batch []*span) {
 	t.warned, t.lost = time.Now(), 0
 }
 
+// post makes one request, on a connection of its own. net/http's client would cost each shim
+// 1 MiB, with and without a collector; nothing of it is needed: whom the administrator has named
+// is sent to, and no other whom that names.
 func (t *Tracer) post(body []byte) error {
-	request, err := http.NewRequestWithContext(t.ctx, http.MethodPost, t.target.URL, bytes.NewReader(body))
+	ctx, cancel := context.WithTimeout(t.ctx, patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.target.URL, bytes.NewReader(body))
 	if err != nil {
 		return err
+	}
+	request.Close = true
+	if user := request.URL.User; user != nil {
+		password, _ := user.Password()
+		request.SetBasicAuth(user.Username(), password)
 	}
 	for name, value := range t.target.Headers {
 		request.Header.Set(name, value)
 	}
 	request.Header.Set("Content-Type", "application/x-protobuf")
 	request.Header.Set("User-Agent", "containerd-shim-msb")
-	response, err := t.client.Do(request)
+	conn, err := dial(ctx, request.URL)
 	if err != nil {
-		// The address, of which the rest of the error is, may have a password in it.
-		if of := new(url.Error); errors.As(err, &of) {
-			return of.Err
-		}
 		return err
 	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	if err := request.Write(conn); err != nil {
+		return err
+	}
+	response, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxAnswer)), request)
+	if err != nil {
+		return fmt.Errorf("reading its answer: %w", err)
+	}
 	defer response.Body.Close()
-	// A connection whose answer was read is used again.
-	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, maxAnswer))
 	if response.StatusCode/100 != 2 {
 		return fmt.Errorf("its answer is %d", response.StatusCode)
 	}
 	return nil
+}
+
+// dial connects to the host of an address.
+func dial(ctx context.Context, to *url.URL) (net.Conn, error) {
+	if to.Scheme == "https" {
+		dialer := &tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12}}
+		return dialer.DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), cmp.Or(to.Port(), "443")))
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), cmp.Or(to.Port(), "80")))
 }

@@ -3,6 +3,7 @@ package trace
 import (
 	"context"
 	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -85,6 +86,26 @@ func TestNoCollector(t *testing.T) {
 	}
 	flood(t, tracer)
 	tracer.Close(t.Context())
+}
+
+// A collector that wants a password, over TLS, has to have a certificate that the host trusts.
+func TestCollectorsWithPassword(t *testing.T) {
+	var user, password string
+	handler := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { user, password, _ = r.BasicAuth() })
+	plain := httptest.NewServer(handler)
+	defer plain.Close()
+	withTLS := httptest.NewUnstartedServer(handler)
+	withTLS.Config.ErrorLog = stdlog.New(io.Discard, "", 0)
+	withTLS.StartTLS()
+	defer withTLS.Close()
+	for url, trusted := range map[string]bool{plain.URL: true, withTLS.URL: false} {
+		user, password = "", ""
+		tracer := Open(Target{URL: strings.Replace(url, "://", "://u:p@", 1)}, "space", "pod", "v1")
+		if err := tracer.post(nil); (err == nil) != trusted || (user+password == "up") != trusted {
+			t.Errorf("%s: %v, and it was sent %q and %q", url, err, user, password)
+		}
+		tracer.Close(t.Context())
+	}
 }
 
 // Spans are sent while the shim runs, and in requests that are bounded.
