@@ -225,7 +225,7 @@ func parse(layers []Layer) (Config, error) {
 	}
 	if value := config.Tracing.Endpoint; value != "" && value != trace.Off {
 		if err := trace.CheckEndpoint(value); err != nil {
-			return Config{}, fmt.Errorf("tracing.endpoint is %q, %w, or off: %w", value, err, errdefs.ErrInvalidArgument)
+			return Config{}, fmt.Errorf("tracing.endpoint %w, or off: %w", err, errdefs.ErrInvalidArgument)
 		}
 	}
 	switch config.Driver {

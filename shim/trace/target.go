@@ -24,11 +24,12 @@ type Target struct {
 	Headers map[string]string
 }
 
-// CheckEndpoint tells what is wrong with a collector's address.
+// CheckEndpoint tells what is wrong with a collector's address. One with a password is refused,
+// and not repeated: the settings are shown, and are in reports of bugs.
 func CheckEndpoint(endpoint string) error {
 	u, err := url.Parse(endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return errors.New("it is an address such as http://127.0.0.1:4318")
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" {
+		return errors.New("has to be an address such as http://127.0.0.1:4318, without a user or a query")
 	}
 	return nil
 }
@@ -69,7 +70,7 @@ func FromEnvironment(getenv func(string) string) (target Target, ok bool, err er
 		}
 	}
 	if err := CheckEndpoint(target.URL); err != nil {
-		return Target{}, false, fmt.Errorf("the endpoint of traces: %w", err)
+		return Target{}, false, fmt.Errorf("the endpoint of traces %w", err)
 	}
 	return target, true, nil
 }

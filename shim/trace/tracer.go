@@ -160,10 +160,6 @@ func (t *Tracer) post(body []byte) error {
 		return err
 	}
 	request.Close = true
-	if user := request.URL.User; user != nil {
-		password, _ := user.Password()
-		request.SetBasicAuth(user.Username(), password)
-	}
 	for name, value := range t.target.Headers {
 		request.Header.Set(name, value)
 	}
