@@ -37,6 +37,7 @@ const (
 type Tracer struct {
 	target   Target
 	resource []attribute
+	patience time.Duration // how long a request may take
 
 	spans  chan *span
 	ending chan struct{} // closed by Close
@@ -52,7 +53,7 @@ type Tracer struct {
 func Open(target Target, namespace, sandbox, version string) *Tracer {
 	ctx, cancel := context.WithCancel(context.Background())
 	t := &Tracer{
-		target: target,
+		target: target, patience: patience,
 		resource: []attribute{
 			{"service.name", "containerd-shim-msb"},
 			{"service.version", version},
@@ -153,7 +154,7 @@ func (t *Tracer) send(batch []*span) {
 // 1 MiB, with and without a collector; nothing of it is needed: whom the administrator has named
 // is sent to, and no other whom that names.
 func (t *Tracer) post(body []byte) error {
-	ctx, cancel := context.WithTimeout(t.ctx, patience)
+	ctx, cancel := context.WithTimeout(t.ctx, t.patience)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.target.URL, bytes.NewReader(body))
 	if err != nil {
