@@ -70,7 +70,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-files bench-files-krun bench-krun lint proto \
+.PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-trace bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install install-kit uninstall share packages test-packages image clean distclean root clients guests kubernetes always
 
@@ -243,7 +243,7 @@ kubernetes: $(KUBERNETES)/kubelet
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:
 # they are under QEMU alone. The table of the contract says host or guest for their lines.
-NOT_THE_VMM := TestClientKilled|TestMsbctl|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestSpareHandOver|^TestSpares$$/(of|killed|drained)|TestShieldKilled|TestShimKilled/exited|TestTerminal|TestTransfer|TestUpgrade|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
+NOT_THE_VMM := TestClientKilled|TestMsbctl|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestSpareHandOver|^TestSpares$$/(of|killed|drained)|TestShieldKilled|TestShimKilled/exited|TestTerminal|TestTraces|TestTransfer|TestUpgrade|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
 
 test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
@@ -308,6 +308,9 @@ bench: root build tools ## measure, against runc on this machine, and print a ta
 
 bench-boot: root build tools ## count the guest's instructions of a start, with msb's kernel and libkrunfw's (root)
 	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only instructions
+
+bench-trace: root build tools ## draw the trace of one start, through containerd and the shim; PLOT=docs/traces.svg (root)
+	@MSB_OUTPUT=$(OUTPUT) go run ./test/bench -only trace -plot '$(PLOT)'
 
 # Which of them: images is all, jobs what programs do to files, layers starts of images of many
 # layers, eleventh what one more container of a pod takes. PLOT=FILE draws jobs into an SVG.

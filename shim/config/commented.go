@@ -32,6 +32,9 @@ var comments = map[string]string{
 	"spare.max":   "How many there are at most, of all sizes.",
 	"spare.idle":  "How long one waits to be used before it ends.",
 
+	"tracing":          "Spans of OpenTelemetry: docs/operations.md, Traces.",
+	"tracing.endpoint": "An OTLP collector, such as http://127.0.0.1:4318, or off. Default: what OTEL_EXPORTER_OTLP_ENDPOINT names in containerd's environment.",
+
 	"compat":                 "For clients that ask for what a VM does not have.",
 	"compat.host_namespaces": "A PID, IPC or UTS namespace of the host: refuse, or vm for one of the VM's.",
 }

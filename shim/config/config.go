@@ -20,6 +20,8 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // Path is the configuration file that is read when neither the runtime's options name
@@ -43,6 +45,8 @@ type Config struct {
 	QEMU   QEMU   `toml:"qemu"`
 	Images Images `toml:"images"`
 	Spare  Spare  `toml:"spare"`
+	// Tracing says where spans of OpenTelemetry go.
+	Tracing Tracing `toml:"tracing"`
 	// Compat is for clients that ask for what a VM does not have.
 	Compat Compat `toml:"compat"`
 }
@@ -60,6 +64,13 @@ const (
 
 // InGuest tells whether the guest mounts images.
 func (i Images) InGuest() bool { return i.Mount == inGuest }
+
+// Tracing says where a shim sends the spans of what it does for containerd.
+type Tracing struct {
+	// Endpoint is the address of an OTLP collector; empty for the one that the environment of
+	// containerd names, if it does, and "off" for none.
+	Endpoint string `toml:"endpoint"`
+}
 
 // Compat says what clients get that ask for something of the host's that a VM does not
 // have: by default, an error.
@@ -211,6 +222,11 @@ func parse(layers []Layer) (Config, error) {
 	}
 	if value := config.Compat.HostNamespaces; value != refuseHost && value != vmForHost {
 		return Config{}, fmt.Errorf("unknown compat.host_namespaces %q, it is %s or %s: %w", value, refuseHost, vmForHost, errdefs.ErrInvalidArgument)
+	}
+	if value := config.Tracing.Endpoint; value != "" && value != trace.Off {
+		if err := trace.CheckEndpoint(value); err != nil {
+			return Config{}, fmt.Errorf("tracing.endpoint %w, or off: %w", err, errdefs.ErrInvalidArgument)
+		}
 	}
 	switch config.Driver {
 	case "auto", "krun", "qemu":

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // Budgets say how long the guest may take for a call.
@@ -165,9 +166,12 @@ func wait[Response any](ctx context.Context, c *Client, name string, call func()
 		err      error
 	}
 	answers := make(chan answer, 1)
+	end := trace.Guest(ctx, name)
 	go func() {
 		response, err := call()
-		answers <- answer{response, c.native(err)} // which may wait, but no longer than the caller does
+		err = c.native(err)
+		end(err)
+		answers <- answer{response, err} // which may wait, but no longer than the caller does
 	}()
 	select {
 	case a := <-answers:

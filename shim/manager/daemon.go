@@ -17,9 +17,11 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // daemonEnv marks the environment of the daemon. Its value is the time at which
@@ -72,12 +74,12 @@ func arguments(params *bootapi.BootstrapParams) []string {
 	return args
 }
 
-func environment(began time.Time) []string {
-	return append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
+func environment(tracing config.Tracing, began time.Time) []string {
+	return append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10), trace.Endpoint+"="+tracing.Endpoint)
 }
 
 // takeDaemon hands what a daemon needs over to a spare of a size; nil if there is none.
-func takeDaemon(pool spare.Pool, size spec.Size, params *bootapi.BootstrapParams, began time.Time) (*daemon, error) {
+func takeDaemon(pool spare.Pool, size spec.Size, params *bootapi.BootstrapParams, tracing config.Tracing, began time.Time) (*daemon, error) {
 	d, waiting, err := newDaemon()
 	if err != nil {
 		return nil, err
@@ -95,7 +97,7 @@ func takeDaemon(pool spare.Pool, size spec.Size, params *bootapi.BootstrapParams
 		return nil, err
 	}
 	if !pool.Take(size, spare.Start{
-		Args: arguments(params), Env: environment(began), Dir: dir, Nice: spare.Nice(),
+		Args: arguments(params), Env: environment(tracing, began), Dir: dir, Nice: spare.Nice(),
 		Socket: d.socket, Released: waiting, Bundle: bundle,
 	}) {
 		d.close()
@@ -105,7 +107,7 @@ func takeDaemon(pool spare.Pool, size spec.Size, params *bootapi.BootstrapParams
 }
 
 // startDaemon runs this program again as the shim's daemon.
-func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, err error) {
+func startDaemon(params *bootapi.BootstrapParams, tracing config.Tracing, began time.Time) (_ *daemon, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -126,7 +128,7 @@ func startDaemon(params *bootapi.BootstrapParams, began time.Time) (_ *daemon, e
 	}
 	defer mounts.Close()
 	cmd := exec.Command(self, arguments(params)...)
-	cmd.Env = environment(began)
+	cmd.Env = environment(tracing, began)
 	cmd.ExtraFiles = []*os.File{d.socket, mounts, waiting}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {

@@ -12,6 +12,8 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 )
 
 // settled names the file into which the daemon of a test writes how it settled.
@@ -74,7 +76,7 @@ func TestStartKilled(t *testing.T) {
 				defer reader.Close()
 			}
 			t.Chdir(bundle)
-			d, err := startDaemon(&bootapi.BootstrapParams{InstanceID: "box", Namespace: "space"}, time.Now())
+			d, err := startDaemon(&bootapi.BootstrapParams{InstanceID: "box", Namespace: "space"}, config.Tracing{}, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -91,7 +91,7 @@ func daemonFor(params *bootapi.BootstrapParams, configuration config.Config, beg
 			return d, err
 		}
 	}
-	return startDaemon(params, began)
+	return startDaemon(params, configuration.Tracing, began)
 }
 
 // spareFor is a spare of the size that the bundle's container asks for; nil if there is none.
@@ -105,7 +105,7 @@ func spareFor(params *bootapi.BootstrapParams, configuration config.Config, bega
 	if err != nil {
 		return nil, nil
 	}
-	return takeDaemon(pool, size, params, began)
+	return takeDaemon(pool, size, params, configuration.Tracing, began)
 }
 
 // sizeOf is the size of the VM for a bundle's container. Of a sandbox of the Sandbox API it is

@@ -3,11 +3,15 @@ package rpc
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/containerd/v2/version"
 	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
@@ -21,11 +25,15 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
 )
 
 // flushTimeout is how long a shim that ends waits until containerd has taken its last events.
 const flushTimeout = 5 * time.Second
+
+// tracesTimeout is how long a shim that ends waits for the collector of its traces.
+const tracesTimeout = time.Second
 
 // A Host is what the shim's process has of its host.
 type Host struct {
@@ -33,6 +41,8 @@ type Host struct {
 	Mounts mountns.Namespace
 	// RemoveSocket removes the file of the shim's socket. It is called when the shim ends.
 	RemoveSocket func() error
+	// Tracer takes the spans of what is done; nil if nobody wants them.
+	Tracer *trace.Tracer
 	// Spare is the VM that this process has waited with; nil if it was no spare.
 	Spare *sandbox.Spare
 }
@@ -49,6 +59,7 @@ func Register(host Host, began time.Time) {
 			if err := openJournal(options.Debug); err != nil {
 				return nil, err
 			}
+			host.Tracer = openTracer(ic.Context)
 			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
 			if err != nil {
 				return nil, err
@@ -92,6 +103,20 @@ func openJournal(debug bool) error {
 	return nil
 }
 
+// openTracer sends spans to where the shim's environment says; nil if it says nothing.
+func openTracer(ctx context.Context) *trace.Tracer {
+	target, ok, err := trace.FromEnvironment(os.Getenv)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("there are no traces")
+	}
+	if !ok {
+		return nil
+	}
+	namespace, _ := namespaces.Namespace(ctx)
+	bundle, _ := os.Getwd() // it is called as the sandbox or the container
+	return trace.Open(target, namespace, filepath.Base(bundle), version.Version)
+}
+
 // newServices makes the services of a shim. When life ends, it ends the pod, and waits for
 // its last events and answers. Then the file of its socket goes.
 func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Service, host Host, began time.Time,
@@ -103,7 +128,7 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 		Idle: task.IdleGrace, Platform: platform,
 	})
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
-	services := &Services{tasks, sandboxes, transfer.New(tasks), new(calls)}
+	services := &Services{tasks, sandboxes, transfer.New(tasks), new(calls), host.Tracer}
 	life.RegisterCallback(func(context.Context) error {
 		// Each has a time of its own: the pod's end may have taken all of the guest's, and the
 		// last events come with it.
@@ -115,7 +140,11 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 			log.G(ctx).WithError(flushErr).Warn("containerd has not taken the last events")
 		}
 		services.calls.settle()
-		return errors.Join(err, host.Spare.Close(), publisher.Close(), host.RemoveSocket())
+		err = errors.Join(err, host.Spare.Close(), publisher.Close(), host.RemoveSocket())
+		closing, cancel := context.WithTimeout(ctx, tracesTimeout)
+		defer cancel()
+		host.Tracer.Close(closing)
+		return err
 	})
 	return services
 }

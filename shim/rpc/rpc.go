@@ -14,6 +14,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
 )
 
@@ -23,6 +24,7 @@ type Services struct {
 	sandboxes *podapi.Service
 	transfers *transfer.Service
 	calls     *calls
+	tracer    *trace.Tracer
 }
 
 // The Task API's two versions that are in use: containerd 2.x speaks v3, 1.7
@@ -39,12 +41,12 @@ const (
 // RegisterTTRPC implements pkg/shim's TTRPCService.
 func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 	for _, name := range taskServices {
-		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.taskMethods()})
+		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.tracer.Traced(name, s.taskMethods())})
 	}
-	server.RegisterService(sandboxService, &ttrpc.ServiceDesc{Methods: s.sandboxMethods()})
-	server.RegisterService(transferService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+	server.RegisterService(sandboxService, &ttrpc.ServiceDesc{Methods: s.tracer.Traced(sandboxService, s.sandboxMethods())})
+	server.RegisterService(transferService, &ttrpc.ServiceDesc{Methods: s.tracer.Traced(transferService, map[string]ttrpc.Method{
 		"Transfer": method(s.calls, s.transfers.Transfer),
-	}})
+	})})
 	server.RegisterService(streamingService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
 		"Stream": {Handler: stream(s.transfers.Stream), StreamingClient: true, StreamingServer: true},
 	}})

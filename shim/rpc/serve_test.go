@@ -14,6 +14,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
@@ -101,6 +102,12 @@ type world struct {
 // open makes a shim. It ends with the test.
 func open(t *testing.T) *world {
 	t.Helper()
+	return openTraced(t, nil)
+}
+
+// openTraced is open with a tracer, which ends with the shim.
+func openTraced(t *testing.T, tracer *trace.Tracer) *world {
+	t.Helper()
 	bundle := t.TempDir() // before the rig is made, so that it is removed after the rig's end
 	s := &world{Rig: rig.New(t), bundle: bundle, events: newTaker()}
 	if err := config.SaveOptions(bundle, rig.Options(s.Rig)); err != nil {
@@ -108,7 +115,7 @@ func open(t *testing.T) *world {
 	}
 	ctx, life := shutdown.WithShutdown(namespaces.WithNamespace(context.Background(), "test"))
 	s.life = life
-	s.services = newServices(ctx, s.events, life, Host{RemoveSocket: func() error { return nil }}, time.Now(), func(config.Config) sandbox.Platform { return s.Platform })
+	s.services = newServices(ctx, s.events, life, Host{RemoveSocket: func() error { return nil }, Tracer: tracer}, time.Now(), func(config.Config) sandbox.Platform { return s.Platform })
 	t.Cleanup(s.end)
 	return s
 }

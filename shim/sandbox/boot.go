@@ -28,7 +28,7 @@ const deathNotice = time.Second
 // Boot starts the machine and returns the sandbox when its agent has answered. While the
 // guest boots, launched is called, which may start placeholders. It ends early with ctx.
 // A spare has done most of it. After an error the caller closes the prepared place.
-func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) (*Sandbox, error) {
+func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) (_ *Sandbox, err error) {
 	if p.spare != nil {
 		return p.bootSpare(ctx, launched)
 	}
@@ -36,7 +36,8 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 	if err != nil {
 		return nil, err
 	}
-	defer trace.Phase(ctx, "guest boot")()
+	ctx, phase := trace.Begin(ctx, "guest boot")
+	defer phase.End(&err)
 	defer s.endWith(ctx)()
 	if err := s.own(ctx); err != nil {
 		return nil, err
@@ -57,17 +58,18 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 }
 
 // launch starts the machine, with its network.
-func (p *Prepared) launch(ctx context.Context) (*Sandbox, *vm.Console, error) {
+func (p *Prepared) launch(ctx context.Context) (_ *Sandbox, _ *vm.Console, err error) {
 	console := vm.NewConsole(func(line string) {
 		log.G(ctx).WithField("source", "console").Info(line)
 	})
-	opened := trace.Phase(ctx, "network")
+	_, opening := trace.Begin(ctx, "network")
 	network, err := p.openNetwork()
+	opening.End(&err)
 	if err != nil {
 		return nil, nil, err
 	}
-	opened()
-	defer trace.Phase(ctx, "VMM start")()
+	ctx, phase := trace.Begin(ctx, "VMM start")
+	defer phase.End(&err)
 	machineConfig, err := p.machineConfig(network.vm, console)
 	if err != nil {
 		return nil, nil, err

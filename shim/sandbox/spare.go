@@ -134,8 +134,9 @@ func (p *Prepared) become(bundle string, platform Platform, config Config) error
 }
 
 // bootSpare is Boot of a VM that runs: what is its bundle's is joined with it.
-func (p *Prepared) bootSpare(ctx context.Context, launched func(Placeholders) error) (*Sandbox, error) {
-	defer trace.Phase(ctx, "spare")()
+func (p *Prepared) bootSpare(ctx context.Context, launched func(Placeholders) error) (_ *Sandbox, err error) {
+	ctx, phase := trace.Begin(ctx, "spare")
+	defer phase.End(&err)
 	s := p.spare
 	defer s.endWith(ctx)()
 	s.Guest.SetBudgets(p.platform.Budgets)

@@ -58,8 +58,9 @@ func (a attachment) detach(p *sandbox.Prepared) error {
 
 // attach gives the VM the container's root file system and what it mounts. What was
 // attached is in c, also after an error.
-func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mount.Mount) error {
-	defer trace.Phase(ctx, "share")()
+func (c *container) attach(ctx context.Context, p *sandbox.Prepared, rootfs []mount.Mount) (err error) {
+	ctx, phase := trace.Begin(ctx, "share")
+	defer phase.End(&err)
 	c.identities = socket.NewIdentities(c.plan.Users(), c.plan.Identity())
 	if err := c.attachRoot(ctx, p, rootfs); err != nil {
 		return err

@@ -140,8 +140,9 @@ func (s *Service) boot(ctx context.Context, c *container) (*sandbox.Sandbox, err
 }
 
 // handOver gives the container to the guest.
-func (c *container) handOver(ctx context.Context, sb *sandbox.Sandbox, r *taskapi.CreateTaskRequest, undo *undo.Stack) error {
-	defer trace.Phase(ctx, "hand over")()
+func (c *container) handOver(ctx context.Context, sb *sandbox.Sandbox, r *taskapi.CreateTaskRequest, undo *undo.Stack) (err error) {
+	ctx, phase := trace.Begin(ctx, "hand over")
+	defer phase.End(&err)
 	detached := context.WithoutCancel(ctx)
 	init := c.init()
 	streams, err := stdio.Open(detached, sb.Guest, c.id, init.config)

@@ -138,7 +138,8 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 	})
 	ending, cancel := boundEnd(ctx, bounded)
 	defer cancel()
-	defer trace.Phase(ctx, "leave")()
+	ending, leaving := trace.Begin(ending, "leave")
+	defer leaving.End(nil)
 	if err := s.pod.Leave(ending, c.id); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Error("the task is deleted, but cleaning up after its VM failed")
 	}
@@ -159,16 +160,17 @@ func (c *container) deleteResponse(p *process, status uint32) *taskapi.DeleteRes
 // deleteInGuest lets all output through and deletes a process in the guest, or does without
 // when the VM is gone. A guest that does not delete what it has said to have ended, or what
 // never started, loses its VM. It returns the exit status that the guest tells.
-func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (uint32, error) {
+func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (_ uint32, err error) {
 	if err := c.mayDelete(p); err != nil && !s.endedWithVM(p) {
 		return 0, err
 	}
 	if streams := p.streams.Load(); p.hasExited() && streams != nil {
-		drained := trace.Phase(ctx, "drain")
+		ctx, draining := trace.Begin(ctx, "drain")
 		streams.Drain(ctx)
-		drained()
+		draining.End(nil)
 	}
-	defer trace.Phase(ctx, "delete in the guest")()
+	ctx, phase := trace.Begin(ctx, "delete in the guest")
+	defer phase.End(&err)
 	sb, err := s.pod.Sandbox()
 	if err != nil {
 		p.exitedWithin(deathNotice)
@@ -218,7 +220,8 @@ func (c *container) describe(p *process) string {
 // removeContainer takes away what the container was given. bounded is what is left of the
 // guest's time.
 func (s *Service) removeContainer(ctx, bounded context.Context, c *container) {
-	defer trace.Phase(ctx, "remove")()
+	bounded, phase := trace.Begin(bounded, "remove")
+	defer phase.End(nil)
 	c.remove()
 	if sb, err := s.pod.Sandbox(); err == nil {
 		c.removeBundle(bounded, sb)

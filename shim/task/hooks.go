@@ -14,14 +14,15 @@ import (
 // to the container's network namespace.
 
 // createHooks runs the hooks of a container that is being created.
-func (c *container) createHooks(ctx context.Context) error {
+func (c *container) createHooks(ctx context.Context) (err error) {
 	hooks := c.plan.Hooks()
 	//lint:ignore SA1019 clients still set prestart hooks
 	prestart := hooks.Prestart
 	if len(prestart)+len(hooks.CreateRuntime)+len(hooks.Poststop) == 0 {
 		return nil
 	}
-	defer trace.Phase(ctx, "hooks")()
+	ctx, phase := trace.Begin(ctx, "hooks")
+	defer phase.End(&err)
 	if err := hook.SetPending(c.bundle); err != nil {
 		return err
 	}

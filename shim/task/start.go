@@ -94,12 +94,13 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 
 // start starts a process. A client of one that does not start is not kept waiting for the
 // end of its output.
-func (c *container) start(ctx context.Context, sb *sandbox.Sandbox, p *process, r *taskapi.StartRequest) error {
-	defer trace.Phase(ctx, "start")()
+func (c *container) start(ctx context.Context, sb *sandbox.Sandbox, p *process, r *taskapi.StartRequest) (err error) {
+	ctx, phase := trace.Begin(ctx, "start")
+	defer phase.End(&err)
 	if err := c.beginStart(p); err != nil {
 		return err
 	}
-	err := c.startInGuest(ctx, sb, p, r)
+	err = c.startInGuest(ctx, sb, p, r)
 	c.endStart(p, err == nil)
 	if err != nil && p.execID != "" {
 		c.closeStdio(ctx, p)

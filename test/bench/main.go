@@ -6,7 +6,8 @@
 //
 // With the directory of microsandbox's package, whole runs are compared with its
 // own, and not with a bare boot. -only images measures root file systems that are made
-// of images instead, and -only instructions what a start costs the guest.
+// of images instead, -only instructions what a start costs the guest, and -only trace
+// draws a trace of one.
 package main
 
 import (
@@ -44,12 +45,12 @@ type result struct {
 
 var (
 	only = flag.String("only", "", "measure this alone: boot, exec, output, memory, network, files, starts, burst or idle; "+
-		"what is measured no other way: instructions, or images, which are jobs, layers and eleventh")
+		"what is measured no other way: instructions, trace, or images, which are jobs, layers and eleventh")
 	smallFiles  = flag.Int("files", 5000, "how many small files the image of jobs has")
 	imageRounds = flag.Int("rounds", 5, "how often each of jobs and layers is measured; the median counts")
 	startRounds = flag.Int("starts", 30, "how often a start of each way is measured")
 	burstSize   = flag.Int("burst", 20, "how many containers start at once")
-	plotFile    = flag.String("plot", "", "the file that jobs are drawn into, as SVG; empty is none")
+	plotFile    = flag.String("plot", "", "the file that jobs, or a trace, are drawn into, as SVG; empty is none")
 )
 
 // imageMeasures are those of root file systems that are made of images.
@@ -62,6 +63,11 @@ func run() error {
 	flag.Parse()
 	if err := log.SetLevel("error"); err != nil {
 		return err
+	}
+	if *only == "trace" {
+		if err := collectTraces(); err != nil {
+			return err
+		}
 	}
 	host, err := harness.Start(harness.ErofsSize(writableSize))
 	if err != nil {
@@ -86,6 +92,9 @@ func run() error {
 			print(results)
 		}
 		return err
+	}
+	if *only == "trace" {
+		return oneTrace(host)
 	}
 	measured := false
 	for _, measure := range imageMeasures {

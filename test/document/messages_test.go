@@ -166,7 +166,7 @@ func (s *source) read(dir string) {
 func (s *source) findMakers(file *ast.File) {
 	for _, decl := range file.Decls {
 		f, isFunc := decl.(*ast.FuncDecl)
-		if !isFunc || f.Recv != nil || f.Body == nil || len(f.Type.Params.List) == 0 || f.Type.Params.List[0].Names[0].Name != "format" {
+		if !isFunc || f.Recv != nil || f.Body == nil || len(f.Type.Params.List) == 0 || len(f.Type.Params.List[0].Names) == 0 || f.Type.Params.List[0].Names[0].Name != "format" {
 			continue
 		}
 		ast.Inspect(f.Body, func(node ast.Node) bool {
