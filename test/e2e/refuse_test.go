@@ -105,7 +105,7 @@ func TestRefused(t *testing.T) {
 		"unknown setting":       {config(t, dir, "kernel = 1"), "unknown setting"},
 		"unknown driver":        {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
 		"missing kit":           {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
-		"no kernel":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "is no ELF image"},
+		"no kernel":             {config(t, dir, fmt.Sprintf("kit = %q", kit(t, "vmlinux", "nothing"))), "neither an ELF image nor arm64's boot image"},
 		"damaged kernel":        {config(t, dir, patient(kit(t, "vmlinux", damagedKernel(t)))), " ended ("},
 		"kernel panic":          {config(t, dir, patient(kit(t, "guest.erofs", strings.Repeat("nothing\n", 1<<16)))), "Kernel panic"},
 		"no answer in time":     {config(t, dir, `vm.boot_timeout = "100ms"`), "the agent did not answer within 100ms"},
