@@ -1,10 +1,12 @@
 // Package metrics tells what the sandboxes of this host are and use, in Prometheus' form
 // (prometheus.io/docs/practices/naming). All of it is read when it is asked for: from
 // containerd's bundles, the shims' records in them, and /proc (package survey). No guest is
-// asked, and of the shims only whether they answer and how many containers run.
+// asked, and of the shims only whether they answer, how many containers run, and what they have
+// counted.
 //
 //	metrics.go   the metrics, and a collector of them
 //	process.go   what processes use
+//	counts.go    what shims have counted
 //	spares.go    VMs that wait
 //	serve.go     HTTP, on a unix socket or a loopback address
 package metrics
@@ -70,6 +72,9 @@ var (
 	resident   = ofSandbox("msb_sandbox_resident_memory_bytes", "The host's memory that a kind of the sandbox's processes has. The guest's memory is the VMM's.", "process")
 	guestsRAM  = ofSandbox("msb_sandbox_guest_resident_memory_bytes", "The host's memory that is the guest's, a part of the VMM's. Only where the driver keeps it apart.")
 	overhead   = ofSandbox("msb_sandbox_overhead_memory_bytes", "The host's memory that the sandbox's processes have beside the guest's: anonymous, or files, which are the programs' code that all sandboxes share. Only where the driver keeps it apart.", "kind")
+	phases     = ofSandbox("msb_sandbox_phase_duration_seconds", "How long the phases of containers' lives took, as the shim has counted them.", "phase")
+	exits      = define(prometheus.CounterValue, "msb_sandbox_exits_total", "Processes of the sandbox that have ended, as the shim has counted them: containers or execs, with success (status 0), failure, or lost with their VM.", "namespace", "id", "process", "result")
+	overruns   = define(prometheus.CounterValue, "msb_sandbox_guest_overruns_total", "Calls that the guest has not answered in time, as the shim has counted them. The first ends the VM.", "namespace", "id")
 	cpuSeconds = define(prometheus.CounterValue, "msb_sandbox_cpu_seconds_total", "The processor time that a kind of the sandbox's processes has used.", "namespace", "id", "process")
 )
 
@@ -135,6 +140,7 @@ func (c *collector) find() ([]survey.Sandbox, error) {
 	before := c.hung
 	c.mu.Unlock()
 	host := c.source.Host
+	host.Counts = true
 	host.Hung = func(address string) bool {
 		since, known := before[address]
 		return known && now.Sub(since) < askAgain
@@ -169,6 +175,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	states := map[survey.State]int{}
 	for _, s := range valid(found) {
 		states[s.State]++
+		tellPhases(s, out)
 		c.source.sandbox(s, func(m metric, value float64, labels ...string) {
 			tell(m, value, append([]string{s.Namespace, s.ID}, labels...)...)
 		})
@@ -222,6 +229,7 @@ func (s Source) sandbox(b survey.Sandbox, tell func(metric, float64, ...string))
 	if b.Started != nil {
 		tell(started, float64(b.Started.UnixMilli())/float64(time.Second/time.Millisecond))
 	}
+	tellCounts(b.Counts, tell)
 	uses := s.uses(b)
 	for kind, use := range uses {
 		tell(resident, float64(use.resident()), string(kind))

@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 )
 
 // ask fills in the states of a sandbox's containers, as its shim tells them: these are in its
@@ -32,7 +34,9 @@ func (h Host) ask(ctx context.Context, s *Sandbox) error {
 	tasks := taskapi.NewTTRPCTaskClient(client)
 	if len(s.Containers) == 0 {
 		_, err := tasks.Connect(ctx, &taskapi.ConnectRequest{ID: s.ID})
-		return unanswered(ctx, err)
+		if err := unanswered(ctx, err); err != nil {
+			return err
+		}
 	}
 	for i := range s.Containers {
 		c := &s.Containers[i]
@@ -43,7 +47,14 @@ func (h Host) ask(ctx context.Context, s *Sandbox) error {
 			return err
 		}
 	}
-	return nil
+	if !h.Counts {
+		return nil
+	}
+	counts, err := count.NewCountersClient(client).Read(ctx, &count.ReadRequest{})
+	if err == nil {
+		s.Counts = counts
+	}
+	return unanswered(ctx, err)
 }
 
 // unanswered is the error of a call that was not answered; that there is no such task, for
@@ -52,7 +63,7 @@ func unanswered(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsInvalidArgument(err) {
+	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err) {
 		return nil
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 )
@@ -178,7 +179,7 @@ func TestBudgetsWithoutReader(t *testing.T) {
 
 func wantOverrun(t *testing.T, machine guest.Machine, name string, budget time.Duration, call func() error) {
 	t.Helper()
-	began := time.Now()
+	began, before := time.Now(), overruns(t)
 	err := call()
 	if took := time.Since(began); took != budget {
 		t.Errorf("it took %v, and its budget is %v", took, budget)
@@ -192,6 +193,20 @@ func wantOverrun(t *testing.T, machine guest.Machine, name string, budget time.D
 	if why := machine.Err(); why == nil || !strings.Contains(why.Error(), want) {
 		t.Errorf("the VM: %v", why)
 	}
+	synctest.Wait()
+	if n := overruns(t) - before; n != 1 {
+		t.Errorf("%d overruns were counted", n)
+	}
+}
+
+// overruns is how many the shim has counted.
+func overruns(t *testing.T) uint64 {
+	t.Helper()
+	counts, err := count.Read(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return counts.GetOverruns()
 }
 
 var errLeft = errors.New("containerd has lost interest")

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
@@ -147,13 +149,14 @@ func invoke[Request, Response any](ctx context.Context, c *Client, name string, 
 	make call[Request, Response], request *Request,
 ) (*Response, error) {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), budget)
-	watch := context.AfterFunc(bounded, func() { c.overrun(name, budget) })
+	overrun := sync.OnceFunc(func() { c.overrun(name, budget) })
+	watch := context.AfterFunc(bounded, overrun)
 	return wait(ctx, c, name, func() (*Response, error) {
 		defer cancel()
 		response, err := make(bounded, request)
 		watch()
 		if err != nil && bounded.Err() != nil { // the call may learn of its end before watch does
-			c.overrun(name, budget)
+			overrun()
 		}
 		return response, err
 	})
@@ -183,6 +186,7 @@ func wait[Response any](ctx context.Context, c *Client, name string, call func()
 
 // overrun ends the VM of a guest that has used up a budget.
 func (c *Client) overrun(name string, budget time.Duration) {
+	count.AddOverrun()
 	c.machine.End(fmt.Errorf("the guest did not answer %s within %v: %w", name, budget, errdefs.ErrUnavailable))
 }
 

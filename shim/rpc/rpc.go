@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
@@ -36,6 +37,7 @@ const (
 	sandboxService   = "containerd.runtime.sandbox.v1.Sandbox"
 	transferService  = "containerd.services.transfer.v1.Transfer"
 	streamingService = "containerd.services.streaming.v1.Streaming"
+	countersService  = "msb.shim.v1.Counters" // ours, for msbctl
 )
 
 // RegisterTTRPC implements pkg/shim's TTRPCService.
@@ -50,6 +52,7 @@ func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 	server.RegisterService(streamingService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
 		"Stream": {Handler: stream(s.transfers.Stream), StreamingClient: true, StreamingServer: true},
 	}})
+	server.RegisterService(countersService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{"Read": method(s.calls, count.Read)}})
 	return nil
 }
 

@@ -7,10 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/test/collector"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
@@ -33,6 +35,10 @@ func (s *world) live(t *testing.T) {
 	metadata := ttrpc.MD{}
 	metadata.Set("traceparent", "00-"+callersTrace+"-"+callersSpan+"-01")
 	ctx := ttrpc.WithMetadata(t.Context(), metadata)
+	before, err := count.NewCountersClient(c.Client).Read(ctx, new(count.ReadRequest))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, call := range []struct {
 		method            string
 		request, response any
@@ -48,6 +54,20 @@ func (s *world) live(t *testing.T) {
 			t.Fatalf("%s: %v", call.method, err)
 		}
 	}
+	after, err := count.NewCountersClient(c.Client).Read(ctx, new(count.ReadRequest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, phase := range []string{"guest boot", "start", "leave"} {
+		if n, m := before.GetPhases()[phase].GetCount(), after.GetPhases()[phase].GetCount(); m != n+1 {
+			t.Errorf("of the phase %s there were %d, and now %d", phase, n, m)
+		}
+	}
+	for i, e := range after.GetExits() {
+		if n := e.GetCount() - before.GetExits()[i].GetCount(); (n == 1) != (!e.GetExec() && e.GetResult() == count.Result_FAILURE) {
+			t.Errorf("%d more of %v", n, e)
+		}
+	}
 	if err := c.Call(ctx, taskServices[0], "Start", &taskapi.StartRequest{ID: "none"}, new(taskapi.StartResponse)); err == nil {
 		t.Error("what is not there was started")
 	}
@@ -61,7 +81,8 @@ func tree(spans []collector.Span, parent, indent string) string {
 		if s.Parent != parent {
 			continue
 		}
-		fmt.Fprintf(&b, "%s%s %s\n%s", indent, strings.TrimSpace(s.Name+" "+s.Failed), s.Attributes["container.id"], tree(spans, s.ID, indent+"  "))
+		words := strings.Fields(s.Name + " " + s.Failed + " " + s.Attributes["container.id"])
+		fmt.Fprintf(&b, "%s%s\n%s", indent, strings.Join(words, " "), tree(spans, s.ID, indent+"  "))
 	}
 	return b.String()
 }
@@ -117,4 +138,47 @@ func TestTraceHung(t *testing.T) {
 	defer server.Close()
 	defer close(hung)
 	openTraced(t, trace.Open(trace.Target{URL: server.URL}, "test", "box", "v1")).live(t)
+}
+
+// A pod of the Sandbox API is traced as a container is. Its spans name it as their shim's
+// sandbox.
+func TestTraceOfPod(t *testing.T) {
+	var kept collector.Collector
+	server := httptest.NewServer(&kept)
+	defer server.Close()
+	s := openTraced(t, trace.Open(trace.Target{URL: server.URL + "/v1/traces"}, "test", "pod", "v1"))
+	c := s.serve()
+	for _, call := range []struct {
+		method            string
+		request, response any
+	}{
+		{"CreateSandbox", &sandboxapi.CreateSandboxRequest{SandboxID: "pod", BundlePath: s.bundle}, new(sandboxapi.CreateSandboxResponse)},
+		{"StartSandbox", &sandboxapi.StartSandboxRequest{SandboxID: "pod"}, new(sandboxapi.StartSandboxResponse)},
+		{"PingSandbox", &sandboxapi.PingRequest{SandboxID: "pod"}, new(sandboxapi.PingResponse)},
+		{"StopSandbox", &sandboxapi.StopSandboxRequest{SandboxID: "pod"}, new(sandboxapi.StopSandboxResponse)},
+	} {
+		if err := c.call(sandboxService, call.method, call.request, call.response); err != nil {
+			t.Fatalf("%s: %v", call.method, err)
+		}
+	}
+	s.end()
+	const want = `containerd.runtime.sandbox.v1.Sandbox/CreateSandbox
+containerd.runtime.sandbox.v1.Sandbox/StartSandbox
+  network
+  VMM start
+  guest boot
+    guest Start
+    guest SetNetwork
+  guest CreatePod
+containerd.runtime.sandbox.v1.Sandbox/StopSandbox
+`
+	spans := kept.Spans()
+	for _, s := range spans {
+		if s.Resource["msb.sandbox.id"] != "pod" {
+			t.Errorf("%s is of %v", s.Name, s.Resource)
+		}
+	}
+	if got := tree(spans, "", ""); got != want {
+		t.Errorf("the spans are\n%s\nwant\n%s", got, want)
+	}
 }

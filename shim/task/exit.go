@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 )
@@ -102,11 +103,23 @@ func (c *container) record(p *process, status uint32) {
 	ran := p.execID == "" || p.state == processRunning
 	p.exit, p.state = e, processStopped
 	if ran { // containerd was not told of the start of an exec that did not
+		count.AddExit(p.execID != "", resultOf(status, c.lost))
 		c.service.Events.Publish(&eventsapi.TaskExit{
 			ContainerID: c.id, ID: c.eventID(p), Pid: c.taskPid, ExitStatus: e.status, ExitedAt: timestamppb.New(e.at),
 		})
 	}
 	close(p.exited) // who waits for it finds the event in the queue
+}
+
+// resultOf is an end for the shim's counters.
+func resultOf(status uint32, lost bool) count.Result {
+	switch {
+	case lost:
+		return count.Result_LOST
+	case status == 0:
+		return count.Result_SUCCESS
+	}
+	return count.Result_FAILURE
 }
 
 // eventID is what events call a process: init has its container's id.

@@ -1,5 +1,5 @@
 // Package trace tells how long each phase of a container's life took: in the log at debug
-// level, and, where a collector is named, as spans of OpenTelemetry, which follow the trace
+// level, in the shim's counters, and, where a collector is named, as spans of OpenTelemetry, which follow the trace
 // that containerd's call belongs to.
 //
 // A span is of a call that containerd makes (Tracer.Call), of a phase in it (Begin), or of a
@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 )
 
 // A Phase is a part of a container's life that has begun.
@@ -61,11 +63,13 @@ func Guest(ctx context.Context, name string) (end func(error)) {
 
 func ignore(error) {}
 
-// tell tells the log of a phase that ends now.
+// tell counts a phase that ends now, and tells the log.
 func tell(ctx context.Context, name string, began time.Time) {
+	took := time.Since(began)
+	count.AddPhase(name, took)
 	entry := log.G(ctx)
 	if !entry.Logger.IsLevelEnabled(logrus.DebugLevel) {
 		return
 	}
-	entry.WithField("phase", name).WithField("took", time.Since(began).Round(10*time.Microsecond)).Debug("trace")
+	entry.WithField("phase", name).WithField("took", took.Round(10*time.Microsecond)).Debug("trace")
 }

@@ -140,6 +140,7 @@ func TestMsbctl(t *testing.T) {
 			for _, want := range []string{
 				fmt.Sprintf(`msb_sandbox_info{driver="%s",%s} 1`, host.Driver, labels), "msb_sandbox_shim_answers{" + labels + "} 1",
 				"msb_sandbox_vm_cpus{" + labels + "} 1", "msb_sandbox_running_containers{" + labels + "} 1",
+				"msb_sandbox_phase_duration_seconds_count{" + labels + `,phase="start"} 1`, "msb_sandbox_guest_overruns_total{" + labels + "} 0",
 			} {
 				if !strings.Contains(text, want+"\n") {
 					t.Errorf("metrics: no %s in\n%s", want, text)
@@ -164,14 +165,10 @@ func TestMsbctl(t *testing.T) {
 	checkFollowed(t, two)
 
 	hung := shimOf(t, one.ID())
-	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, hung)
 	code = msbctlJSON(t, &all, append([]string{"ls"}, state...)...)
 	text := serve()
-	if err := unix.Kill(hung, unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	resume(t, hung)
 	if code != 0 || len(all) != 2 || all[0].State != "hung" || all[0].VMM.Pid == 0 || all[1].State == "" {
 		t.Errorf("ls beside a shim that hangs: code %d, %+v", code, all)
 	}
