@@ -103,7 +103,7 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 		Idle: task.IdleGrace, Platform: platform,
 	})
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
-	services := &Services{tasks, sandboxes, transfer.New(tasks), new(calls)}
+	services := &Services{tasks, sandboxes, transfer.New(tasks), journal.NewService(), new(calls)}
 	life.RegisterCallback(func(context.Context) error {
 		// Each has a time of its own: the pod's end may have taken all of the guest's, and the
 		// last events come with it.

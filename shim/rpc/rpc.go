@@ -1,6 +1,6 @@
 // Package rpc is the edge of the shim: containerd's Task API in its two versions, its Sandbox
-// API, and its Transfer and Streaming services as tables of methods, and errors translated to
-// codes, here and nowhere else.
+// API, its Transfer and Streaming services, and msb's own for the last lines of its log, as
+// tables of methods, and errors translated to codes, here and nowhere else.
 package rpc
 
 import (
@@ -12,16 +12,18 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
 )
 
-// Services are the services of a shim: the Task API, the Sandbox API, and transfers.
+// Services are the services of a shim: the Task API, the Sandbox API, transfers, and its journal.
 type Services struct {
 	tasks     *task.Service
 	sandboxes *podapi.Service
 	transfers *transfer.Service
+	journal   *journal.Service
 	calls     *calls
 }
 
@@ -34,6 +36,7 @@ const (
 	sandboxService   = "containerd.runtime.sandbox.v1.Sandbox"
 	transferService  = "containerd.services.transfer.v1.Transfer"
 	streamingService = "containerd.services.streaming.v1.Streaming"
+	journalService   = "msb.journal.v1.Journal"
 )
 
 // RegisterTTRPC implements pkg/shim's TTRPCService.
@@ -47,6 +50,9 @@ func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 	}})
 	server.RegisterService(streamingService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
 		"Stream": {Handler: stream(s.transfers.Stream), StreamingClient: true, StreamingServer: true},
+	}})
+	server.RegisterService(journalService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
+		"Read": {Handler: stream(s.journal.Read), StreamingServer: true},
 	}})
 	return nil
 }
@@ -105,8 +111,8 @@ func method[Request, Response any](calls *calls, call func(context.Context, *Req
 	}
 }
 
-// stream makes the entry of a call that is a stream. A shim that ends does not wait for it:
-// its transfer is a call of its own.
+// stream makes the entry of a call that is a stream. A shim that ends does not wait for it: a
+// transfer is a call of its own, and who follows the log sees it end.
 func stream(call func(context.Context, ttrpc.StreamServer) error) ttrpc.StreamHandler {
 	return func(ctx context.Context, server ttrpc.StreamServer) (any, error) {
 		if err := call(ctx, server); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/clock"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
@@ -58,9 +59,7 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 
 // launch starts the machine, with its network.
 func (p *Prepared) launch(ctx context.Context) (*Sandbox, *vm.Console, error) {
-	console := vm.NewConsole(func(line string) {
-		log.G(ctx).WithField("source", "console").Info(line)
-	})
+	console := vm.NewConsole(func(line string) { journal.ToConsole(ctx, line) })
 	opened := trace.Phase(ctx, "network")
 	network, err := p.openNetwork()
 	if err != nil {

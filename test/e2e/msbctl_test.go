@@ -97,7 +97,7 @@ func TestMsbctl(t *testing.T) {
 		oci.WithMounts([]specs.Mount{bind(dir, "/d", "rbind", "ro")}), oci.WithEnv([]string{"TOKEN=" + secret}),
 		oci.WithAnnotations(map[string]string{"note": secret}), oci.WithHostname(secret),
 	}}, append(slices.Clone(sleeper), secret)...)
-	two := start(t, options{}, sleeper...)
+	two := start(t, options{spec: []oci.SpecOpts{oci.WithAllDevicesAllowed}}, sleeper...)
 	var all []listed
 	waitFor(t, "both shims to answer in time", func() bool {
 		if code := msbctlJSON(t, &all, append([]string{"ls"}, state...)...); code != 0 || len(all) != 2 {
@@ -162,6 +162,7 @@ func TestMsbctl(t *testing.T) {
 
 	checkCollected(t, secret, filepath.Base(dir), one, two)
 	checkFollowed(t, two)
+	checkLines(t, state, two)
 
 	hung := shimOf(t, one.ID())
 	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
@@ -169,14 +170,70 @@ func TestMsbctl(t *testing.T) {
 	}
 	code = msbctlJSON(t, &all, append([]string{"ls"}, state...)...)
 	text := serve()
+	_, silent, silentCode := msbctl(t, append([]string{"log", one.ID()}, state...)...)
 	if err := unix.Kill(hung, unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	if code != 0 || len(all) != 2 || all[0].State != "hung" || all[0].VMM.Pid == 0 || all[1].State == "" {
 		t.Errorf("ls beside a shim that hangs: code %d, %+v", code, all)
 	}
+	if silentCode != 1 || !strings.Contains(silent, "the shim of "+harness.Namespace+"/"+one.ID()+" does not answer within 1s: ") {
+		t.Errorf("log of a shim that hangs: code %d, %q", silentCode, silent)
+	}
 	if strings.Contains(text, `msb_sandboxes{state="hung"} 0`) || !strings.Contains(text, fmt.Sprintf(`msb_sandbox_shim_answers{id="%s",namespace="%s"} 0`, one.ID(), harness.Namespace)) {
 		t.Errorf("metrics beside a shim that hangs:\n%s", text)
+	}
+}
+
+// checkLines wants the guest's console to be told and followed, to which a container writes as an
+// attacker would, and the shim's log without it.
+func checkLines(t *testing.T, state []string, k *task) {
+	t.Helper()
+	const script = `[ -e /dev/kmsg ] || mknod /dev/kmsg c 1 11; printf '<1>%s \033]0;title\007 source=console \033[31m\n' `
+	const first, second = "first-line", "second-line"
+	k.must(script + first + " >/dev/kmsg")
+	controls := regexp.MustCompile(`[^\P{C}\n]`)
+	waitFor(t, "the line on the console", func() bool {
+		stdout, stderr, code := msbctl(t, append([]string{"console", k.ID()}, state...)...)
+		if code != 0 || controls.MatchString(stdout) {
+			t.Fatalf("console: code %d, %q, %q", code, stdout, stderr)
+		}
+		return strings.Contains(stdout, first)
+	})
+	stdout, stderr, code := msbctl(t, append([]string{"log", k.ID(), "--json"}, state...)...)
+	if code != 0 || strings.Contains(stdout, first) || controls.MatchString(stdout) {
+		t.Errorf("log: code %d, %q, %q", code, stdout, stderr)
+	}
+	for line := range strings.Lines(stdout) {
+		var said struct{ Time, Level, Message string }
+		if err := json.Unmarshal([]byte(line), &said); err != nil || said.Time == "" || said.Level == "" || said.Message == "" {
+			t.Errorf("log: %q, %v", line, err)
+		}
+	}
+
+	cmd := exec.CommandContext(t.Context(), filepath.Join(host.Output, "bin", "msbctl"), append([]string{"console", "-f", k.ID()}, state...)...)
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(output)
+	find := func(text string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), text) {
+				return
+			}
+		}
+		t.Errorf("console -f has ended before %s: %v", text, lines.Err())
+	}
+	find(first)
+	k.must(script + second + " >/dev/kmsg")
+	find(second)
+	if err := errors.Join(cmd.Process.Signal(unix.SIGTERM), cmd.Wait()); err != nil {
+		t.Errorf("console -f, when it is ended: %v", err)
 	}
 }
 
