@@ -38,7 +38,7 @@ var kitFiles = []string{"vmlinux", "vmlinux-tsi", "guest.erofs", "msb-krun", "ms
 
 // Look asks the host. configFile names a configuration; empty is the shim's.
 func Look(ctx context.Context, configFile, address string) Facts {
-	f := Facts{Version: version.Version, KVM: kvm.Check()}
+	f := Facts{Version: version.Version, KVM: kvm.Check(), KVMModule: kvm.Module()}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err == nil {
 		f.Kernel = unix.ByteSliceToString(name.Release[:])
