@@ -126,6 +126,9 @@ func TestBad(t *testing.T) {
 }
 
 func TestText(t *testing.T) {
+	if got := text(errors.Join(errTest, errTest)); got != "it is not there; it is not there" {
+		t.Errorf("%q", got)
+	}
 	for _, err := range []error{
 		errTest, errors.Join(errTest), wrapped{": "}, wrapped{" ("},
 	} {

@@ -215,7 +215,8 @@ func orSelf(pid int) int {
 	return pid
 }
 
-// text is an error without its class, which says nothing to who reads it.
+// text is an error in one line, without its class, which says nothing to who reads it.
 func text(err error) string {
-	return strings.TrimSuffix(strings.TrimSuffix(err.Error(), ": "+errdefs.ErrFailedPrecondition.Error()), " ("+errdefs.ErrFailedPrecondition.Error()+")")
+	line := strings.ReplaceAll(err.Error(), "\n", "; ")
+	return strings.TrimSuffix(strings.TrimSuffix(line, ": "+errdefs.ErrFailedPrecondition.Error()), " ("+errdefs.ErrFailedPrecondition.Error()+")")
 }
