@@ -126,7 +126,7 @@ func TestBad(t *testing.T) {
 }
 
 func TestText(t *testing.T) {
-	if got := text(errors.Join(errTest, errTest)); got != "it is not there; it is not there" {
+	if got := text(errors.Join(wrapped{" ("}, errTest, errors.New("another"))); got != "it is not there; another" {
 		t.Errorf("%q", got)
 	}
 	for _, err := range []error{

@@ -215,8 +215,18 @@ func orSelf(pid int) int {
 	return pid
 }
 
-// text is an error in one line, without its class, which says nothing to who reads it.
+// text is an error in one line, without its class, which says nothing to who reads it. Of errors
+// that are joined each is told once.
 func text(err error) string {
-	line := strings.ReplaceAll(err.Error(), "\n", "; ")
-	return strings.TrimSuffix(strings.TrimSuffix(line, ": "+errdefs.ErrFailedPrecondition.Error()), " ("+errdefs.ErrFailedPrecondition.Error()+")")
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		line = strings.TrimSpace(line)
+		for _, class := range []string{": " + errdefs.ErrFailedPrecondition.Error(), " (" + errdefs.ErrFailedPrecondition.Error() + ")"} {
+			line = strings.TrimSuffix(line, class)
+		}
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
 }
