@@ -63,7 +63,7 @@ func Root(stdout, stderr io.Writer) *cli.Command {
 		Writer:  stdout, ErrWriter: stderr,
 		HideHelpCommand: true, EnableShellCompletion: true, ConfigureShellCompletionCommand: showCompletion,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // Main does it
-		Commands:       []*cli.Command{checkCommand(), lsCommand(), inspectCommand(), logCommand(), consoleCommand(), spareCommand(), collectCommand(), eventsCommand(), metricsCommand(), configCommand()},
+		Commands:       []*cli.Command{checkCommand(), lsCommand(), inspectCommand(), logCommand(), consoleCommand(), shellCommand(), spareCommand(), collectCommand(), eventsCommand(), metricsCommand(), configCommand()},
 	})
 }
 

@@ -1,6 +1,6 @@
 // Package rpc is the edge of the shim: containerd's Task API in its two versions, its Sandbox
-// API, its Transfer and Streaming services, and msb's own for the last lines of its log, as
-// tables of methods, and errors translated to codes, here and nowhere else.
+// API, its Transfer and Streaming services, and msb's own for the last lines of its log and for
+// programs of an operator, as tables of methods, and errors translated to codes, here and nowhere else.
 package rpc
 
 import (
@@ -14,6 +14,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shell"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
 )
@@ -24,6 +25,7 @@ type Services struct {
 	sandboxes *podapi.Service
 	transfers *transfer.Service
 	journal   *journal.Service
+	shell     *shell.Service
 	calls     *calls
 }
 
@@ -37,6 +39,7 @@ const (
 	transferService  = "containerd.services.transfer.v1.Transfer"
 	streamingService = "containerd.services.streaming.v1.Streaming"
 	journalService   = "msb.journal.v1.Journal"
+	shellService     = "msb.shell.v1.Shell"
 )
 
 // RegisterTTRPC implements pkg/shim's TTRPCService.
@@ -53,6 +56,9 @@ func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 	}})
 	server.RegisterService(journalService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
 		"Read": {Handler: stream(s.journal.Read), StreamingServer: true},
+	}})
+	server.RegisterService(shellService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"Run": method(s.calls, s.shell.Run),
 	}})
 	return nil
 }
