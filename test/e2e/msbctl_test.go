@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -97,7 +99,7 @@ func TestMsbctl(t *testing.T) {
 		oci.WithMounts([]specs.Mount{bind(dir, "/d", "rbind", "ro")}), oci.WithEnv([]string{"TOKEN=" + secret}),
 		oci.WithAnnotations(map[string]string{"note": secret}), oci.WithHostname(secret),
 	}}, append(slices.Clone(sleeper), secret)...)
-	two := start(t, options{spec: []oci.SpecOpts{oci.WithAllDevicesAllowed}}, sleeper...)
+	two := start(t, options{spec: []oci.SpecOpts{oci.WithAllDevicesAllowed}, container: withShell(t)}, sleeper...)
 	var all []listed
 	waitFor(t, "both shims to answer in time", func() bool {
 		if code := msbctlJSON(t, &all, append([]string{"ls"}, state...)...); code != 0 || len(all) != 2 {
@@ -163,6 +165,7 @@ func TestMsbctl(t *testing.T) {
 	checkCollected(t, secret, filepath.Base(dir), one, two)
 	checkFollowed(t, two)
 	checkLines(t, state, two)
+	checkShell(t, state, one, two)
 
 	hung := shimOf(t, one.ID())
 	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
@@ -182,6 +185,52 @@ func TestMsbctl(t *testing.T) {
 	}
 	if strings.Contains(text, `msb_sandboxes{state="hung"} 0`) || !strings.Contains(text, fmt.Sprintf(`msb_sandbox_shim_answers{id="%s",namespace="%s"} 0`, one.ID(), harness.Namespace)) {
 		t.Errorf("metrics beside a shim that hangs:\n%s", text)
+	}
+}
+
+// withShell makes a container in whose guest the operator may run programs.
+func withShell(t *testing.T) func(id string, image client.Image) []client.NewContainerOpts {
+	t.Helper()
+	config, err := os.ReadFile(host.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.toml")
+	write(t, file, string(config)+"\n[debug]\nshell = true\n")
+	return func(id string, image client.Image) []client.NewContainerOpts {
+		return []client.NewContainerOpts{client.WithNewSnapshot(id, image), client.WithRuntime(harness.Runtime, &runtimeoptions.Options{ConfigPath: file})}
+	}
+}
+
+// checkShell wants programs of the host to run beside the agent of a guest where the configuration
+// allows it, and nothing of that to be left.
+func checkShell(t *testing.T, state []string, refused, allowed *task) {
+	t.Helper()
+	tools := filepath.Join(host.Output, "tools")
+	shell := func(k *task, args ...string) (stdout, stderr string, code int) {
+		t.Helper()
+		return msbctl(t, append(append(append([]string{"shell", k.ID()}, state...), "--tools", tools, "--"), args...)...)
+	}
+	if _, stderr, code := shell(refused, "probe", "stat", "/sbin/msb-agent"); code != 1 || !strings.Contains(stderr, "[debug] shell = true") {
+		t.Errorf("shell without the setting: code %d, %q", code, stderr)
+	}
+	if stdout, stderr, code := shell(allowed, "probe", "stat", "/sbin/msb-agent"); code != 0 || stdout == "" {
+		t.Errorf("shell: code %d, %q, %q", code, stdout, stderr)
+	}
+	if stdout, stderr, code := shell(allowed, "probe", "stat", "/no/such/file"); code != 1 || stdout != "ENOENT\n" || stderr != "" {
+		t.Errorf("shell of a program that fails: code %d, %q, %q", code, stdout, stderr)
+	}
+	if _, stderr, code := shell(allowed, "no-program"); code != 1 || !strings.Contains(stderr, "no such file") {
+		t.Errorf("shell of no program: code %d, %q", code, stderr)
+	}
+	allowed.mustFail("stat /sbin/msb-agent", "")
+	stdout, _, _ := msbctl(t, append([]string{"log", allowed.ID()}, state...)...)
+	if strings.Count(stdout, "runs a program in the guest") != 3 || !strings.Contains(stdout, "has ended with status 1") {
+		t.Errorf("the log tells of it: %s", stdout)
+	}
+	var s listed
+	if msbctlJSON(t, &s, append([]string{"inspect", allowed.ID()}, state...)...); len(s.Shares) != 1 {
+		t.Errorf("shares are left: %+v", s.Shares)
 	}
 }
 
