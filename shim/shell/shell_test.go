@@ -138,8 +138,12 @@ func TestRefused(t *testing.T) {
 func TestHostileGuest(t *testing.T) {
 	for name, serve := range map[string]fake.Shell{
 		"ends without a word": func(net.Conn, *guestapi.ShellStream) {},
-		"a long message":      func(stream net.Conn, _ *guestapi.ShellStream) { _, _ = stream.Write(bytes.Repeat([]byte{0xff}, 1<<20)) },
-		"no message":          func(stream net.Conn, _ *guestapi.ShellStream) { _, _ = stream.Write([]byte("\x03abc")) },
+		"a long message": func(stream net.Conn, _ *guestapi.ShellStream) {
+			// It is well formed: its one field is not known.
+			_, _ = protodelim.MarshalTo(stream, &guestapi.ShellStream{Args: []string{strings.Repeat("x", 1<<20)}})
+		},
+		"an endless length": func(stream net.Conn, _ *guestapi.ShellStream) { _, _ = stream.Write(bytes.Repeat([]byte{0xff}, 1<<20)) },
+		"no message":        func(stream net.Conn, _ *guestapi.ShellStream) { _, _ = stream.Write([]byte("\x03abc")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := open(t, true)
