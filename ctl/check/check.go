@@ -1,7 +1,9 @@
 package check
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 )
@@ -26,6 +28,8 @@ type Result struct {
 	// empty if all is well.
 	Means string `json:"means,omitempty"`
 	Do    string `json:"do,omitempty"`
+	// Remedy is what msbctl can do about it; nil if that is the operator's.
+	Remedy *Remedy `json:"remedy,omitempty"`
 }
 
 // checks are in the order in which somebody would look.
@@ -81,9 +85,13 @@ func ok(format string, args ...any) Result {
 }
 
 // warning and missing say what was found, what it means, and what to do.
-func warning(found, means, do string) Result { return Result{"", Warning, found, means, do} }
+func warning(found, means, do string) Result {
+	return Result{State: Warning, Found: found, Means: means, Do: do}
+}
 
-func missing(found, means, do string) Result { return Result{"", Missing, found, means, do} }
+func missing(found, means, do string) Result {
+	return Result{State: Missing, Found: found, Means: means, Do: do}
+}
 
 // oldest is the oldest kernel whose mounts can follow no symbolic link (mount_setattr(2)).
 const oldestMajor, oldestMinor = 5, 14
@@ -133,13 +141,18 @@ func (f Facts) needs(driver string) bool { return f.Config.Driver == driver }
 const slow = "VMs run in software emulation, which is several times slower"
 
 func hardware(f Facts) Result {
-	switch {
-	case f.KVM == nil:
+	if f.KVM == nil {
 		return ok("runs a guest")
-	case f.needs("krun"):
-		return missing(text(f.KVM), "no container starts: the configuration asks for the driver krun", "enable virtualisation in the firmware, then: modprobe -a kvm_intel kvm_amd")
 	}
-	return warning(text(f.KVM), slow, "enable virtualisation in the firmware, then: modprobe -a kvm_intel kvm_amd")
+	r := warning(text(f.KVM), slow, "enable virtualisation in the firmware, then: modprobe -a kvm_intel kvm_amd")
+	if f.needs("krun") {
+		r.State, r.Means = Missing, "no container starts: the configuration asks for the driver krun"
+	}
+	if f.KVMModule != "" && errors.Is(f.KVM, fs.ErrNotExist) {
+		r.Do = "modprobe " + f.KVMModule + "; if that fails, enable virtualisation in the firmware"
+		r.Remedy = load(f.KVMModule)
+	}
+	return r
 }
 
 func libkrun(f Facts) Result {
@@ -190,13 +203,13 @@ func fuse(f Facts) Result {
 	if f.FUSE == nil {
 		return ok("mounts")
 	}
-	return missing(text(f.FUSE), "no file can be mounted read-write, but with the option x-msb.metadata=host; and no images", "modprobe fuse")
+	return missing(text(f.FUSE), "no file can be mounted read-write, but with the option x-msb.metadata=host; and no images", "").with(load("fuse"))
 }
 
 func passthrough(f Facts) Result {
 	switch {
 	case f.FUSE != nil:
-		return warning("FUSE is not there", "see FUSE above", "modprobe fuse")
+		return warning("FUSE is not there", "see FUSE above", "").with(load("fuse"))
 	case f.Passthrough != nil:
 		return warning(text(f.Passthrough), "mounted files are read and written slower", "install a kernel of version 6.9 or newer")
 	}
@@ -207,15 +220,15 @@ func tap(f Facts) Result {
 	if f.TAP == nil {
 		return ok("/dev/net/tun makes them")
 	}
-	return missing(text(f.TAP), "only containers without a network start, and those with the host's", "modprobe tun")
+	return missing(text(f.TAP), "only containers without a network start, and those with the host's", "").with(load("tun"))
 }
 
 func redirect(f Facts) Result {
 	switch {
 	case f.TAP != nil:
-		return warning("cannot be tried without TAP devices", "see TAP devices above", "modprobe tun")
+		return warning("cannot be tried without TAP devices", "see TAP devices above", "").with(load("tun"))
 	case f.Redirect != nil:
-		return missing(text(f.Redirect), "only containers without a network start, and those with the host's", "modprobe -a sch_ingress cls_u32 act_mirred")
+		return missing(text(f.Redirect), "only containers without a network start, and those with the host's", "").with(load("sch_ingress", "cls_u32", "act_mirred"))
 	}
 	return ok("ingress, u32 and mirred")
 }
@@ -236,7 +249,7 @@ func groups(f Facts) Result {
 		return warning("version 1, without "+strings.Join(f.Cgroup.Missing, ", "), means, mountV1(f.Cgroup.Missing[0]))
 	case len(f.Cgroup.Missing) > 0:
 		return warning("version 2, without "+strings.Join(f.Cgroup.Missing, ", "), means,
-			fmt.Sprintf("echo '+%s' >/sys/fs/cgroup/cgroup.subtree_control", strings.Join(f.Cgroup.Missing, " +")))
+			"boot a kernel that has them, without cgroup_disable= and without version 1 of them")
 	}
 	return ok("version %d", f.Cgroup.Version)
 }

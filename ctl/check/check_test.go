@@ -126,6 +126,9 @@ func TestBad(t *testing.T) {
 }
 
 func TestText(t *testing.T) {
+	if got := text(errors.Join(wrapped{" ("}, errTest, errors.New("another"))); got != "it is not there; another" {
+		t.Errorf("%q", got)
+	}
 	for _, err := range []error{
 		errTest, errors.Join(errTest), wrapped{": "}, wrapped{" ("},
 	} {

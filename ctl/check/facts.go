@@ -1,6 +1,6 @@
 // Package check tells whether this host can run containers in microVMs, and what would help.
 // Facts are what was found on the host; the checks are functions of them, and so are tested
-// without one.
+// without one. What msbctl can do about a line is a part of it, as data (fix.go).
 package check
 
 // Facts are what the host was asked. An error says why something is not there; nil, that it is.
@@ -15,6 +15,9 @@ type Facts struct {
 
 	// KVM is whether it runs a guest.
 	KVM error
+	// KVMModule is the kernel's module for this CPU; empty if it has no virtualisation, or
+	// there is no module.
+	KVMModule string
 	// Krun is whether libkrun is there, msb's, and complete.
 	Krun error
 	QEMU QEMU

@@ -38,7 +38,7 @@ var kitFiles = []string{"vmlinux", "vmlinux-tsi", "guest.erofs", "msb-krun", "ms
 
 // Look asks the host. configFile names a configuration; empty is the shim's.
 func Look(ctx context.Context, configFile, address string) Facts {
-	f := Facts{Version: version.Version, KVM: kvm.Check()}
+	f := Facts{Version: version.Version, KVM: kvm.Check(), KVMModule: kvm.Module()}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err == nil {
 		f.Kernel = unix.ByteSliceToString(name.Release[:])
@@ -215,7 +215,18 @@ func orSelf(pid int) int {
 	return pid
 }
 
-// text is an error without its class, which says nothing to who reads it.
+// text is an error in one line, without its class, which says nothing to who reads it. Of errors
+// that are joined each is told once.
 func text(err error) string {
-	return strings.TrimSuffix(strings.TrimSuffix(err.Error(), ": "+errdefs.ErrFailedPrecondition.Error()), " ("+errdefs.ErrFailedPrecondition.Error()+")")
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		line = strings.TrimSpace(line)
+		for _, class := range []string{": " + errdefs.ErrFailedPrecondition.Error(), " (" + errdefs.ErrFailedPrecondition.Error() + ")"} {
+			line = strings.TrimSuffix(line, class)
+		}
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
 }

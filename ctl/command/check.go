@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,18 @@ func checkCommand() *cli.Command {
 what to do. All is tried, as far as it can be: a guest is run in KVM for a moment, a FUSE file
 system is mounted, packets are redirected, in namespaces that end with the trial.
 
-Exit codes: 0 all is ok; 1 there is a warning; 2 something is missing.`,
-		Flags: []cli.Flag{addressFlag(), configFlag(), jsonFlag()}, Action: checkAction,
+With --fix it loads the kernel's modules that a line asks for, and does nothing else: each is told,
+and asked for unless there is --yes or --json. Then it checks again. Modules stay until the next boot;
+the rest is named, and left to you.
+
+Exit codes: 0 all is ok; 1 there is a warning; 2 something is missing. With --fix they are those of
+the second check.`,
+		Flags: []cli.Flag{
+			addressFlag(), configFlag(), jsonFlag(),
+			&cli.BoolFlag{Name: "fix", Usage: "load the kernel's modules that are missing, and check again"},
+			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "of --fix: ask nothing"},
+		},
+		Action: checkAction,
 	}
 }
 
@@ -40,21 +51,72 @@ func checkAction(ctx context.Context, c *cli.Command) error {
 	if _, err := arguments(c, 0, 0); err != nil {
 		return err
 	}
+	if !c.Bool("fix") && c.Bool("yes") {
+		return usageError{errors.New("--yes is for --fix")}
+	}
 	if os.Geteuid() != 0 {
 		return errNotRoot
 	}
+	r := report{out: c.Root().Writer, json: c.Bool("json")}
 	results := check.Run(look(ctx, c))
-	out := c.Root().Writer
-	if c.Bool("json") {
-		err := printJSON(out, struct {
-			State   check.State    `json:"state"`
-			Results []check.Result `json:"results"`
-		}{check.Worst(results), results})
-		if err != nil {
+	if !c.Bool("fix") {
+		return r.end(results)
+	}
+	f := fixer{
+		tell: r.out, yes: c.Bool("yes") || r.json, answers: bufio.NewReader(c.Root().Reader),
+		apply: func(remedy check.Remedy) error { return remedy.Apply(ctx) },
+	}
+	if r.json {
+		f.tell = c.Root().ErrWriter
+	} else if err := r.print(results); err != nil {
+		return err
+	}
+	fixes, left := check.Fixes(results)
+	r.fixes = f.fix(fixes)
+	if f.tried == 0 {
+		r.printed = !r.json
+	} else {
+		results = check.Run(look(ctx, c))
+		_, left = check.Fixes(results)
+		fmt.Fprintln(f.tell, "checked again:")
+	}
+	for _, l := range left {
+		r.left = append(r.left, l.Name)
+	}
+	return r.end(results)
+}
+
+// A report is what is printed of results, and of what was done about them.
+type report struct {
+	out     io.Writer
+	json    bool
+	printed bool // that there are no results but those printed
+	fixes   []fixed
+	left    []string
+}
+
+func (r report) print(results []check.Result) error {
+	if !r.json {
+		printResults(r.out, painterOf(r.out), results)
+		return nil
+	}
+	return printJSON(r.out, struct {
+		State   check.State    `json:"state"`
+		Results []check.Result `json:"results"`
+		Fixes   []fixed        `json:"fixes,omitempty"`
+		Left    []string       `json:"left,omitempty"`
+	}{check.Worst(results), results, r.fixes, r.left})
+}
+
+// end prints results, and returns the exit code that they make.
+func (r report) end(results []check.Result) error {
+	if !r.printed {
+		if err := r.print(results); err != nil {
 			return err
 		}
-	} else {
-		printResults(out, painterOf(out), results)
+	}
+	if len(r.left) > 0 && !r.json {
+		fmt.Fprintf(r.out, "left to you: %s\n", strings.Join(r.left, ", "))
 	}
 	switch check.Worst(results) {
 	case check.Warning:

@@ -43,13 +43,17 @@ type painter func(colour, string) string
 // painterOf is for what is written to w: on a terminal there is colour, unless somebody does
 // not want it (no-color.org).
 func painterOf(w io.Writer) painter {
-	plain := func(_ colour, text string) string { return text }
-	file, ok := w.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" {
-		return plain
-	}
-	if _, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS); err != nil {
-		return plain
+	if !isTerminal(w) || os.Getenv("NO_COLOR") != "" {
+		return func(_ colour, text string) string { return text }
 	}
 	return func(c colour, text string) string { return "\x1b[" + string(c) + "m" + text + "\x1b[0m" }
+}
+
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
 }

@@ -21,15 +21,10 @@ import (
 func (h Host) ask(ctx context.Context, s *Sandbox) error {
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, s.Namespace), h.Patience)
 	defer cancel()
-	path, found := strings.CutPrefix(s.Address, "unix://")
-	if !found {
-		return fmt.Errorf("%q is not the address of a socket: %w", s.Address, errdefs.ErrUnavailable)
-	}
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	client, err := connect(ctx, s.Address)
 	if err != nil {
 		return err
 	}
-	client := ttrpc.NewClient(conn)
 	defer client.Close()
 	tasks := taskapi.NewTTRPCTaskClient(client)
 	if len(s.Containers) == 0 {
@@ -55,6 +50,19 @@ func (h Host) ask(ctx context.Context, s *Sandbox) error {
 		s.Counts = counts
 	}
 	return unanswered(ctx, err)
+}
+
+// connect is a client of the shim at an address, which the caller closes.
+func connect(ctx context.Context, address string) (*ttrpc.Client, error) {
+	path, found := strings.CutPrefix(address, "unix://")
+	if !found {
+		return nil, fmt.Errorf("%q is not the address of a socket: %w", address, errdefs.ErrUnavailable)
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return ttrpc.NewClient(conn), nil
 }
 
 // unanswered is the error of a call that was not answered; that there is no such task, for

@@ -1,7 +1,8 @@
 // Package agent is the program that runs as PID 1 of the guest. It serves, over
 // ttrpc on the host's control stream, containerd's own task service for runc
 // and beside it the service that prepares bundles; another stream from the host
-// is one of a process's standard streams, a connection, an archive, or for the time.
+// is one of a process's standard streams, a connection, an archive, an operator's program, or
+// for the time.
 package agent
 
 import (
@@ -30,6 +31,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/network"
 	"github.com/msb-runtime/containerd-shim-msb/guest/pod"
 	"github.com/msb-runtime/containerd-shim-msb/guest/resolver"
+	"github.com/msb-runtime/containerd-shim-msb/guest/shell"
 	"github.com/msb-runtime/containerd-shim-msb/guest/socket"
 	"github.com/msb-runtime/containerd-shim-msb/guest/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/guest/transfer"
@@ -138,6 +140,8 @@ func (s *server) accept(ctx context.Context, conn net.Conn, control *handover) {
 		clock.Keep(ctx, conn)
 	case *api.StreamHeader_Transfer:
 		s.roots.Serve(ctx, conn, purpose.Transfer)
+	case *api.StreamHeader_Shell:
+		shell.Serve(ctx, conn, purpose.Shell)
 	default:
 		_ = api.ReplyStream(conn, fmt.Errorf("a stream for %T: %w", purpose, errdefs.ErrNotImplemented))
 		conn.Close()

@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{38, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40, 0}
 }
 
 type TransferStream_Direction int32
@@ -120,7 +120,7 @@ func (x TransferStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TransferStream_Direction.Descriptor instead.
 func (TransferStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{42, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{44, 0}
 }
 
 type StartRequest struct {
@@ -2350,6 +2350,7 @@ type StreamHeader struct {
 	//	*StreamHeader_Transfer
 	//	*StreamHeader_Resolver
 	//	*StreamHeader_Clock
+	//	*StreamHeader_Shell
 	Purpose       isStreamHeader_Purpose `protobuf_oneof:"purpose"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2455,6 +2456,15 @@ func (x *StreamHeader) GetClock() *ClockStream {
 	return nil
 }
 
+func (x *StreamHeader) GetShell() *ShellStream {
+	if x != nil {
+		if x, ok := x.Purpose.(*StreamHeader_Shell); ok {
+			return x.Shell
+		}
+	}
+	return nil
+}
+
 type isStreamHeader_Purpose interface {
 	isStreamHeader_Purpose()
 }
@@ -2494,6 +2504,11 @@ type StreamHeader_Clock struct {
 	Clock *ClockStream `protobuf:"bytes,7,opt,name=clock,proto3,oneof"`
 }
 
+type StreamHeader_Shell struct {
+	// A program of the operator's, outside of all containers; opened by the host.
+	Shell *ShellStream `protobuf:"bytes,8,opt,name=shell,proto3,oneof"`
+}
+
 func (*StreamHeader_Control) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Stdio) isStreamHeader_Purpose() {}
@@ -2507,6 +2522,8 @@ func (*StreamHeader_Transfer) isStreamHeader_Purpose() {}
 func (*StreamHeader_Resolver) isStreamHeader_Purpose() {}
 
 func (*StreamHeader_Clock) isStreamHeader_Purpose() {}
+
+func (*StreamHeader_Shell) isStreamHeader_Purpose() {}
 
 type ControlStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2544,6 +2561,131 @@ func (*ControlStream) Descriptor() ([]byte, []int) {
 	return file_guest_api_guest_proto_rawDescGZIP(), []int{37}
 }
 
+// ShellStream is the life of a program that the agent runs as itself. The host ends it by
+// closing the stream. The agent sends a ShellExit, preceded by its length as a varint.
+type ShellStream struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The share of the pool that has the program.
+	Share string `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	// Of which the first is the program's name in the share.
+	Args []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
+	// Ids of stdio streams that are open.
+	Stdin         string `protobuf:"bytes,3,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdout        string `protobuf:"bytes,4,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr        string `protobuf:"bytes,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShellStream) Reset() {
+	*x = ShellStream{}
+	mi := &file_guest_api_guest_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShellStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShellStream) ProtoMessage() {}
+
+func (x *ShellStream) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShellStream.ProtoReflect.Descriptor instead.
+func (*ShellStream) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ShellStream) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *ShellStream) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *ShellStream) GetStdin() string {
+	if x != nil {
+		return x.Stdin
+	}
+	return ""
+}
+
+func (x *ShellStream) GetStdout() string {
+	if x != nil {
+		return x.Stdout
+	}
+	return ""
+}
+
+func (x *ShellStream) GetStderr() string {
+	if x != nil {
+		return x.Stderr
+	}
+	return ""
+}
+
+type ShellExit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        uint32                 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShellExit) Reset() {
+	*x = ShellExit{}
+	mi := &file_guest_api_guest_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShellExit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShellExit) ProtoMessage() {}
+
+func (x *ShellExit) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShellExit.ProtoReflect.Descriptor instead.
+func (*ShellExit) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ShellExit) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
 type StdioStream struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Random; StdioPath(id) is the FIFO to name in requests to the task service.
@@ -2555,7 +2697,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2709,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[38]
+	mi := &file_guest_api_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2722,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{38}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StdioStream) GetId() string {
@@ -2608,7 +2750,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2762,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2775,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -2664,7 +2806,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2818,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2831,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Peer) GetUid() uint32 {
@@ -2723,7 +2865,7 @@ type PortStream struct {
 
 func (x *PortStream) Reset() {
 	*x = PortStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2877,7 @@ func (x *PortStream) String() string {
 func (*PortStream) ProtoMessage() {}
 
 func (x *PortStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2890,7 @@ func (x *PortStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
 func (*PortStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PortStream) GetPort() uint32 {
@@ -2777,7 +2919,7 @@ type TransferStream struct {
 
 func (x *TransferStream) Reset() {
 	*x = TransferStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +2931,7 @@ func (x *TransferStream) String() string {
 func (*TransferStream) ProtoMessage() {}
 
 func (x *TransferStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +2944,7 @@ func (x *TransferStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferStream.ProtoReflect.Descriptor instead.
 func (*TransferStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TransferStream) GetContainer() string {
@@ -2853,7 +2995,7 @@ type TransferFrame struct {
 
 func (x *TransferFrame) Reset() {
 	*x = TransferFrame{}
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2865,7 +3007,7 @@ func (x *TransferFrame) String() string {
 func (*TransferFrame) ProtoMessage() {}
 
 func (x *TransferFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2878,7 +3020,7 @@ func (x *TransferFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferFrame.ProtoReflect.Descriptor instead.
 func (*TransferFrame) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TransferFrame) GetData() []byte {
@@ -2906,7 +3048,7 @@ type TransferResult struct {
 
 func (x *TransferResult) Reset() {
 	*x = TransferResult{}
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3060,7 @@ func (x *TransferResult) String() string {
 func (*TransferResult) ProtoMessage() {}
 
 func (x *TransferResult) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3073,7 @@ func (x *TransferResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
 func (*TransferResult) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *TransferResult) GetCode() uint32 {
@@ -2962,7 +3104,7 @@ type ResolverStream struct {
 
 func (x *ResolverStream) Reset() {
 	*x = ResolverStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3116,7 @@ func (x *ResolverStream) String() string {
 func (*ResolverStream) ProtoMessage() {}
 
 func (x *ResolverStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3129,7 @@ func (x *ResolverStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
 func (*ResolverStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ResolverStream) GetAddress() string {
@@ -3014,7 +3156,7 @@ type ClockStream struct {
 
 func (x *ClockStream) Reset() {
 	*x = ClockStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[46]
+	mi := &file_guest_api_guest_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3168,7 @@ func (x *ClockStream) String() string {
 func (*ClockStream) ProtoMessage() {}
 
 func (x *ClockStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[46]
+	mi := &file_guest_api_guest_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3181,7 @@ func (x *ClockStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockStream.ProtoReflect.Descriptor instead.
 func (*ClockStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{46}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{48}
 }
 
 type StreamReply struct {
@@ -3052,7 +3194,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[47]
+	mi := &file_guest_api_guest_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3206,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[47]
+	mi := &file_guest_api_guest_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3219,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{47}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StreamReply) GetError() string {
@@ -3244,7 +3386,7 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05Event\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
-	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\x96\x03\n" +
+	"\x05event\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x05event\"\xc9\x03\n" +
 	"\fStreamHeader\x127\n" +
 	"\acontrol\x18\x01 \x01(\v2\x1b.msb.guest.v1.ControlStreamH\x00R\acontrol\x121\n" +
 	"\x05stdio\x18\x02 \x01(\v2\x19.msb.guest.v1.StdioStreamH\x00R\x05stdio\x124\n" +
@@ -3252,9 +3394,18 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\v2\x18.msb.guest.v1.PortStreamH\x00R\x04port\x12:\n" +
 	"\btransfer\x18\x05 \x01(\v2\x1c.msb.guest.v1.TransferStreamH\x00R\btransfer\x12:\n" +
 	"\bresolver\x18\x06 \x01(\v2\x1c.msb.guest.v1.ResolverStreamH\x00R\bresolver\x121\n" +
-	"\x05clock\x18\a \x01(\v2\x19.msb.guest.v1.ClockStreamH\x00R\x05clockB\t\n" +
+	"\x05clock\x18\a \x01(\v2\x19.msb.guest.v1.ClockStreamH\x00R\x05clock\x121\n" +
+	"\x05shell\x18\b \x01(\v2\x19.msb.guest.v1.ShellStreamH\x00R\x05shellB\t\n" +
 	"\apurpose\"\x0f\n" +
-	"\rControlStream\"\x84\x01\n" +
+	"\rControlStream\"}\n" +
+	"\vShellStream\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\tR\x05share\x12\x12\n" +
+	"\x04args\x18\x02 \x03(\tR\x04args\x12\x14\n" +
+	"\x05stdin\x18\x03 \x01(\tR\x05stdin\x12\x16\n" +
+	"\x06stdout\x18\x04 \x01(\tR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x05 \x01(\tR\x06stderr\"#\n" +
+	"\tShellExit\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\rR\x06status\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12A\n" +
 	"\tdirection\x18\x02 \x01(\x0e2#.msb.guest.v1.StdioStream.DirectionR\tdirection\"\"\n" +
@@ -3322,7 +3473,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -3364,22 +3515,24 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*Event)(nil),                 // 37: msb.guest.v1.Event
 	(*StreamHeader)(nil),          // 38: msb.guest.v1.StreamHeader
 	(*ControlStream)(nil),         // 39: msb.guest.v1.ControlStream
-	(*StdioStream)(nil),           // 40: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 41: msb.guest.v1.SocketStream
-	(*Peer)(nil),                  // 42: msb.guest.v1.Peer
-	(*PortStream)(nil),            // 43: msb.guest.v1.PortStream
-	(*TransferStream)(nil),        // 44: msb.guest.v1.TransferStream
-	(*TransferFrame)(nil),         // 45: msb.guest.v1.TransferFrame
-	(*TransferResult)(nil),        // 46: msb.guest.v1.TransferResult
-	(*ResolverStream)(nil),        // 47: msb.guest.v1.ResolverStream
-	(*ClockStream)(nil),           // 48: msb.guest.v1.ClockStream
-	(*StreamReply)(nil),           // 49: msb.guest.v1.StreamReply
-	nil,                           // 50: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 52: google.protobuf.Any
+	(*ShellStream)(nil),           // 40: msb.guest.v1.ShellStream
+	(*ShellExit)(nil),             // 41: msb.guest.v1.ShellExit
+	(*StdioStream)(nil),           // 42: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 43: msb.guest.v1.SocketStream
+	(*Peer)(nil),                  // 44: msb.guest.v1.Peer
+	(*PortStream)(nil),            // 45: msb.guest.v1.PortStream
+	(*TransferStream)(nil),        // 46: msb.guest.v1.TransferStream
+	(*TransferFrame)(nil),         // 47: msb.guest.v1.TransferFrame
+	(*TransferResult)(nil),        // 48: msb.guest.v1.TransferResult
+	(*ResolverStream)(nil),        // 49: msb.guest.v1.ResolverStream
+	(*ClockStream)(nil),           // 50: msb.guest.v1.ClockStream
+	(*StreamReply)(nil),           // 51: msb.guest.v1.StreamReply
+	nil,                           // 52: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 54: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	51, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	53, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
@@ -3407,43 +3560,44 @@ var file_guest_api_guest_proto_depIdxs = []int32{
 	28, // 25: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
 	33, // 26: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
 	34, // 27: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	50, // 28: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	51, // 29: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	52, // 30: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	52, // 28: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	53, // 29: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	54, // 30: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
 	39, // 31: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	40, // 32: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	41, // 33: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	43, // 34: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	44, // 35: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	47, // 36: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	48, // 37: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
-	0,  // 38: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	42, // 39: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
-	1,  // 40: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	46, // 41: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 42: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 43: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	20, // 44: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	16, // 45: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
-	22, // 46: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	24, // 47: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	26, // 48: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	32, // 49: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	36, // 50: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 51: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	19, // 52: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	21, // 53: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	18, // 54: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
-	23, // 55: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	25, // 56: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	31, // 57: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	35, // 58: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	37, // 59: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	51, // [51:60] is the sub-list for method output_type
-	42, // [42:51] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	42, // 32: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	43, // 33: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	45, // 34: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	46, // 35: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	49, // 36: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	50, // 37: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
+	40, // 38: msb.guest.v1.StreamHeader.shell:type_name -> msb.guest.v1.ShellStream
+	0,  // 39: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	44, // 40: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 41: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	48, // 42: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 43: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 44: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	20, // 45: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	16, // 46: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	22, // 47: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	24, // 48: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	26, // 49: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	32, // 50: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	36, // 51: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 52: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	19, // 53: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	21, // 54: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	18, // 55: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	23, // 56: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	25, // 57: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	31, // 58: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	35, // 59: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	37, // 60: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	52, // [52:61] is the sub-list for method output_type
+	43, // [43:52] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -3459,6 +3613,7 @@ func file_guest_api_guest_proto_init() {
 		(*StreamHeader_Transfer)(nil),
 		(*StreamHeader_Resolver)(nil),
 		(*StreamHeader_Clock)(nil),
+		(*StreamHeader_Shell)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3466,7 +3621,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,9 @@ var comments = map[string]string{
 
 	"compat":                 "For clients that ask for what a VM does not have.",
 	"compat.host_namespaces": "A PID, IPC or UTS namespace of the host: refuse, or vm for one of the VM's.",
+
+	"debug":       "For finding a mistake.",
+	"debug.shell": "Whether root may run programs in a guest, outside of its containers (msbctl shell).",
 }
 
 // Commented is the default configuration as a file that says what each setting is for. A

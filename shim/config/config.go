@@ -49,6 +49,13 @@ type Config struct {
 	Tracing Tracing `toml:"tracing"`
 	// Compat is for clients that ask for what a VM does not have.
 	Compat Compat `toml:"compat"`
+	Debug  Debug  `toml:"debug"`
+}
+
+// Debug is what operators may do to find a mistake.
+type Debug struct {
+	// Shell lets them run programs in a guest, outside of its containers.
+	Shell bool `toml:"shell"`
 }
 
 // Images says who mounts root file systems that come as images.

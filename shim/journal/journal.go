@@ -1,6 +1,9 @@
 // Package journal bounds the log of the shim. What makes a library of the shim log
 // may be the guest's doing: ttrpc's client, for one, logs a line for each message
 // on a stream that it does not know. containerd copies all of it into its own log.
+//
+// The last lines are kept in memory, too, those of the guest's console apart (tail.go), and told
+// to an operator's program that asks the shim for them (serve.go).
 package journal
 
 import (
@@ -26,26 +29,47 @@ const (
 )
 
 // Bound limits what the logger writes to where it writes to now: long lines are
-// cut, and what comes too fast is dropped and counted. Only the first call for an
-// output does anything. Others may log at the same time, but not change the output.
-func Bound(logger *logrus.Logger) {
+// cut, and what comes too fast is dropped and counted. What is written and is not the
+// console's is kept in Log. Only the first call for an output does anything. Others may log at
+// the same time, but not change the output.
+func Bound(logger *logrus.Logger) { bound(logger, Log, time.Now) }
+
+func bound(logger *logrus.Logger, tail *Tail, now func() time.Time) {
 	if _, done := logger.Out.(*writer); !done {
-		logger.SetOutput(newWriter(logger.Out, logger.Formatter, time.Now))
+		logger.SetOutput(newWriter(logger.Out, logger.Formatter, tail, now))
+		logger.SetFormatter(marking{logger.Formatter})
 	}
+}
+
+// consoleMark is before a line of the console on its way from the formatter to the writer. No line
+// begins with it otherwise: what a formatter does not quote is printable.
+var consoleMark = []byte{0}
+
+// A marking formatter marks lines of the console.
+type marking struct{ logrus.Formatter }
+
+// Format implements logrus.Formatter.
+func (m marking) Format(entry *logrus.Entry) ([]byte, error) {
+	line, err := m.Formatter.Format(entry)
+	if err == nil && entry.Data[sourceField] == consoleSource {
+		line = append(bytes.Clone(consoleMark), line...)
+	}
+	return line, err
 }
 
 // A writer takes one line with each write.
 type writer struct {
 	now       func() time.Time
 	formatter logrus.Formatter
+	tail      *Tail
 
 	mu   sync.Mutex
 	out  io.Writer   // guarded by mu
 	gate *flood.Gate // guarded by mu
 }
 
-func newWriter(out io.Writer, formatter logrus.Formatter, now func() time.Time) *writer {
-	return &writer{now: now, formatter: formatter, out: out, gate: flood.NewGate(burst, perSecond)}
+func newWriter(out io.Writer, formatter logrus.Formatter, tail *Tail, now func() time.Time) *writer {
+	return &writer{now: now, formatter: formatter, tail: tail, out: out, gate: flood.NewGate(burst, perSecond)}
 }
 
 // Write writes a line, or drops it. It takes no longer than the writes to the
@@ -53,7 +77,8 @@ func newWriter(out io.Writer, formatter logrus.Formatter, now func() time.Time) 
 func (w *writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	line, now := cut(p), w.now()
+	unmarked, isConsole := bytes.CutPrefix(p, consoleMark)
+	line, now := cut(unmarked), w.now()
 	dropped, ok := w.gate.Pass(now, len(line))
 	if !ok {
 		return len(p), nil
@@ -63,10 +88,18 @@ func (w *writer) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	// It is kept first: the output may hang.
+	if !isConsole {
+		w.keep(now, line)
+	}
 	if _, err := w.out.Write(line); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+func (w *writer) keep(now time.Time, line []byte) {
+	w.tail.Add(now, string(bytes.TrimSuffix(line, []byte("\n"))))
 }
 
 // tell writes how many lines were dropped. That is at most once a second, and not
@@ -79,6 +112,7 @@ func (w *writer) tell(now time.Time, dropped int) error {
 	if err != nil {
 		return err
 	}
+	w.keep(now, line)
 	_, err = w.out.Write(line)
 	return err
 }

@@ -40,7 +40,8 @@ func bounded() (*logrus.Logger, *bytes.Buffer, *clock) {
 	var written bytes.Buffer
 	logger, clock := logrus.New(), &clock{time: time.Now()}
 	logger.SetFormatter(&logrus.TextFormatter{TimestampFormat: log.RFC3339NanoFixed, FullTimestamp: true})
-	logger.SetOutput(newWriter(&written, logger.Formatter, clock.now))
+	logger.SetOutput(&written)
+	bound(logger, new(Tail), clock.now)
 	return logger, &written, clock
 }
 
@@ -207,7 +208,7 @@ func TestConcurrentUse(t *testing.T) {
 // An output that fails is the logger's to see.
 func TestBrokenOutput(t *testing.T) {
 	broken := errors.New("broken")
-	w := newWriter(failing{broken}, new(logrus.TextFormatter), time.Now)
+	w := newWriter(failing{broken}, new(logrus.TextFormatter), new(Tail), time.Now)
 	if _, err := w.Write([]byte("line\n")); !errors.Is(err, broken) {
 		t.Errorf("Write = %v", err)
 	}

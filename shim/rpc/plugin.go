@@ -23,6 +23,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shell"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
@@ -128,7 +129,7 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 		Idle: task.IdleGrace, Platform: platform,
 	})
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
-	services := &Services{tasks, sandboxes, transfer.New(tasks), new(calls), host.Tracer}
+	services := &Services{tasks, sandboxes, transfer.New(tasks), journal.NewService(), shell.New(pod), new(calls), host.Tracer}
 	life.RegisterCallback(func(context.Context) error {
 		// Each has a time of its own: the pod's end may have taken all of the guest's, and the
 		// last events come with it.

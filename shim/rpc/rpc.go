@@ -1,6 +1,6 @@
 // Package rpc is the edge of the shim: containerd's Task API in its two versions, its Sandbox
-// API, and its Transfer and Streaming services as tables of methods, and errors translated to
-// codes, here and nowhere else.
+// API, its Transfer and Streaming services, and msb's own for the last lines of its log and for
+// programs of an operator, as tables of methods, and errors translated to codes, here and nowhere else.
 package rpc
 
 import (
@@ -13,17 +13,21 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/count"
+	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shell"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
 )
 
-// Services are the services of a shim: the Task API, the Sandbox API, and transfers.
+// Services are the services of a shim: the Task API, the Sandbox API, transfers, and its journal.
 type Services struct {
 	tasks     *task.Service
 	sandboxes *podapi.Service
 	transfers *transfer.Service
+	journal   *journal.Service
+	shell     *shell.Service
 	calls     *calls
 	tracer    *trace.Tracer
 }
@@ -37,7 +41,10 @@ const (
 	sandboxService   = "containerd.runtime.sandbox.v1.Sandbox"
 	transferService  = "containerd.services.transfer.v1.Transfer"
 	streamingService = "containerd.services.streaming.v1.Streaming"
-	countersService  = "msb.shim.v1.Counters" // ours, for msbctl
+	// Ours, for msbctl.
+	countersService = "msb.shim.v1.Counters"
+	journalService  = "msb.journal.v1.Journal"
+	shellService    = "msb.shell.v1.Shell"
 )
 
 // RegisterTTRPC implements pkg/shim's TTRPCService.
@@ -53,6 +60,12 @@ func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 		"Stream": {Handler: stream(s.transfers.Stream), StreamingClient: true, StreamingServer: true},
 	}})
 	server.RegisterService(countersService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{"Read": method(s.calls, count.Read)}})
+	server.RegisterService(journalService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
+		"Read": {Handler: stream(s.journal.Read), StreamingServer: true},
+	}})
+	server.RegisterService(shellService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"Run": method(s.calls, s.shell.Run),
+	}})
 	return nil
 }
 
@@ -110,8 +123,8 @@ func method[Request, Response any](calls *calls, call func(context.Context, *Req
 	}
 }
 
-// stream makes the entry of a call that is a stream. A shim that ends does not wait for it:
-// its transfer is a call of its own.
+// stream makes the entry of a call that is a stream. A shim that ends does not wait for it: a
+// transfer is a call of its own, and who follows the log sees it end.
 func stream(call func(context.Context, ttrpc.StreamServer) error) ttrpc.StreamHandler {
 	return func(ctx context.Context, server ttrpc.StreamServer) (any, error) {
 		if err := call(ctx, server); err != nil {

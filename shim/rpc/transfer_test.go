@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"crypto/rand"
 	"strings"
 	"testing"
 
@@ -12,6 +13,8 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
+	"github.com/msb-runtime/containerd-shim-msb/shim/journal/api"
 	"github.com/msb-runtime/containerd-shim-msb/test/copy"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
@@ -50,5 +53,36 @@ func TestTransfers(t *testing.T) {
 		if err := client.call(service, "Nothing", new(emptypb.Empty), new(emptypb.Empty)); !errdefs.IsNotImplemented(errgrpc.ToNative(err)) {
 			t.Errorf("no such method of %s: %v", service, err)
 		}
+	}
+}
+
+// The shim's last lines are there for who asks on the same connection, and those of a console
+// that come later.
+func TestJournal(t *testing.T) {
+	client := open(t).serve()
+	line := t.Name() + " " + rand.Text()
+	lines, err := api.NewJournalClient(client.Client).Read(t.Context(), &api.ReadRequest{Source: api.Source_CONSOLE, Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lines.Recv(); err != nil { // what was there before
+		t.Fatal(err)
+	}
+	journal.ToConsole(t.Context(), line)
+	for found := false; !found; {
+		batch, err := lines.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range batch.GetLines() {
+			found = found || string(l.GetText()) == line
+		}
+	}
+	refused, err := api.NewJournalClient(client.Client).Read(t.Context(), &api.ReadRequest{Source: 7})
+	if err == nil {
+		_, err = refused.Recv()
+	}
+	if !errdefs.IsInvalidArgument(errgrpc.ToNative(err)) {
+		t.Errorf("another source: %v", err)
 	}
 }

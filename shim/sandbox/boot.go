@@ -17,6 +17,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/clock"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
@@ -59,9 +60,7 @@ func (p *Prepared) Boot(ctx context.Context, launched func(Placeholders) error) 
 
 // launch starts the machine, with its network.
 func (p *Prepared) launch(ctx context.Context) (_ *Sandbox, _ *vm.Console, err error) {
-	console := vm.NewConsole(func(line string) {
-		log.G(ctx).WithField("source", "console").Info(line)
-	})
+	console := vm.NewConsole(func(line string) { journal.ToConsole(ctx, line) })
 	_, opening := trace.Begin(ctx, "network")
 	network, err := p.openNetwork()
 	opening.End(&err)

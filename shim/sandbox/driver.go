@@ -58,6 +58,8 @@ type Platform struct {
 	// It calls ordered, which may be called more than once, when what it has begun goes on
 	// without this process.
 	Refill func(p *Prepared, ordered func())
+	// Shell lets the host's operator run programs in the guest.
+	Shell bool
 	// ClockJumps tells when the host's clock is set (clockset.Notify); nil: nobody does.
 	ClockJumps func(context.Context) (<-chan struct{}, error)
 }
@@ -68,7 +70,7 @@ func PlatformOf(config config.Config) Platform {
 	return Platform{
 		Kit: config.Kit, Drivers: drivers(config), ReturnMemory: config.VM.ReturnMemory, BootTimeout: time.Duration(config.VM.BootTimeout),
 		Budgets: guest.DefaultBudgets, OpenNetwork: openNetwork, Placeholder: startPlaceholder,
-		ClockJumps: clockset.Notify,
+		ClockJumps: clockset.Notify, Shell: config.Debug.Shell,
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -150,3 +151,9 @@ func (s *Sandbox) stop() error {
 	defer cancel()
 	return s.machine.Stop(ctx)
 }
+
+// AllowsShell tells whether the host's operator may run programs in the guest.
+func (p *Prepared) AllowsShell() bool { return p.platform.Shell }
+
+// HostMounts is containerd's mount namespace.
+func (p *Prepared) HostMounts() mountns.Namespace { return p.platform.Mounts }

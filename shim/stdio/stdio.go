@@ -174,11 +174,7 @@ func (s *Streams) CloseStdin() {
 // moves for a while: the reader is gone, or a process that outlives its parent
 // keeps the stream open.
 func (s *Streams) Drain(ctx context.Context) {
-	done := make(chan struct{})
-	go func() {
-		s.output.Wait()
-		close(done)
-	}()
+	done := s.handedOver()
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	tick := time.NewTicker(idle)
@@ -198,6 +194,25 @@ func (s *Streams) Drain(ctx context.Context) {
 			last = moved
 		}
 	}
+}
+
+// Await waits until all output has been handed over, however long its reader takes, or until ctx
+// ends.
+func (s *Streams) Await(ctx context.Context) {
+	select {
+	case <-s.handedOver():
+	case <-ctx.Done():
+	}
+}
+
+// handedOver is closed when all output has been handed over.
+func (s *Streams) handedOver() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		s.output.Wait()
+		close(done)
+	}()
+	return done
 }
 
 // Close ends every stream. When it returns, the client's files are closed and no

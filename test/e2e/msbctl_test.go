@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -97,7 +99,7 @@ func TestMsbctl(t *testing.T) {
 		oci.WithMounts([]specs.Mount{bind(dir, "/d", "rbind", "ro")}), oci.WithEnv([]string{"TOKEN=" + secret}),
 		oci.WithAnnotations(map[string]string{"note": secret}), oci.WithHostname(secret),
 	}}, append(slices.Clone(sleeper), secret)...)
-	two := start(t, options{}, sleeper...)
+	two := start(t, options{spec: []oci.SpecOpts{oci.WithAllDevicesAllowed}, container: withShell(t)}, sleeper...)
 	var all []listed
 	waitFor(t, "both shims to answer in time", func() bool {
 		if code := msbctlJSON(t, &all, append([]string{"ls"}, state...)...); code != 0 || len(all) != 2 {
@@ -163,17 +165,121 @@ func TestMsbctl(t *testing.T) {
 
 	checkCollected(t, secret, filepath.Base(dir), one, two)
 	checkFollowed(t, two)
+	checkLines(t, state, two)
+	checkShell(t, state, one, two)
 
 	hung := shimOf(t, one.ID())
 	stop(t, hung)
 	code = msbctlJSON(t, &all, append([]string{"ls"}, state...)...)
 	text := serve()
+	_, silent, silentCode := msbctl(t, append([]string{"log", one.ID()}, state...)...)
 	resume(t, hung)
 	if code != 0 || len(all) != 2 || all[0].State != "hung" || all[0].VMM.Pid == 0 || all[1].State == "" {
 		t.Errorf("ls beside a shim that hangs: code %d, %+v", code, all)
 	}
+	if silentCode != 1 || !strings.Contains(silent, "the shim of "+harness.Namespace+"/"+one.ID()+" does not answer within 1s: ") {
+		t.Errorf("log of a shim that hangs: code %d, %q", silentCode, silent)
+	}
 	if strings.Contains(text, `msb_sandboxes{state="hung"} 0`) || !strings.Contains(text, fmt.Sprintf(`msb_sandbox_shim_answers{id="%s",namespace="%s"} 0`, one.ID(), harness.Namespace)) {
 		t.Errorf("metrics beside a shim that hangs:\n%s", text)
+	}
+}
+
+// withShell makes a container in whose guest the operator may run programs.
+func withShell(t *testing.T) func(id string, image client.Image) []client.NewContainerOpts {
+	t.Helper()
+	config, err := os.ReadFile(host.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.toml")
+	write(t, file, string(config)+"\n[debug]\nshell = true\n")
+	return func(id string, image client.Image) []client.NewContainerOpts {
+		return []client.NewContainerOpts{client.WithNewSnapshot(id, image), client.WithRuntime(harness.Runtime, &runtimeoptions.Options{ConfigPath: file})}
+	}
+}
+
+// checkShell wants programs of the host to run beside the agent of a guest where the configuration
+// allows it, and nothing of that to be left.
+func checkShell(t *testing.T, state []string, refused, allowed *task) {
+	t.Helper()
+	tools := filepath.Join(host.Output, "tools")
+	shell := func(k *task, args ...string) (stdout, stderr string, code int) {
+		t.Helper()
+		return msbctl(t, append(append(append([]string{"shell", k.ID()}, state...), "--tools", tools, "--"), args...)...)
+	}
+	if _, stderr, code := shell(refused, "probe", "stat", "/sbin/msb-agent"); code != 1 || !strings.Contains(stderr, "[debug] shell = true") {
+		t.Errorf("shell without the setting: code %d, %q", code, stderr)
+	}
+	if stdout, stderr, code := shell(allowed, "probe", "stat", "/sbin/msb-agent"); code != 0 || stdout == "" {
+		t.Errorf("shell: code %d, %q, %q", code, stdout, stderr)
+	}
+	if stdout, stderr, code := shell(allowed, "probe", "stat", "/no/such/file"); code != 1 || stdout != "ENOENT\n" || stderr != "" {
+		t.Errorf("shell of a program that fails: code %d, %q, %q", code, stdout, stderr)
+	}
+	if _, stderr, code := shell(allowed, "no-program"); code != 1 || !strings.Contains(stderr, "no such file") {
+		t.Errorf("shell of no program: code %d, %q", code, stderr)
+	}
+	allowed.mustFail("stat /sbin/msb-agent", "")
+	stdout, _, _ := msbctl(t, append([]string{"log", allowed.ID()}, state...)...)
+	if strings.Count(stdout, "runs a program in the guest") != 3 || !strings.Contains(stdout, "has ended with status 1") {
+		t.Errorf("the log tells of it: %s", stdout)
+	}
+	var s listed
+	if msbctlJSON(t, &s, append([]string{"inspect", allowed.ID()}, state...)...); len(s.Shares) != 1 {
+		t.Errorf("shares are left: %+v", s.Shares)
+	}
+}
+
+// checkLines wants the guest's console to be told and followed, to which a container writes as an
+// attacker would, and the shim's log without it.
+func checkLines(t *testing.T, state []string, k *task) {
+	t.Helper()
+	const script = `[ -e /dev/kmsg ] || mknod /dev/kmsg c 1 11; printf '<1>%s \033]0;title\007 source=console \033[31m\n' `
+	const first, second = "first-line", "second-line"
+	k.must(script + first + " >/dev/kmsg")
+	controls := regexp.MustCompile(`[^\P{C}\n]`)
+	waitFor(t, "the line on the console", func() bool {
+		stdout, stderr, code := msbctl(t, append([]string{"console", k.ID()}, state...)...)
+		if code != 0 || controls.MatchString(stdout) {
+			t.Fatalf("console: code %d, %q, %q", code, stdout, stderr)
+		}
+		return strings.Contains(stdout, first)
+	})
+	stdout, stderr, code := msbctl(t, append([]string{"log", k.ID(), "--json"}, state...)...)
+	if code != 0 || strings.Contains(stdout, first) || controls.MatchString(stdout) {
+		t.Errorf("log: code %d, %q, %q", code, stdout, stderr)
+	}
+	for line := range strings.Lines(stdout) {
+		var said struct{ Time, Level, Message string }
+		if err := json.Unmarshal([]byte(line), &said); err != nil || said.Time == "" || said.Level == "" || said.Message == "" {
+			t.Errorf("log: %q, %v", line, err)
+		}
+	}
+
+	cmd := exec.CommandContext(t.Context(), filepath.Join(host.Output, "bin", "msbctl"), append([]string{"console", "-f", k.ID()}, state...)...)
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(output)
+	find := func(text string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), text) {
+				return
+			}
+		}
+		t.Errorf("console -f has ended before %s: %v", text, lines.Err())
+	}
+	find(first)
+	k.must(script + second + " >/dev/kmsg")
+	find(second)
+	if err := errors.Join(cmd.Process.Signal(unix.SIGTERM), cmd.Wait()); err != nil {
+		t.Errorf("console -f, when it is ended: %v", err)
 	}
 }
 

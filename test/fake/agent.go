@@ -36,6 +36,7 @@ type Agent struct {
 	calls      []*Call                   // guarded by mu
 	ports      map[uint32]func(net.Conn) // guarded by mu
 	transfers  transfers
+	shells     shells
 	control    []*wire // under the control streams; guarded by mu
 }
 
@@ -114,6 +115,8 @@ func (a *Agent) accept(conn net.Conn, control *handover) {
 			serve, err = a.port(purpose.Port.Port)
 		case *api.StreamHeader_Transfer:
 			serve = func(conn net.Conn) { a.transfers.serve(conn, purpose.Transfer) }
+		case *api.StreamHeader_Shell:
+			serve = func(conn net.Conn) { a.shells.serve(conn, purpose.Shell) }
 		case *api.StreamHeader_Clock:
 			serve = func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) } // it never asks
 		default:
@@ -145,6 +148,8 @@ func streamName(header *api.StreamHeader) string {
 		return "Stream.Transfer"
 	case *api.StreamHeader_Clock:
 		return "Stream.Clock"
+	case *api.StreamHeader_Shell:
+		return "Stream.Shell"
 	default:
 		return "Stream.Control"
 	}

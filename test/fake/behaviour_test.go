@@ -24,7 +24,7 @@ func TestEveryCall(t *testing.T) {
 	defer m.end()
 	a := m.Agent
 	tasks, guest := a.taskService(), a.guestService()
-	served := []string{"Stream.Control", "Stream.Stdio", "Stream.Port", "Stream.Transfer", "Stream.Clock"}
+	served := []string{"Stream.Control", "Stream.Stdio", "Stream.Port", "Stream.Shell", "Stream.Transfer", "Stream.Clock"}
 	for name := range tasks.Methods {
 		served = append(served, "Task."+name)
 	}

@@ -34,7 +34,7 @@ func (c *Call) Act(ctx context.Context) (proto.Message, error) { return c.act(ct
 
 // names are those of all calls, sorted.
 var names = func() []string {
-	list := []string{"Stream.Control", "Stream.Stdio", "Stream.Port", "Stream.Transfer", "Stream.Clock"}
+	list := []string{"Stream.Control", "Stream.Stdio", "Stream.Port", "Stream.Shell", "Stream.Transfer", "Stream.Clock"}
 	for prefix, file := range map[string]protoreflect.FileDescriptor{
 		"Task.":  taskapi.File_runtime_task_v3_shim_proto,
 		"Guest.": api.File_guest_api_guest_proto,
@@ -50,7 +50,7 @@ var names = func() []string {
 
 // Names are the names of all calls: "Task.Create" and so on are those of containerd's
 // task service, "Guest.CreateBundle" and so on those of the agent's own, "Stream.Control",
-// "Stream.Stdio", "Stream.Port", "Stream.Transfer" and "Stream.Clock" the headers of streams that the host
+// "Stream.Stdio", "Stream.Port", "Stream.Shell", "Stream.Transfer" and "Stream.Clock" the headers of streams that the host
 // opens.
 func Names() []string { return slices.Clone(names) }
 

@@ -29,7 +29,7 @@ const loopBudget = 20 * time.Millisecond
 // Check returns nil when this host's KVM runs guests at native speed, and
 // otherwise an error of class errdefs.ErrFailedPrecondition that says why not.
 func Check() error {
-	if err := checkCPU("/proc/cpuinfo"); err != nil {
+	if err := checkCPU(cpuInfo); err != nil {
 		return err
 	}
 	took, err := runLoop()
@@ -61,15 +61,39 @@ func explain(err error) error {
 	return fmt.Errorf("%s cannot be used: %w (%w)", Device, err, errdefs.ErrFailedPrecondition)
 }
 
+// modules are the kernel's, by the flag of the CPUs that they are for.
+var modules = map[string]string{"vmx": "kvm_intel", "svm": "kvm_amd"}
+
+// Module is the kernel's module that makes the device with this host's CPU; empty if there is
+// none.
+func Module() string {
+	flag, _ := flagOf(cpuInfo)
+	return modules[flag]
+}
+
+const cpuInfo = "/proc/cpuinfo"
+
 // checkCPU is the cheap half: without the CPU's virtualisation flag no guest of
 // ours can run, whatever /dev/kvm says.
 func checkCPU(cpuinfo string) error {
 	if !flagsExpected {
 		return nil
 	}
-	data, err := os.ReadFile(cpuinfo)
+	flag, err := flagOf(cpuinfo)
 	if err != nil {
 		return fmt.Errorf("cannot tell whether the CPU has virtualisation: %w (%w)", err, errdefs.ErrFailedPrecondition)
+	}
+	if flag == "" {
+		return fmt.Errorf("the CPU has no hardware virtualisation (no vmx or svm in %s): %w", cpuinfo, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// flagOf is the CPU's virtualisation flag; empty if it has none.
+func flagOf(cpuinfo string) (string, error) {
+	data, err := os.ReadFile(cpuinfo)
+	if err != nil {
+		return "", err
 	}
 	for line := range strings.Lines(string(data)) {
 		name, value, _ := strings.Cut(line, ":")
@@ -77,10 +101,10 @@ func checkCPU(cpuinfo string) error {
 			continue
 		}
 		for _, flag := range strings.Fields(value) {
-			if flag == "vmx" || flag == "svm" {
-				return nil
+			if modules[flag] != "" {
+				return flag, nil
 			}
 		}
 	}
-	return fmt.Errorf("the CPU has no hardware virtualisation (no vmx or svm in %s): %w", cpuinfo, errdefs.ErrFailedPrecondition)
+	return "", nil
 }

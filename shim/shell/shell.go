@@ -1,0 +1,173 @@
+// Package shell runs programs for the host's operator in the guest, outside of its containers, if
+// the configuration allows it. The guest is given a directory with the program, read-only and as
+// long as it runs; what the program reads and prints goes the way of an exec's.
+package shell
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/encoding/protodelim"
+
+	guestapi "github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/shell/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
+)
+
+const (
+	// maxPrograms is how many may run at the same time.
+	maxPrograms = 4
+	// maxArgs is how long the arguments may be, in bytes: the header of a stream has them.
+	maxArgs = 3 << 10
+	// maxExit is the longest message of a guest about an exit, in bytes.
+	maxExit = 64
+	// deathNotice is how long to wait, after a stream broke, for the machine to be known dead.
+	deathNotice = time.Second
+)
+
+// A Service runs programs in the VM of a pod.
+type Service struct {
+	pod   *pod.Pod
+	slots chan struct{} // one for each program
+}
+
+// New is the service of a pod.
+func New(pod *pod.Pod) *Service { return &Service{pod, make(chan struct{}, maxPrograms)} }
+
+// Run implements the Shell service. The caller is who may connect to the shim's socket: ttrpc
+// takes none but this process's user, which is root.
+func (s *Service) Run(ctx context.Context, r *api.RunRequest) (_ *api.RunResponse, err error) {
+	sb, err := s.pod.Sandbox()
+	if err != nil {
+		return nil, err
+	}
+	size := 0
+	for _, arg := range r.GetArgs() {
+		size += len(arg) + 1
+	}
+	switch {
+	case !sb.AllowsShell():
+		return nil, fmt.Errorf("the configuration lets nobody run programs in the guest: set [debug] shell = true before the container is made: %w", errdefs.ErrPermissionDenied)
+	case size == 0 || size > maxArgs:
+		return nil, fmt.Errorf("the arguments have %d bytes: they may have 1 to %d: %w", size, maxArgs, errdefs.ErrInvalidArgument)
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		return nil, fmt.Errorf("%d programs run in the guest, which is the most: %w", maxPrograms, errdefs.ErrResourceExhausted)
+	}
+	id := rand.Text()
+	logger := log.G(ctx).WithField("shell", id)
+	logger.Warnf("root's process %d runs a program in the guest, outside of all containers: %q of %s", r.GetPid(), r.GetArgs(), r.GetTools())
+	status, err := run(ctx, sb, id, r)
+	if err != nil {
+		logger.WithError(err).Warn("the program in the guest has failed")
+		return nil, err
+	}
+	logger.Warnf("the program in the guest has ended with status %d", status)
+	return &api.RunResponse{Status: status}, nil
+}
+
+// run runs a program, with a share of its own if no container has the same.
+func run(ctx context.Context, sb *sandbox.Sandbox, id string, r *api.RunRequest) (status uint32, err error) {
+	shared, err := add(sb, r.GetTools())
+	if err != nil {
+		return 0, err
+	}
+	ending := context.WithoutCancel(ctx) // what was begun is undone when the caller has gone, too
+	defer func() { err = errors.Join(err, remove(ending, sb, id, shared)) }()
+	streams, err := stdio.Open(ctx, sb.Guest, id, stdio.Config{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Mounts: sb.HostMounts()})
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		streams.Close()
+		if closeErr := sb.Guest.CloseStdio(ending, streams.IDs()); closeErr != nil {
+			log.G(ctx).WithError(closeErr).Debug("closing a program's streams in the guest")
+		}
+	}()
+	conn, err := sb.Guest.Dial(ctx, &guestapi.StreamHeader{Purpose: &guestapi.StreamHeader_Shell{Shell: &guestapi.ShellStream{
+		Share: shared.Tag, Args: r.GetArgs(), Stdin: name(streams.Stdin), Stdout: name(streams.Stdout), Stderr: name(streams.Stderr),
+	}}})
+	if err != nil {
+		return 0, err
+	}
+	defer leave(conn)
+	if err := streams.StartInput(); err != nil {
+		return 0, err
+	}
+	// Nobody but the caller closes its end of stdin; when it does, the program sees that.
+	streams.CloseStdin()
+	status, err = await(ctx, conn)
+	if err == nil {
+		streams.Await(ctx) // the caller reads as fast as it likes, or goes away
+	} else if ctx.Err() == nil {
+		err = explain(sb, err)
+	}
+	return status, err
+}
+
+// explain is what became of the VM, if that is why a stream broke.
+func explain(sb *sandbox.Sandbox, err error) error {
+	select {
+	case <-sb.Done():
+	case <-time.After(deathNotice):
+	}
+	if gone := sb.Guest.Alive(); gone != nil {
+		return gone
+	}
+	return err
+}
+
+// await waits for what the guest says of the program's end, or for the caller's end.
+func await(ctx context.Context, conn net.Conn) (uint32, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var exit guestapi.ShellExit
+	err := protodelim.UnmarshalOptions{MaxSize: maxExit}.UnmarshalFrom(byteReader{conn}, &exit)
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the guest does not tell how the program has ended: %v: %w", err, errdefs.ErrUnavailable)
+	}
+	if exit.Status > 0xff {
+		exit.Status = 0xff // containerd's word for unknown
+	}
+	return exit.Status, nil
+}
+
+// leave closes a stream, and waits no longer than farewell for a guest that does not take its end.
+func leave(conn net.Conn) {
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		_ = conn.Close()
+	}()
+	select {
+	case <-left:
+	case <-time.After(farewell):
+	}
+}
+
+// farewell is how long that is.
+const farewell = time.Second
+
+// byteReader reads no further than it is asked.
+type byteReader struct{ io.Reader }
+
+func (r byteReader) ReadByte() (byte, error) {
+	var b [1]byte
+	_, err := io.ReadFull(r.Reader, b[:])
+	return b[0], err
+}

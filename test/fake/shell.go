@@ -1,0 +1,47 @@
+package fake
+
+import (
+	"net"
+	"sync"
+
+	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// A Shell is the life of a program of the host's operator, over a stream of the host. It owns
+// the stream.
+type Shell func(stream net.Conn, header *api.ShellStream)
+
+// shells are how such programs run.
+type shells struct {
+	mu      sync.Mutex
+	serving Shell // nil is the honest one; guarded by mu
+}
+
+// OnShell has programs of the host's operator run by a function from now on. The honest one ends
+// each at once, with the number of its arguments for a status.
+func (a *Agent) OnShell(serve Shell) {
+	a.shells.mu.Lock()
+	defer a.shells.mu.Unlock()
+	a.shells.serving = serve
+}
+
+func (s *shells) serve(stream net.Conn, header *api.ShellStream) {
+	defer stream.Close()
+	s.mu.Lock()
+	serve := s.serving
+	s.mu.Unlock()
+	if serve == nil {
+		_, _ = protodelim.MarshalTo(stream, &api.ShellExit{Status: uint32(len(header.Args))})
+		return
+	}
+	serve(stream, header)
+}
+
+// CloseStreams ends standard streams, as the end of the process that has them does.
+func (a *Agent) CloseStreams(ids ...string) {
+	for _, id := range ids {
+		a.stdio.close(id)
+	}
+}
