@@ -187,7 +187,8 @@ func Remove(container string, shares []string) error {
 
 // removeBundle takes a bundle away. It goes to another place first: where a container was deleted
 // that never ran, the task service may still call runc, which makes its log file in the bundle, and
-// a directory into which something comes while it is emptied is not removed.
+// a directory into which something comes while it is emptied is not removed. There nobody finds it,
+// and only what was on its way into it already can still come.
 func removeBundle(container string) (err error) {
 	if err := os.MkdirAll(api.RemovedPath(), 0o700); err != nil {
 		return err
@@ -196,10 +197,20 @@ func removeBundle(container string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, removeAll(dir)) }()
 	err = os.Rename(api.BundlePath(container), filepath.Join(dir, "bundle"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	return err
+}
+
+// removeAll removes a directory, to which no more than a few files may still come.
+func removeAll(dir string) (err error) {
+	for range 10 {
+		if err = os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
+			break
+		}
 	}
 	return err
 }
