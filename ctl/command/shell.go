@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"math"
+	"os/signal"
 	"path/filepath"
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v3"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
 )
@@ -52,12 +54,16 @@ func shellAction(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	signal.Ignore(unix.SIGPIPE) // who no longer reads has the program end, and its FIFOs go
 	status, err := host.Run(ctx, s, fifoDir, survey.Program{
 		Tools: tools, Args: args[1:], Stdin: c.Root().Reader,
 		Stdout: forTerminal(c.Root().Writer), Stderr: forTerminal(c.Root().ErrWriter),
 	})
 	if err == nil && status != 0 {
 		return told(status)
+	}
+	if errors.Is(err, unix.EPIPE) {
+		return told(128 + uint32(unix.SIGPIPE)) // as of a program that the signal has ended
 	}
 	if err != nil && ctx.Err() != nil {
 		return errors.New("ended by a signal, and the program with it")

@@ -26,7 +26,8 @@ type Program struct {
 }
 
 // Run has a sandbox's shim run a program in the guest, and returns its exit status. FIFOs for its
-// streams are made below dir, which containerd has to see, and go with it.
+// streams are made below dir, which containerd has to see, and go with it. When ctx ends, or what
+// the program prints cannot be written, the program is killed; nobody waits for its output then.
 func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status uint32, err error) {
 	switch s.State {
 	case Hung:
@@ -51,6 +52,8 @@ func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status
 		}
 		defer f.close()
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	client, err := connect(ctx, s.Address)
 	if err != nil {
 		return 0, err
@@ -61,15 +64,28 @@ func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status
 		_ = in.w.Close()
 	}()
 	var output sync.WaitGroup
-	output.Go(func() { _, _ = io.Copy(p.Stdout, out.r) })
-	output.Go(func() { _, _ = io.Copy(p.Stderr, errs.r) })
+	show := func(to io.Writer, from *os.File) {
+		if _, err := io.Copy(to, from); err != nil {
+			cancel(fmt.Errorf("what the program prints is not written: %w", err))
+		}
+	}
+	output.Go(func() { show(p.Stdout, out.r) })
+	output.Go(func() { show(p.Stderr, errs.r) })
+	printed := make(chan struct{})
+	go func() { output.Wait(); close(printed) }()
 	answer, err := api.NewShellClient(client).Run(ctx, &api.RunRequest{
 		Tools: p.Tools, Args: p.Args, Stdin: in.path, Stdout: out.path, Stderr: errs.path, Pid: int32(os.Getpid()),
 	})
 	// All output is in the FIFOs: there is an end after it now.
 	out.w.Close()
 	errs.w.Close()
-	output.Wait()
+	select {
+	case <-printed:
+	case <-ctx.Done():
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return 0, cause
+	}
 	if err != nil {
 		if err = errgrpc.ToNative(err); errdefs.IsNotImplemented(err) {
 			err = fmt.Errorf("the shim of %s/%s is of an older msb, which runs nothing in a guest", s.Namespace, s.ID)

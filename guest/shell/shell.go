@@ -26,7 +26,7 @@ import (
 )
 
 // Serve runs the program of a stream until that ends, by itself or because the host has closed
-// the stream: then it is killed, with its process group. It owns conn.
+// the stream: then it is killed. Its process group goes with it. It owns conn.
 func Serve(ctx context.Context, conn net.Conn, stream *api.ShellStream) {
 	defer conn.Close()
 	cmd, err := command(stream)
@@ -34,7 +34,14 @@ func Serve(ctx context.Context, conn net.Conn, stream *api.ShellStream) {
 	if err == nil {
 		exits, err = start(cmd, stream)
 	}
-	if replyErr := api.ReplyStream(conn, err); err == nil && replyErr == nil {
+	replyErr := api.ReplyStream(conn, err)
+	switch {
+	case err != nil:
+	case replyErr != nil: // the host has gone meanwhile
+		kill(cmd)
+		_, err = reaper.Default.Wait(cmd, exits)
+		err = errors.Join(replyErr, err)
+	default:
 		err = wait(conn, cmd, exits)
 	}
 	if err != nil {
@@ -42,7 +49,11 @@ func Serve(ctx context.Context, conn net.Conn, stream *api.ShellStream) {
 	}
 }
 
-// wait waits for the end of a program, and tells the host.
+// kill kills a program and what it has started, but for what has a session of its own.
+func kill(cmd *exec.Cmd) { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+
+// wait waits for the end of a program, and tells the host. What the program leaves behind would keep
+// its output open.
 func wait(conn net.Conn, cmd *exec.Cmd, exits chan runc.Exit) error {
 	ended := make(chan struct{})
 	go func() {
@@ -50,11 +61,12 @@ func wait(conn net.Conn, cmd *exec.Cmd, exits chan runc.Exit) error {
 		select {
 		case <-ended: // its number may be another's
 		default:
-			_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+			kill(cmd)
 		}
 	}()
 	status, err := reaper.Default.Wait(cmd, exits)
 	close(ended)
+	kill(cmd)
 	if err != nil {
 		return err
 	}

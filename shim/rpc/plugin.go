@@ -33,8 +33,9 @@ import (
 // flushTimeout is how long a shim that ends waits until containerd has taken its last events.
 const flushTimeout = 5 * time.Second
 
-// tracesTimeout is how long a shim that ends waits for the collector of its traces.
-const tracesTimeout = time.Second
+// tracesTimeout is how long a shim that ends waits for the collector of its traces; tests that
+// want them all wait longer.
+var tracesTimeout = time.Second
 
 // A Host is what the shim's process has of its host.
 type Host struct {

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -91,6 +92,8 @@ func tree(spans []collector.Span, parent, indent string) string {
 // in it.
 func TestTrace(t *testing.T) {
 	var kept collector.Collector
+	tracesTimeout = time.Minute
+	defer func() { tracesTimeout = time.Second }()
 	server := httptest.NewServer(&kept)
 	defer server.Close()
 	openTraced(t, trace.Open(trace.Target{URL: server.URL + "/v1/traces"}, "test", "box", "v1")).live(t)
@@ -144,6 +147,8 @@ func TestTraceHung(t *testing.T) {
 // sandbox.
 func TestTraceOfPod(t *testing.T) {
 	var kept collector.Collector
+	tracesTimeout = time.Minute
+	defer func() { tracesTimeout = time.Second }()
 	server := httptest.NewServer(&kept)
 	defer server.Close()
 	s := openTraced(t, trace.Open(trace.Target{URL: server.URL + "/v1/traces"}, "test", "pod", "v1"))

@@ -13,7 +13,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 )
 
-// add shares a directory of the host, read-only with all that is mounted below it.
+// add shares a directory of the host, read-only and without what is mounted below it.
 func add(sb *sandbox.Sandbox, tools string) (share.Share, error) {
 	if !path.IsAbs(tools) {
 		return share.Share{}, fmt.Errorf("the directory of programs %q has no absolute path: %w", tools, errdefs.ErrInvalidArgument)

@@ -28,6 +28,8 @@ const (
 	maxPrograms = 4
 	// maxArgs is how long the arguments may be, in bytes: the header of a stream has them.
 	maxArgs = 3 << 10
+	// argOverhead is how much longer each makes the header: its tag, and the number of its bytes.
+	argOverhead = 3
 	// maxExit is the longest message of a guest about an exit, in bytes.
 	maxExit = 64
 	// deathNotice is how long to wait, after a stream broke, for the machine to be known dead.
@@ -52,7 +54,7 @@ func (s *Service) Run(ctx context.Context, r *api.RunRequest) (_ *api.RunRespons
 	}
 	size := 0
 	for _, arg := range r.GetArgs() {
-		size += len(arg) + 1
+		size += len(arg) + argOverhead
 	}
 	switch {
 	case !sb.AllowsShell():
@@ -110,11 +112,26 @@ func run(ctx context.Context, sb *sandbox.Sandbox, id string, r *api.RunRequest)
 	streams.CloseStdin()
 	status, err = await(ctx, conn)
 	if err == nil {
-		streams.Await(ctx) // the caller reads as fast as it likes, or goes away
+		awaitOutput(ctx, sb, streams)
 	} else if ctx.Err() == nil {
 		err = explain(sb, err)
 	}
 	return status, err
+}
+
+// awaitOutput waits until the caller has all output. The caller reads as fast as it likes, or goes
+// away; when the VM has ended, there is a moment more.
+func awaitOutput(ctx context.Context, sb *sandbox.Sandbox, streams *stdio.Streams) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-sb.Done():
+			time.AfterFunc(farewell, cancel)
+		case <-ctx.Done():
+		}
+	}()
+	streams.Await(ctx)
 }
 
 // explain is what became of the VM, if that is why a stream broke.
@@ -147,7 +164,10 @@ func await(ctx context.Context, conn net.Conn) (uint32, error) {
 	return exit.Status, nil
 }
 
-// leave closes a stream, and waits no longer than farewell for a guest that does not take its end.
+// farewell is how long what ends waits for who may never take the last of it.
+const farewell = time.Second
+
+// leave closes a stream, and waits for a guest that does not take its end.
 func leave(conn net.Conn) {
 	left := make(chan struct{})
 	go func() {
@@ -159,9 +179,6 @@ func leave(conn net.Conn) {
 	case <-time.After(farewell):
 	}
 }
-
-// farewell is how long that is.
-const farewell = time.Second
 
 // byteReader reads no further than it is asked.
 type byteReader struct{ io.Reader }

@@ -207,6 +207,42 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
+// A caller that does not read is not waited for when the VM has ended: containerd would be kept
+// waiting for the end of the shim.
+func TestUnreadOutput(t *testing.T) {
+	w := open(t, true)
+	stdout := t.TempDir() + "/out"
+	if err := unix.Mkfifo(stdout, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(stdout, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	w.Agent().OnShell(func(stream net.Conn, header *guestapi.ShellStream) {
+		// More than the FIFO holds.
+		_ = w.Agent().Print(header.Stdout, bytes.Repeat([]byte("x"), 100<<10))
+		_, _ = protodelim.MarshalTo(stream, &guestapi.ShellExit{})
+		time.Sleep(300 * time.Millisecond) // the host may have read it
+		w.Machine().Die(errors.New("killed"))
+	})
+	request := &api.RunRequest{Tools: w.tools, Args: []string{"program"}, Stdout: stdout}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = w.service.Run(t.Context(), request)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Error("the shim still waits for the reader")
+	}
+	if w.isShared() {
+		t.Error("the directory is still shared")
+	}
+}
+
 // What it reads and prints are the caller's FIFOs; it is over when all was read.
 func TestStreams(t *testing.T) {
 	w := open(t, true)

@@ -45,3 +45,13 @@ func (a *Agent) CloseStreams(ids ...string) {
 		a.stdio.close(id)
 	}
 }
+
+// Print has a standard stream carry what a process prints; an error is that nobody takes it.
+func (a *Agent) Print(id string, data []byte) error {
+	out, err := a.stdio.output(api.StdioPath(id))
+	if err != nil {
+		return err
+	}
+	_, err = out.conn.Write(data)
+	return err
+}
