@@ -17,8 +17,12 @@ const MaxOpening = 16
 // carried.
 const MaxGroups = 256
 
-// maxHeader bounds the messages that open a stream, in bytes.
-const maxHeader = 4 << 10
+const (
+	// maxHeader bounds the messages that open a stream, in bytes.
+	maxHeader = 4 << 10
+	// maxExit bounds the message of a program's end, in bytes.
+	maxExit = 64
+)
 
 // OpenStream sends the header of a new stream and waits for the agent's reply.
 func OpenStream(stream io.ReadWriter, header *StreamHeader) error {
@@ -26,7 +30,7 @@ func OpenStream(stream io.ReadWriter, header *StreamHeader) error {
 		return err
 	}
 	var reply StreamReply
-	if err := receive(stream, &reply); err != nil {
+	if err := receive(stream, &reply, maxHeader); err != nil {
 		return err
 	}
 	if reply.Error != "" {
@@ -39,7 +43,7 @@ func OpenStream(stream io.ReadWriter, header *StreamHeader) error {
 // ReplyStream.
 func AcceptStream(stream io.Reader) (*StreamHeader, error) {
 	var header StreamHeader
-	if err := receive(stream, &header); err != nil {
+	if err := receive(stream, &header, maxHeader); err != nil {
 		return nil, fmt.Errorf("reading a stream's header: %w", err)
 	}
 	return &header, nil
@@ -55,8 +59,22 @@ func ReplyStream(stream io.Writer, cause error) error {
 	return err
 }
 
-func receive(stream io.Reader, message proto.Message) error {
-	return protodelim.UnmarshalOptions{MaxSize: maxHeader}.UnmarshalFrom(byteReader{stream}, message)
+// SendExit tells the host how a program of its operator's has ended.
+func SendExit(stream io.Writer, status uint32) error {
+	_, err := protodelim.MarshalTo(stream, &ShellExit{Status: status})
+	return err
+}
+
+// ReceiveExit reads how a program has ended. A message that is too long is an error.
+func ReceiveExit(stream io.Reader) (status uint32, err error) {
+	var exit ShellExit
+	err = receive(stream, &exit, maxExit)
+	return exit.Status, err
+}
+
+// receive reads a message that has at most so many bytes.
+func receive(stream io.Reader, message proto.Message, most int64) error {
+	return protodelim.UnmarshalOptions{MaxSize: most}.UnmarshalFrom(byteReader{stream}, message)
 }
 
 // byteReader reads no further than it is asked: what follows a header belongs

@@ -22,7 +22,7 @@ func SendTransfer(stream io.Writer, frame *TransferFrame) error {
 // ReceiveTransfer reads a frame of a transfer. One that is too long is an error.
 func ReceiveTransfer(stream io.Reader) (*TransferFrame, error) {
 	frame := new(TransferFrame)
-	if err := (protodelim.UnmarshalOptions{MaxSize: maxTransferFrame}).UnmarshalFrom(byteReader{stream}, frame); err != nil {
+	if err := receive(stream, frame, maxTransferFrame); err != nil {
 		return nil, err
 	}
 	return frame, nil

@@ -20,7 +20,6 @@ import (
 	runc "github.com/containerd/go-runc"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
@@ -70,8 +69,7 @@ func wait(conn net.Conn, cmd *exec.Cmd, exits chan runc.Exit) error {
 	if err != nil {
 		return err
 	}
-	_, err = protodelim.MarshalTo(conn, &api.ShellExit{Status: uint32(status)})
-	return err
+	return api.SendExit(conn, uint32(status))
 }
 
 // command is the program, by its name in the share.

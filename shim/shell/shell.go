@@ -8,13 +8,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"google.golang.org/protobuf/encoding/protodelim"
 
 	guestapi "github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
@@ -30,8 +28,6 @@ const (
 	maxArgs = 3 << 10
 	// argOverhead is how much longer each makes the header: its tag, and the number of its bytes.
 	argOverhead = 3
-	// maxExit is the longest message of a guest about an exit, in bytes.
-	maxExit = 64
 	// deathNotice is how long to wait, after a stream broke, for the machine to be known dead.
 	deathNotice = time.Second
 )
@@ -150,18 +146,14 @@ func explain(sb *sandbox.Sandbox, err error) error {
 func await(ctx context.Context, conn net.Conn) (uint32, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	var exit guestapi.ShellExit
-	err := protodelim.UnmarshalOptions{MaxSize: maxExit}.UnmarshalFrom(byteReader{conn}, &exit)
+	status, err := guestapi.ReceiveExit(conn)
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("the guest does not tell how the program has ended: %v: %w", err, errdefs.ErrUnavailable)
 	}
-	if exit.Status > 0xff {
-		exit.Status = 0xff // containerd's word for unknown
-	}
-	return exit.Status, nil
+	return min(status, 0xff), nil // containerd's word for unknown
 }
 
 // farewell is how long what ends waits for who may never take the last of it.
@@ -178,13 +170,4 @@ func leave(conn net.Conn) {
 	case <-left:
 	case <-time.After(farewell):
 	}
-}
-
-// byteReader reads no further than it is asked.
-type byteReader struct{ io.Reader }
-
-func (r byteReader) ReadByte() (byte, error) {
-	var b [1]byte
-	_, err := io.ReadFull(r.Reader, b[:])
-	return b[0], err
 }

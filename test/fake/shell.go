@@ -4,8 +4,6 @@ import (
 	"net"
 	"sync"
 
-	"google.golang.org/protobuf/encoding/protodelim"
-
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
@@ -33,7 +31,7 @@ func (s *shells) serve(stream net.Conn, header *api.ShellStream) {
 	serve := s.serving
 	s.mu.Unlock()
 	if serve == nil {
-		_, _ = protodelim.MarshalTo(stream, &api.ShellExit{Status: uint32(len(header.Args))})
+		_ = api.SendExit(stream, uint32(len(header.Args)))
 		return
 	}
 	serve(stream, header)
