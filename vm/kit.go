@@ -19,7 +19,7 @@ func (c Config) CheckFiles() (arch string, err error) {
 			return "", fmt.Errorf("the guest kit is incomplete, install it with \"make install\": %w (%w)", err, errdefs.ErrFailedPrecondition)
 		}
 	}
-	if arch, err = kernelArch(c.Kernel); err != nil {
+	if arch, err = KernelArch(c.Kernel); err != nil {
 		return "", fmt.Errorf("the guest's kernel %s is none that a machine enters, reinstall the guest kit: %w (%w)", c.Kernel, err, errdefs.ErrFailedPrecondition)
 	}
 	return arch, nil
@@ -31,9 +31,9 @@ const (
 	arm64MagicAt = 56
 )
 
-// kernelArch tells what a kernel is for: that of x86-64 is an ELF image, that of arm64 a boot
-// image.
-func kernelArch(path string) (string, error) {
+// KernelArch tells which architecture a guest's kernel is for, by Go's name: that of x86-64 is an
+// ELF image, that of arm64 a boot image.
+func KernelArch(path string) (string, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return "", err

@@ -3,7 +3,6 @@ package check
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/server"
+	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
 	"github.com/msb-runtime/containerd-shim-msb/vm/kvm"
@@ -92,10 +92,9 @@ func lookAtKit(dir string) Kit {
 			k.Missing = append(k.Missing, name)
 		}
 	}
-	if kernel, err := elf.Open(filepath.Join(dir, "vmlinux")); err == nil {
-		kernel.Close()
-	} else if !errors.Is(err, os.ErrNotExist) {
-		k.Broken = fmt.Errorf("the guest's kernel %s is no ELF image: %w", filepath.Join(dir, "vmlinux"), err)
+	kernel := filepath.Join(dir, "vmlinux")
+	if _, err := vm.KernelArch(kernel); err != nil && !errors.Is(err, os.ErrNotExist) {
+		k.Broken = fmt.Errorf("the guest's kernel %s is none that a machine enters: %w", kernel, err)
 	}
 	versions, _ := os.ReadFile(filepath.Join(dir, "VERSIONS")) // without, it is among the missing
 	for line := range strings.Lines(string(versions)) {
