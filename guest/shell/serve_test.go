@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
 // Programs that this one is in the share.
@@ -54,9 +54,7 @@ func inGuest(t *testing.T, f func(share string)) {
 			_ = reaper.Reap()
 		}
 	}()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with its namespace
+	err := thread.Run(func() error {
 		self, err := os.ReadFile("/proc/self/exe")
 		err = errors.Join(err,
 			unix.Unshare(unix.CLONE_NEWNS),
@@ -69,9 +67,9 @@ func inGuest(t *testing.T, f func(share string)) {
 		if err == nil {
 			f(share)
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	// Nothing of it runs on.
