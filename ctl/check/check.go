@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A State is what a check comes to.
@@ -47,13 +49,14 @@ var checks = []struct {
 	{"FUSE", fuse},
 	{"FUSE passthrough", passthrough},
 	{"TAP devices", tap},
+	{"vhost-net", vhost},
 	{"traffic control", redirect},
 	{"socket lookup", lookup},
 	{"control groups", groups},
 	{"mounts", sharedRoot},
 	{"descriptors", descriptors},
 	{"containerd", daemon},
-	{"runtime", runtime},
+	{"runtime", ourRuntime},
 	{"Kubernetes", kubernetes},
 	{"snapshotter", snapshotter},
 }
@@ -93,16 +96,30 @@ func missing(found, means, do string) Result {
 	return Result{State: Missing, Found: found, Means: means, Do: do}
 }
 
-// oldest is the oldest kernel whose mounts can follow no symbolic link (mount_setattr(2)).
-const oldestMajor, oldestMinor = 5, 14
+// oldestKernel is the oldest one whose mounts can follow no symbolic link (mount_setattr(2)), and
+// oldestQEMU the oldest that has been tried.
+var (
+	oldestKernel = release{5, 14}
+	oldestQEMU   = release{7, 2}
+)
 
 func kernel(f Facts) Result {
-	var major, minor int
-	if _, err := fmt.Sscanf(f.Kernel, "%d.%d", &major, &minor); err == nil &&
-		(major > oldestMajor || major == oldestMajor && minor >= oldestMinor) {
+	if !older(f.Kernel, oldestKernel) {
 		return ok("Linux %s", f.Kernel)
 	}
-	return missing("Linux "+f.Kernel, "no container starts: mounts cannot be made to follow no symbolic link", fmt.Sprintf("install a kernel of version %d.%d or newer", oldestMajor, oldestMinor))
+	return missing("Linux "+f.Kernel, "no container starts: mounts cannot be made to follow no symbolic link", fmt.Sprintf("install a kernel of version %d.%d or newer", oldestKernel.major, oldestKernel.minor))
+}
+
+// A release is the beginning of a version.
+type release struct{ major, minor int }
+
+// older tells whether a version is older than a release, or none.
+func older(version string, than release) bool {
+	var is release
+	if _, err := fmt.Sscanf(version, "%d.%d", &is.major, &is.minor); err != nil {
+		return true
+	}
+	return is.major < than.major || is.major == than.major && is.minor < than.minor
 }
 
 func configuration(f Facts) Result {
@@ -124,16 +141,31 @@ func kit(f Facts) Result {
 		return missing(fmt.Sprintf("%s has no %s", f.Kit.Dir, strings.Join(f.Kit.Missing, ", ")), means, do)
 	case f.Kit.Broken != nil:
 		return missing(f.Kit.Broken.Error(), means, do)
+	case f.Kit.Version == "":
+		return warning(f.Kit.Dir+"/VERSIONS does not say of which msb it is", "shim and guest may not understand each other", do)
 	case f.Kit.Version != f.Version:
 		return warning(fmt.Sprintf("%s is of msb %s, and msbctl of %s", f.Kit.Dir, f.Kit.Version, f.Version),
 			"shim and guest may not understand each other", do)
 	}
-	return ok("%s, msb %s, guest's kernel %s", f.Kit.Dir, f.Kit.Version, f.Kit.Guest)
+	return ok("%s, msb %s, guest's kernel %s", f.Kit.Dir, f.Kit.Version, strings.TrimSpace(f.Kit.Guest+" "+f.foreign()))
+}
+
+// foreign tells of guests of another architecture than the host's, which run on QEMU alone, in
+// software emulation; it is empty if they are of the same.
+func (f Facts) foreign() string {
+	if f.Kit.Arch == "" || f.Kit.Arch == f.Arch {
+		return ""
+	}
+	return fmt.Sprintf("for %s on a host of %s", f.Kit.Arch, f.Arch)
 }
 
 // krunRuns and qemuRuns tell whether the drivers would run.
-func (f Facts) krunRuns() bool { return f.KVM == nil && f.Krun == nil }
+func (f Facts) krunRuns() bool { return f.KVM == nil && f.Krun == nil && f.foreign() == "" }
 func (f Facts) qemuRuns() bool { return f.QEMU.Err == nil }
+
+// usesKrun and usesQEMU tell which of them starts containers, if one does.
+func (f Facts) usesKrun() bool { return f.krunRuns() && !f.needs("qemu") }
+func (f Facts) usesQEMU() bool { return f.qemuRuns() && !f.needs("krun") && !f.usesKrun() }
 
 // needs tells whether a driver is the only one that is allowed.
 func (f Facts) needs(driver string) bool { return f.Config.Driver == driver }
@@ -141,7 +173,10 @@ func (f Facts) needs(driver string) bool { return f.Config.Driver == driver }
 const slow = "VMs run in software emulation, which is several times slower"
 
 func hardware(f Facts) Result {
-	if f.KVM == nil {
+	switch {
+	case f.foreign() != "":
+		return ok("of no use: the guest's kernel is %s", f.foreign())
+	case f.KVM == nil:
 		return ok("runs a guest")
 	}
 	r := warning(text(f.KVM), slow, "enable virtualisation in the firmware, then: modprobe -a kvm_intel kvm_amd")
@@ -158,6 +193,10 @@ func hardware(f Facts) Result {
 func libkrun(f Facts) Result {
 	const do = "make deps-krun install"
 	switch {
+	case f.foreign() != "" && f.needs("krun"):
+		return missing("it runs no guests of another architecture: the guest's kernel is "+f.foreign(), "no container starts: the configuration asks for the driver krun", "make install, of a kit for this host")
+	case f.foreign() != "":
+		return ok("of no use: the guest's kernel is %s", f.foreign())
 	case f.Krun == nil:
 		return ok("msb's, with its features blk and net")
 	case f.needs("krun"):
@@ -171,29 +210,35 @@ func libkrun(f Facts) Result {
 }
 
 func emulator(f Facts) Result {
-	const do = "apt-get install qemu-system-x86 qemu-system-common"
+	do := "apt-get install " + f.QEMU.Package
+	if f.QEMU.OfVirtiofsd {
+		do = "make deps-qemu install"
+	}
 	switch {
+	case f.qemuRuns() && !f.usesQEMU():
+		return ok("%s %s, %s; not used", f.QEMU.Path, f.QEMU.Version, f.QEMU.Virtiofsd)
+	case f.qemuRuns() && older(f.QEMU.Version, oldestQEMU):
+		return warning(fmt.Sprintf("%s is QEMU %s", f.QEMU.Path, f.QEMU.Version), "no container has been tried with it, and none may start", "install QEMU 7.2 or newer, and name it by qemu.path")
 	case f.qemuRuns() && f.QEMU.Own:
 		return ok("%s %s, %s", f.QEMU.Path, f.QEMU.Version, f.QEMU.Virtiofsd)
-	case f.qemuRuns() && f.krunRuns() && !f.needs("qemu"):
-		return ok("%s %s, %s; not used", f.QEMU.Path, f.QEMU.Version, f.QEMU.Virtiofsd)
 	case f.qemuRuns():
 		return warning(fmt.Sprintf("%s is not msb's virtiofsd", f.QEMU.Virtiofsd),
 			"users in a container can read and write files whose access control lists refuse them, where the mode does not", "make deps-qemu install")
-	case f.krunRuns() && !f.needs("qemu"), f.needs("krun"):
+	case f.usesKrun(), f.needs("krun"):
 		return ok("not there, and not used")
 	}
 	return missing(text(f.QEMU.Err), "no container starts", do)
 }
 
 func driver(f Facts) Result {
-	krun, qemu := f.krunRuns() && !f.needs("qemu"), f.qemuRuns() && !f.needs("krun")
 	switch {
-	case krun:
+	case f.usesKrun():
 		return ok("krun")
-	case qemu && f.KVM == nil:
+	case f.usesQEMU() && f.foreign() != "":
+		return warning("qemu, in software emulation of "+f.Kit.Arch, slow, "make install, of a kit for this host")
+	case f.usesQEMU() && f.KVM == nil:
 		return ok("qemu, with KVM")
-	case qemu:
+	case f.usesQEMU():
 		return warning("qemu, without KVM", slow, "see KVM above")
 	}
 	return missing("none can run", "no container starts", "see KVM, libkrun and QEMU above")
@@ -221,6 +266,22 @@ func tap(f Facts) Result {
 		return ok("/dev/net/tun makes them")
 	}
 	return missing(text(f.TAP), "only containers without a network start, and those with the host's", "").with(load("tun"))
+}
+
+func vhost(f Facts) Result {
+	const means = "QEMU copies the packets of containers itself, which is slower"
+	used := f.usesQEMU() && f.KVM == nil && f.foreign() == ""
+	switch {
+	case f.Vhost == nil && used:
+		return ok("copies the packets for QEMU")
+	case f.Vhost == nil:
+		return ok("there, and not used: it is for QEMU with KVM")
+	case !used:
+		return ok("not there, and not used: it is for QEMU with KVM")
+	case errors.Is(f.Vhost, fs.ErrNotExist), errors.Is(f.Vhost, unix.ENODEV), errors.Is(f.Vhost, unix.ENXIO):
+		return warning(text(f.Vhost), means, "").with(load("vhost_net"))
+	}
+	return warning(text(f.Vhost), means, "rm /dev/vhost-net if it is no device, then modprobe vhost_net; and let containerd open it")
 }
 
 func redirect(f Facts) Result {
@@ -284,7 +345,7 @@ func daemon(f Facts) Result {
 
 const unasked = "containerd was not asked"
 
-func runtime(f Facts) Result {
+func ourRuntime(f Facts) Result {
 	switch {
 	case f.Containerd.Err != nil:
 		return warning(unasked, "see containerd above", "msbctl check, when it runs")

@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"slices"
@@ -11,15 +12,16 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // good is a host on which all is well.
 func good() Facts {
 	return Facts{
-		Version: "1.0", Kernel: "6.1.0-13-amd64",
+		Version: "1.0", Kernel: "6.1.0-13-amd64", Arch: "amd64",
 		Config: Config{Files: []string{"/etc/msb/config.toml"}, Driver: "auto"},
-		Kit:    Kit{Dir: "/usr/local/lib/msb", Shim: "/usr/local/bin/containerd-shim-msb-v2", Version: "1.0", Guest: "6.12"},
-		QEMU:   QEMU{Path: "/usr/bin/qemu-system-x86_64", Version: "7.2", Virtiofsd: "/usr/local/lib/msb/virtiofsd", Own: true},
+		Kit:    Kit{Dir: "/usr/local/lib/msb", Shim: "/usr/local/bin/containerd-shim-msb-v2", Version: "1.0", Guest: "6.12", Arch: "amd64"},
+		QEMU:   QEMU{Path: "/usr/bin/qemu-system-x86_64", Version: "7.2", Package: "qemu-system-x86", Virtiofsd: "/usr/local/lib/msb/virtiofsd", Own: true},
 		Cgroup: Cgroup{Version: 2}, SharedRoot: true, Descriptors: 1 << 20,
 		Containerd: Containerd{
 			Address: "/run/containerd/containerd.sock", Version: "2.4.2", RuntimeVersion: "1.0",
@@ -57,6 +59,7 @@ func TestBad(t *testing.T) {
 		"part of a kit":     {func(f *Facts) { f.Kit.Missing = []string{"vmlinux"} }, "missing kit"},
 		"broken kit":        {func(f *Facts) { f.Kit.Broken = errTest }, "missing kit"},
 		"another kit":       {func(f *Facts) { f.Kit.Version = "0.9" }, "warning kit"},
+		"a kit of none":     {func(f *Facts) { f.Kit.Version = "" }, "warning kit"},
 		"no KVM":            {func(f *Facts) { f.KVM = errTest }, "warning KVM, warning driver"},
 		"KVM is a must":     {func(f *Facts) { f.KVM, f.Config.Driver = errTest, "krun" }, "missing KVM, missing driver"},
 		"no libkrun":        {func(f *Facts) { f.Krun = errTest }, "warning libkrun"},
@@ -68,6 +71,17 @@ func TestBad(t *testing.T) {
 		"nothing runs":      {func(f *Facts) { f.QEMU.Err, f.KVM = errTest, errTest }, "warning KVM, missing QEMU, missing driver"},
 		"their virtiofsd":   {func(f *Facts) { f.QEMU.Own, f.Config.Driver = false, "qemu" }, "warning QEMU"},
 		"unused virtiofsd":  {func(f *Facts) { f.QEMU.Own = false }, ""},
+		"no virtiofsd":      {func(f *Facts) { f.QEMU.Err, f.QEMU.OfVirtiofsd, f.Config.Driver = errTest, true, "qemu" }, "missing QEMU, missing driver"},
+		"old QEMU":          {func(f *Facts) { f.QEMU.Version, f.Config.Driver = "6.2.0", "qemu" }, "warning QEMU"},
+		"old unused QEMU":   {func(f *Facts) { f.QEMU.Version = "6.2.0" }, ""},
+		"another machine":   {func(f *Facts) { f.Kit.Arch = "arm64" }, "warning driver"},
+		"its QEMU":          {func(f *Facts) { f.Kit.Arch, f.QEMU.Err = "arm64", errTest }, "missing QEMU, missing driver"},
+		"it asks for krun":  {func(f *Facts) { f.Kit.Arch, f.Config.Driver = "arm64", "krun" }, "missing libkrun, missing driver"},
+		"no vhost-net":      {func(f *Facts) { f.Vhost, f.Config.Driver = fs.ErrNotExist, "qemu" }, "warning vhost-net"},
+		"another vhost-net": {func(f *Facts) { f.Vhost, f.Config.Driver = unix.ENOTTY, "qemu" }, "warning vhost-net"},
+		"unused vhost-net":  {func(f *Facts) { f.Vhost = fs.ErrNotExist }, ""},
+		"vhost-net, no KVM": {func(f *Facts) { f.Vhost, f.KVM = fs.ErrNotExist, errTest }, "warning KVM, warning driver"},
+		"vhost-net of arm":  {func(f *Facts) { f.Vhost, f.Kit.Arch, f.Config.Driver = fs.ErrNotExist, "arm64", "qemu" }, "warning driver"},
 		"no FUSE":           {func(f *Facts) { f.FUSE = errTest }, "missing FUSE, warning FUSE passthrough"},
 		"no passthrough":    {func(f *Facts) { f.Passthrough = errTest }, "warning FUSE passthrough"},
 		"no TAP":            {func(f *Facts) { f.TAP = errTest }, "missing TAP devices, warning traffic control"},

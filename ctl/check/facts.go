@@ -7,8 +7,8 @@ package check
 type Facts struct {
 	// Version is this program's.
 	Version string
-	// Kernel is the release of the host's (uname -r).
-	Kernel string
+	// Kernel is the release of the host's (uname -r), Arch its architecture, by Go's name.
+	Kernel, Arch string
 
 	Config Config
 	Kit    Kit
@@ -24,6 +24,8 @@ type Facts struct {
 
 	FUSE, Passthrough     error
 	TAP, Redirect, Lookup error
+	// Vhost is whether the kernel's vhost-net is there.
+	Vhost error
 
 	Cgroup Cgroup
 	// SharedRoot says that mounts of the host reach shims that run already.
@@ -52,14 +54,20 @@ type Kit struct {
 	Broken error
 	// Version is of which msb the kit is, and Guest its kernel's; empty if the kit does not say.
 	Version, Guest string
+	// Arch is which architecture that kernel is for, by Go's name; empty if it is none.
+	Arch string
 }
 
 // QEMU is what the driver of that name needs.
 type QEMU struct {
 	Path, Version, Virtiofsd string
+	// Package is Debian's package of it.
+	Package string
 	// Own says that virtiofsd is msb's build.
 	Own bool
-	Err error
+	// Err is why one of the two cannot run, OfVirtiofsd whether it is that one.
+	Err         error
+	OfVirtiofsd bool
 }
 
 // Cgroup is what there is of control groups.

@@ -26,6 +26,8 @@ func TestFixes(t *testing.T) {
 		"no FUSE":            {func(f *Facts) { f.FUSE = errTest }, "modprobe fuse for FUSE, FUSE passthrough", ""},
 		"no passthrough":     {func(f *Facts) { f.Passthrough = errTest }, "", "FUSE passthrough"},
 		"no TAP":             {func(f *Facts) { f.TAP = errTest }, "modprobe tun for TAP devices, traffic control", ""},
+		"no vhost-net":       {func(f *Facts) { f.Vhost, f.Config.Driver = fs.ErrNotExist, "qemu" }, "modprobe vhost_net for vhost-net", ""},
+		"odd vhost-net":      {func(f *Facts) { f.Vhost, f.Config.Driver = errTest, "qemu" }, "", "vhost-net"},
 		"no redirection":     {func(f *Facts) { f.Redirect = errTest }, "modprobe -a sch_ingress cls_u32 act_mirred for traffic control", ""},
 		"several": {
 			func(f *Facts) { f.TAP, f.FUSE, f.SharedRoot = errTest, errTest, false },

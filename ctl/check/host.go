@@ -3,11 +3,14 @@ package check
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +41,7 @@ var kitFiles = []string{"vmlinux", "vmlinux-tsi", "guest.erofs", "msb-krun", "ms
 
 // Look asks the host. configFile names a configuration; empty is the shim's.
 func Look(ctx context.Context, configFile, address string) Facts {
-	f := Facts{Version: version.Version, KVM: kvm.Check(), KVMModule: kvm.Module()}
+	f := Facts{Version: version.Version, Arch: runtime.GOARCH, KVM: kvm.Check(), KVMModule: kvm.Module()}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err == nil {
 		f.Kernel = unix.ByteSliceToString(name.Release[:])
@@ -46,11 +49,12 @@ func Look(ctx context.Context, configFile, address string) Facts {
 	settings := f.lookAtConfig(configFile)
 	f.Kit = lookAtKit(settings.Kit)
 	f.Krun = lookAtKrun(ctx, settings)
-	f.QEMU = lookAtQEMU(ctx, settings)
+	f.QEMU = lookAtQEMU(ctx, settings, orElse(f.Kit.Arch, runtime.GOARCH))
 	trial := server.Try()
 	f.FUSE, f.Passthrough = trial.Mount, trial.Passthrough
 	nets := network.Try()
 	f.TAP, f.Redirect, f.Lookup = nets.Tap, nets.Redirect, nets.Lookup
+	f.Vhost = qemu.CheckVhost()
 	f.Cgroup = lookAtCgroups()
 	pid := 0
 	f.Containerd, pid = lookAtContainerd(ctx, address)
@@ -92,10 +96,7 @@ func lookAtKit(dir string) Kit {
 			k.Missing = append(k.Missing, name)
 		}
 	}
-	kernel := filepath.Join(dir, "vmlinux")
-	if _, err := vm.KernelArch(kernel); err != nil && !errors.Is(err, os.ErrNotExist) {
-		k.Broken = fmt.Errorf("the guest's kernel %s is none that a machine enters: %w", kernel, err)
-	}
+	k.Arch, k.Broken = lookAtParts(dir)
 	versions, _ := os.ReadFile(filepath.Join(dir, "VERSIONS")) // without, it is among the missing
 	for line := range strings.Lines(string(versions)) {
 		line = strings.TrimSpace(line)
@@ -107,6 +108,62 @@ func lookAtKit(dir string) Kit {
 		}
 	}
 	return k
+}
+
+// kitPrograms are those of the kit that the host runs.
+var kitPrograms = []string{"msb-krun", "msb-shield", "msb-placeholder"}
+
+// lookAtParts returns the architecture of a kit's kernel, and what is wrong with the parts that
+// are there.
+func lookAtParts(dir string) (arch string, broken error) {
+	kernel, disk := filepath.Join(dir, "vmlinux"), filepath.Join(dir, "guest.erofs")
+	arch, err := vm.KernelArch(kernel)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("the guest's kernel %s is none that a machine enters: %w", kernel, err)
+	}
+	if err := checkDisk(disk); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return arch, fmt.Errorf("the guest's disk %s is damaged: %w", disk, err)
+	}
+	for _, name := range kitPrograms {
+		path := filepath.Join(dir, name)
+		if err := unix.Access(path, unix.X_OK); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return arch, fmt.Errorf("%s cannot be run: %w", path, err)
+		}
+	}
+	return arch, nil
+}
+
+// Of struct erofs_super_block (Linux, fs/erofs/erofs_fs.h).
+const (
+	erofsMagic      = 0xE0F5E1E2
+	erofsAt         = 1024
+	erofsBlockBits  = 12 // the offset of blkszbits
+	erofsBlocks     = 36 // the offset of blocks
+	erofsSuperBlock = 128
+)
+
+// checkDisk tells whether a file has an erofs of its size.
+func checkDisk(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	super := make([]byte, erofsSuperBlock)
+	if _, err := file.ReadAt(super, erofsAt); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if binary.LittleEndian.Uint32(super) != erofsMagic {
+		return errors.New("it is no erofs")
+	}
+	stat, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if want := int64(binary.LittleEndian.Uint32(super[erofsBlocks:])) << min(super[erofsBlockBits], 16); stat.Size() < want {
+		return fmt.Errorf("it has %d bytes of %d", stat.Size(), want)
+	}
+	return nil
 }
 
 // lookAtKrun has msb-krun load the library.
@@ -133,13 +190,20 @@ func output(ctx context.Context, program string, args ...string) (string, error)
 	return strings.TrimSpace(out.String()), nil
 }
 
-func lookAtQEMU(ctx context.Context, settings config.Config) (q QEMU) {
+// lookAtQEMU looks for the QEMU of guests of an architecture.
+func lookAtQEMU(ctx context.Context, settings config.Config, arch string) (q QEMU) {
+	q.Package = qemu.Package(arch)
 	own := filepath.Join(settings.Kit, "virtiofsd")
 	driver := qemu.Driver{QEMU: settings.QEMU.Path, Virtiofsd: settings.QEMU.Virtiofsd, OwnVirtiofsd: own}
-	if q.Path, q.Virtiofsd, q.Err = driver.Programs(); q.Err != nil {
+	if q.Path, q.Virtiofsd, q.Err = driver.Programs(arch); q.Err != nil {
+		q.OfVirtiofsd = q.Path != ""
 		return q
 	}
 	q.Own = q.Virtiofsd == own
+	if _, err := output(ctx, q.Virtiofsd, "--version"); err != nil {
+		q.Err, q.OfVirtiofsd = fmt.Errorf("%s does not run: %w", q.Virtiofsd, err), true
+		return q
+	}
 	printed, err := output(ctx, q.Path, "--version")
 	if err != nil {
 		q.Err = fmt.Errorf("%s does not run: %w", q.Path, err)

@@ -78,16 +78,20 @@ func (d Driver) find(arch string) (programs, error) {
 	}
 	virtiofsd, err := lookUp(d.Virtiofsd, append([]string{d.OwnVirtiofsd}, virtiofsdPlaces...)...)
 	if err != nil {
-		return programs{}, fmt.Errorf("virtiofsd is not there: install it (Debian 12: apt-get install qemu-system-common, later: virtiofsd) or set qemu.virtiofsd: %w (%w)", err, errdefs.ErrFailedPrecondition)
+		return programs{qemu: qemu}, fmt.Errorf("virtiofsd is not there: install it (Debian 12: apt-get install qemu-system-common, later: virtiofsd) or set qemu.virtiofsd: %w (%w)", err, errdefs.ErrFailedPrecondition)
 	}
 	return programs{qemu, virtiofsd}, nil
 }
 
-// Programs are the paths of QEMU and virtiofsd that a machine would be started with.
-func (d Driver) Programs() (qemu, virtiofsd string, err error) {
-	found, err := d.find(runtime.GOARCH)
+// Programs are the paths of QEMU and virtiofsd that a machine would be started with whose guest
+// is of an architecture, by Go's name. An error with a path of QEMU is about virtiofsd.
+func (d Driver) Programs(arch string) (qemu, virtiofsd string, err error) {
+	found, err := d.find(arch)
 	return found.qemu, found.virtiofsd, err
 }
+
+// Package is Debian's package of QEMU for guests of an architecture.
+func Package(arch string) string { return boards[arch].pkg }
 
 // lookUp takes the configured path, or else the first candidate that is there.
 func lookUp(configured string, candidates ...string) (string, error) {

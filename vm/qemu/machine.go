@@ -64,7 +64,7 @@ func start(programs programs, p plan) (_ vm.Machine, err error) {
 	if p.accel == accelKVM {
 		// Where the kernel has none, QEMU copies the packets itself.
 		for range taps {
-			if vhost, err := os.OpenFile(vhostDevice, os.O_RDWR, 0); err == nil {
+			if vhost, err := openVhost(vhostDevice); err == nil {
 				p.vhostFD = append(p.vhostFD, jail.FirstFile+len(files))
 				files = append(files, vhost)
 			}

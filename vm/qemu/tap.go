@@ -10,10 +10,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
-const (
-	tunDevice   = "/dev/net/tun"
-	vhostDevice = "/dev/vhost-net"
-)
+const tunDevice = "/dev/net/tun"
 
 // openTaps attaches to the TAP devices of a network. QEMU gets the descriptors, so
 // that it needs no device node. The caller closes those it gets, also after an
