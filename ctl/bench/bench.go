@@ -1,6 +1,10 @@
-// Package bench measures how long containers of an image take to start and to end on this host,
-// under several runtimes in turns: what counts are the ratios, in which the machine's own speed
-// and its other users cancel out.
+// Package bench measures, on this host, how long containers of an image take to start and to end,
+// and what programs in them do to files, under several runtimes in turns: what counts are the
+// ratios, in which the machine's own speed and its other users cancel out.
+//
+//	Bench.Starts   starts and ends (bench.go)
+//	Bench.Files    work on files (files.go), told to a shell in each container (shell.go)
+//	Percentile …   what is told of times (times.go)
 package bench
 
 import (
@@ -12,6 +16,7 @@ import (
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
@@ -32,13 +37,18 @@ type Load struct {
 	Command []string
 }
 
-// Times are those of the containers of one way, in the order in which they ran. Start is from
-// the creation of the task until its process runs, End from its SIGKILL until it is deleted.
-type Times struct{ Start, End []time.Duration }
+// A Bench measures a load in ways. What it makes it has removed when a method returns, also when
+// the context has ended.
+type Bench struct {
+	client *client.Client
+	image  client.Image
+	load   Load
+	ways   []Way
+}
 
-// Run starts and ends so many containers of each way, in turns. Before them there is one of
-// each that does not count: what comes first on a host reads files that later ones find in memory.
-func Run(ctx context.Context, c *client.Client, namespace string, load Load, ways []Way, rounds int) ([]Times, error) {
+// New unpacks the image, if it is not yet. The context has containerd's namespace, whose name is
+// for the error.
+func New(ctx context.Context, c *client.Client, namespace string, load Load, ways []Way) (_ *Bench, err error) {
 	image, err := c.GetImage(ctx, load.Image)
 	switch {
 	case errdefs.IsNotFound(err):
@@ -48,79 +58,145 @@ func Run(ctx context.Context, c *client.Client, namespace string, load Load, way
 	}
 	unpacked, err := image.IsUnpacked(ctx, load.Snapshotter)
 	if err == nil && !unpacked {
-		err = image.Unpack(ctx, load.Snapshotter)
+		err = unpack(ctx, c, image, load.Snapshotter)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return inTurns(len(ways), rounds, func(way, round int) (start, end time.Duration, err error) {
-		id := fmt.Sprintf("msbctl-bench-%d-%d-%d", os.Getpid(), round, way)
-		start, end, err = one(ctx, c, id, image, load, ways[way])
-		if err != nil {
-			err = fmt.Errorf("a container of %s: %w", ways[way].Runtime, err)
+	return &Bench{c, image, load, ways}, nil
+}
+
+// unpack holds what it makes by a lease of its own, which it can give back when the context has
+// ended: that of the client's would stay for a day.
+func unpack(ctx context.Context, c *client.Client, image client.Image, snapshotter string) error {
+	manager := c.LeasesService()
+	step, cancel := unbroken(ctx)
+	defer cancel()
+	lease, err := manager.Create(step, leases.WithRandomID(), leases.WithExpiration(24*time.Hour))
+	if err != nil {
+		return err
+	}
+	err = image.Unpack(leases.WithLease(ctx, lease.ID), snapshotter)
+	step, cancel = unbroken(ctx)
+	defer cancel()
+	return errors.Join(err, manager.Delete(step, lease, leases.SynchronousDelete))
+}
+
+// stepLimit is how long a step may take.
+const stepLimit = 5 * time.Minute
+
+// unbroken is for a step that goes on when ctx ends: what containerd has begun would go on, too,
+// and what comes of it would be left.
+func unbroken(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), stepLimit)
+}
+
+// Times are those of the containers of one way, in the order in which they ran. Start is from
+// the creation of the task until its process runs, End from its SIGKILL until it is deleted.
+type Times struct{ Start, End []time.Duration }
+
+// Starts starts and ends so many containers of each way, in turns. Before them there is one of
+// each that does not count: what comes first on a host reads files that later ones find in memory.
+func (b *Bench) Starts(ctx context.Context, rounds int) ([]Times, error) {
+	all := make([]Times, len(b.ways))
+	return all, inTurns(ctx, len(b.ways), rounds, func(way, round int) error {
+		start, end, err := b.start(ctx, fmt.Sprintf("%d-%d", round, way), b.ways[way])
+		if err == nil && round > 0 {
+			all[way].Start = append(all[way].Start, start)
+			all[way].End = append(all[way].End, end)
 		}
-		return start, end, err
+		return b.explain(way, err)
 	})
 }
 
 // inTurns calls one for each way in each round, every other round in the opposite order: who
 // comes after whom is then as often this way as that way. Round 0 does not count.
-func inTurns(ways, rounds int, one func(way, round int) (start, end time.Duration, err error)) ([]Times, error) {
-	all := make([]Times, ways)
+func inTurns(ctx context.Context, ways, rounds int, one func(way, round int) error) error {
 	for round := range rounds + 1 {
 		for i := range ways {
 			way := i
 			if round%2 == 1 {
 				way = ways - 1 - i
 			}
-			start, end, err := one(way, round)
-			if err != nil {
-				return nil, err
+			if err := ctx.Err(); err != nil {
+				return err
 			}
-			if round > 0 {
-				all[way].Start = append(all[way].Start, start)
-				all[way].End = append(all[way].End, end)
+			if err := one(way, round); err != nil {
+				return err
 			}
 		}
 	}
-	return all, nil
+	return nil
 }
 
-// removal is how long the removal of a container may take, also of one that was given up.
-const removal = time.Minute
-
-// one starts and ends a container, and leaves nothing of it.
-func one(ctx context.Context, c *client.Client, id string, image client.Image, load Load, way Way) (start, end time.Duration, err error) {
-	var options any
-	if way.Config != "" {
-		options = &runtimeoptions.Options{ConfigPath: way.Config}
+func (b *Bench) explain(way int, err error) error {
+	if err == nil {
+		return nil
 	}
-	container, err := c.NewContainer(ctx, id,
-		client.WithSnapshotter(load.Snapshotter), client.WithNewSnapshot(id, image),
-		client.WithNewSpec(oci.WithImageConfigArgs(image, load.Command), withCommand(load.Command)), client.WithRuntime(way.Runtime, options))
+	return fmt.Errorf("a container of %s: %w", b.ways[way].Runtime, err)
+}
+
+// start starts and ends a container, and leaves nothing of it.
+func (b *Bench) start(ctx context.Context, name string, way Way) (start, end time.Duration, err error) {
+	container, err := b.create(ctx, name, way, oci.WithImageConfigArgs(b.image, b.load.Command), withCommand(b.load.Command))
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
-		defer cancel()
-		if task, taskErr := container.Task(ctx, nil); taskErr == nil { // it was given up meanwhile
-			_, taskErr = task.Delete(ctx, client.WithProcessKill)
-			err = errors.Join(err, taskErr)
-		}
-		err = errors.Join(err, container.Delete(ctx, client.WithSnapshotCleanup))
-	}()
+	defer func() { err = errors.Join(err, remove(ctx, container)) }()
 	begun := time.Now()
-	task, err := container.NewTask(ctx, cio.NullIO)
-	if err == nil {
-		err = task.Start(ctx)
-	}
+	task, err := run(ctx, container, cio.NullIO)
 	if err != nil {
 		return 0, 0, err
 	}
 	runs := time.Now()
-	_, err = task.Delete(ctx, client.WithProcessKill)
+	err = kill(ctx, task)
 	return runs.Sub(begun), time.Since(runs), err
+}
+
+// create makes a container of the image. The caller removes it.
+func (b *Bench) create(ctx context.Context, name string, way Way, options ...oci.SpecOpts) (client.Container, error) {
+	var settings any
+	if way.Config != "" {
+		settings = &runtimeoptions.Options{ConfigPath: way.Config}
+	}
+	id := fmt.Sprintf("msbctl-bench-%d-%s", os.Getpid(), name)
+	ctx, cancel := unbroken(ctx)
+	defer cancel()
+	return b.client.NewContainer(ctx, id,
+		client.WithSnapshotter(b.load.Snapshotter), client.WithNewSnapshot(id, b.image),
+		client.WithNewSpec(options...), client.WithRuntime(way.Runtime, settings))
+}
+
+// run starts a container's task. The caller ends it.
+func run(ctx context.Context, container client.Container, streams cio.Creator) (client.Task, error) {
+	step, cancel := unbroken(ctx)
+	defer cancel()
+	task, err := container.NewTask(step, streams)
+	if err != nil {
+		return nil, err
+	}
+	if err := task.Start(step); err != nil {
+		return nil, errors.Join(err, kill(ctx, task))
+	}
+	return task, nil
+}
+
+// kill kills a task, and deletes it with its streams.
+func kill(ctx context.Context, task client.Task) error {
+	ctx, cancel := unbroken(ctx)
+	defer cancel()
+	_, err := task.Delete(ctx, client.WithProcessKill)
+	return err
+}
+
+// remove removes a container, and its task if that could not be ended.
+func remove(ctx context.Context, container client.Container) (err error) {
+	ctx, cancel := unbroken(ctx)
+	defer cancel()
+	if task, taskErr := container.Task(ctx, nil); taskErr == nil {
+		_, err = task.Delete(ctx, client.WithProcessKill)
+	}
+	return errors.Join(err, container.Delete(ctx, client.WithSnapshotCleanup))
 }
 
 // withCommand replaces the whole command, the image's entry point included.

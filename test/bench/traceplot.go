@@ -16,6 +16,7 @@ const (
 	traceRow    = 20
 	traceIndent = 14
 	traceBar    = 11
+	traceBottom = 40 // below the axis
 )
 
 // traceColours are those of the bars, by whose they are.
@@ -41,7 +42,7 @@ func drawTrace(rows []row) string {
 	bottom := traceTop + traceRow*len(rows)
 	var svg strings.Builder
 	fmt.Fprintf(&svg, `<svg xmlns="http://www.w3.org/2000/svg" width="%[1]d" height="%[2]d" viewBox="0 0 %[1]d %[2]d" font-family="sans-serif" font-size="12" fill="#222">`+"\n",
-		traceWidth, bottom+plotBottom)
+		traceWidth, bottom+traceBottom)
 	svg.WriteString(`<rect width="100%" height="100%" fill="white"/>` + "\n")
 	svg.WriteString(`<text x="16" y="24" font-size="15" font-weight="bold">One trace: a container starts</text>` + "\n")
 	for i, c := range traceColours {
