@@ -63,6 +63,11 @@ var checks = []struct {
 
 // Run judges the facts.
 func Run(f Facts) []Result {
+	if f.Proc != nil {
+		r := missing(text(f.Proc), "no container starts, and nothing else can be told", "mount -t proc proc /proc")
+		r.Name = "proc"
+		return []Result{r}
+	}
 	results := make([]Result, 0, len(checks))
 	for _, check := range checks {
 		result := check.judge(f)
@@ -202,9 +207,9 @@ func libkrun(f Facts) Result {
 	case f.needs("krun"):
 		return missing(text(f.Krun), "no container starts: the configuration asks for the driver krun", do)
 	case f.needs("qemu"):
-		return ok("not there, and not asked for")
+		return ok("cannot be loaded, and not asked for")
 	case f.KVM != nil:
-		return ok("not there, and without KVM of no use")
+		return ok("cannot be loaded, and without KVM of no use")
 	}
 	return warning(text(f.Krun), "VMs run on QEMU, which starts slower", do)
 }
@@ -225,7 +230,7 @@ func emulator(f Facts) Result {
 		return warning(fmt.Sprintf("%s is not msb's virtiofsd", f.QEMU.Virtiofsd),
 			"users in a container can read and write files whose access control lists refuse them, where the mode does not", "make deps-qemu install")
 	case f.usesKrun(), f.needs("krun"):
-		return ok("not there, and not used")
+		return ok("cannot run, and not used")
 	}
 	return missing(text(f.QEMU.Err), "no container starts", do)
 }
@@ -245,16 +250,27 @@ func driver(f Facts) Result {
 }
 
 func fuse(f Facts) Result {
-	if f.FUSE == nil {
+	const means = "no file can be mounted read-write, but with the option x-msb.metadata=host; and no images"
+	switch {
+	case f.FUSE == nil:
 		return ok("mounts")
+	case absent(f.FUSE):
+		return missing(text(f.FUSE), means, "").with(load("fuse"))
 	}
-	return missing(text(f.FUSE), "no file can be mounted read-write, but with the option x-msb.metadata=host; and no images", "").with(load("fuse"))
+	return missing(text(f.FUSE), means, "let root mount it: outside of a chroot whose / is no mount, and of a container without CAP_SYS_ADMIN")
+}
+
+// absent tells whether an error of a device says that there is none, for which a module helps.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
 }
 
 func passthrough(f Facts) Result {
 	switch {
-	case f.FUSE != nil:
+	case f.FUSE != nil && absent(f.FUSE):
 		return warning("FUSE is not there", "see FUSE above", "").with(load("fuse"))
+	case f.FUSE != nil:
+		return warning("cannot be tried without FUSE", "see FUSE above", "see FUSE above")
 	case f.Passthrough != nil:
 		return warning(text(f.Passthrough), "mounted files are read and written slower", "install a kernel of version 6.9 or newer")
 	}
@@ -262,10 +278,14 @@ func passthrough(f Facts) Result {
 }
 
 func tap(f Facts) Result {
-	if f.TAP == nil {
+	const means = "only containers without a network start, and those with the host's"
+	switch {
+	case f.TAP == nil:
 		return ok("/dev/net/tun makes them")
+	case absent(f.TAP):
+		return missing(text(f.TAP), means, "").with(load("tun"))
 	}
-	return missing(text(f.TAP), "only containers without a network start, and those with the host's", "").with(load("tun"))
+	return missing(text(f.TAP), means, "let root open /dev/net/tun and make network namespaces, as outside of a container")
 }
 
 func vhost(f Facts) Result {
@@ -278,7 +298,7 @@ func vhost(f Facts) Result {
 		return ok("there, and not used: it is for QEMU with KVM")
 	case !used:
 		return ok("not there, and not used: it is for QEMU with KVM")
-	case errors.Is(f.Vhost, fs.ErrNotExist), errors.Is(f.Vhost, unix.ENODEV), errors.Is(f.Vhost, unix.ENXIO):
+	case absent(f.Vhost):
 		return warning(text(f.Vhost), means, "").with(load("vhost_net"))
 	}
 	return warning(text(f.Vhost), means, "rm /dev/vhost-net if it is no device, then modprobe vhost_net; and let containerd open it")
@@ -286,8 +306,10 @@ func vhost(f Facts) Result {
 
 func redirect(f Facts) Result {
 	switch {
-	case f.TAP != nil:
+	case f.TAP != nil && absent(f.TAP):
 		return warning("cannot be tried without TAP devices", "see TAP devices above", "").with(load("tun"))
+	case f.TAP != nil:
+		return warning("cannot be tried without TAP devices", "see TAP devices above", "see TAP devices above")
 	case f.Redirect != nil:
 		return missing(text(f.Redirect), "only containers without a network start, and those with the host's", "").with(load("sch_ingress", "cls_u32", "act_mirred"))
 	}
@@ -307,7 +329,7 @@ func groups(f Facts) Result {
 	case f.Cgroup.Version == 0:
 		return missing("none are mounted", "no container with a control group starts", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 	case len(f.Cgroup.Missing) > 0 && f.Cgroup.Version == 1:
-		return warning("version 1, without "+strings.Join(f.Cgroup.Missing, ", "), means, mountV1(f.Cgroup.Missing[0]))
+		return warning("version 1, without "+strings.Join(f.Cgroup.Missing, ", "), means, mountV1(f.Cgroup.Missing))
 	case len(f.Cgroup.Missing) > 0:
 		return warning("version 2, without "+strings.Join(f.Cgroup.Missing, ", "), means,
 			"boot a kernel that has them, without cgroup_disable= and without version 1 of them")
@@ -315,13 +337,16 @@ func groups(f Facts) Result {
 	return ok("version %d", f.Cgroup.Version)
 }
 
-func mountV1(controller string) string {
-	return fmt.Sprintf("mkdir -p /sys/fs/cgroup/%[1]s && mount -t cgroup -o %[1]s cgroup /sys/fs/cgroup/%[1]s", controller)
+func mountV1(controllers []string) string {
+	return fmt.Sprintf("for c in %s; do mkdir -p /sys/fs/cgroup/$c && mount -t cgroup -o $c cgroup /sys/fs/cgroup/$c; done", strings.Join(controllers, " "))
 }
 
 func sharedRoot(f Facts) Result {
-	if f.SharedRoot {
+	switch {
+	case f.SharedRoot:
 		return ok("/ is shared: shims see what the host mounts later")
+	case f.NoRoot:
+		return missing("/ is no mount: this is a chroot", "no container starts", "mount --rbind ROOT ROOT before chroot ROOT, or run containerd outside of it")
 	}
 	return warning("/ is not a shared mount", "a shim does not see bundles, programs and configuration on what the host mounts after its start", "mount --make-rshared /, before containerd starts")
 }
@@ -338,7 +363,7 @@ func descriptors(f Facts) Result {
 
 func daemon(f Facts) Result {
 	if f.Containerd.Err != nil {
-		return missing(text(f.Containerd.Err), "nothing starts containers", "systemctl start containerd, or name its socket: msbctl check --address")
+		return missing(text(f.Containerd.Err), "nothing starts containers", "systemctl start containerd (install it, if there is none), or name its socket: msbctl check --address")
 	}
 	return ok("%s at %s", f.Containerd.Version, f.Containerd.Address)
 }

@@ -5,6 +5,8 @@ package check
 
 // Facts are what the host was asked. An error says why something is not there; nil, that it is.
 type Facts struct {
+	// Proc is whether /proc is there. Without it nothing else can be told.
+	Proc error
 	// Version is this program's.
 	Version string
 	// Kernel is the release of the host's (uname -r), Arch its architecture, by Go's name.
@@ -28,8 +30,9 @@ type Facts struct {
 	Vhost error
 
 	Cgroup Cgroup
-	// SharedRoot says that mounts of the host reach shims that run already.
-	SharedRoot bool
+	// SharedRoot says that mounts of the host reach shims that run already, NoRoot that / is no
+	// mount at all for containerd: it is in a chroot.
+	SharedRoot, NoRoot bool
 	// Descriptors is how many containerd may give to a process.
 	Descriptors uint64
 

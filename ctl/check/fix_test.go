@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Which lines msbctl can do something about, and what it leaves.
@@ -23,14 +25,16 @@ func TestFixes(t *testing.T) {
 		"KVM has no device":  {func(f *Facts) { f.KVM, f.KVMModule = device, "kvm_amd" }, "modprobe kvm_amd for KVM", "driver"},
 		"KVM has a device":   {func(f *Facts) { f.KVM, f.KVMModule = errTest, "kvm_amd" }, "", "KVM driver"},
 		"KVM is a must":      {func(f *Facts) { f.KVM, f.KVMModule, f.Config.Driver = device, "kvm_intel", "krun" }, "modprobe kvm_intel for KVM", "driver"},
-		"no FUSE":            {func(f *Facts) { f.FUSE = errTest }, "modprobe fuse for FUSE, FUSE passthrough", ""},
+		"no FUSE":            {func(f *Facts) { f.FUSE = unix.ENODEV }, "modprobe fuse for FUSE, FUSE passthrough", ""},
 		"no passthrough":     {func(f *Facts) { f.Passthrough = errTest }, "", "FUSE passthrough"},
-		"no TAP":             {func(f *Facts) { f.TAP = errTest }, "modprobe tun for TAP devices, traffic control", ""},
+		"no TAP":             {func(f *Facts) { f.TAP = fs.ErrNotExist }, "modprobe tun for TAP devices, traffic control", ""},
 		"no vhost-net":       {func(f *Facts) { f.Vhost, f.Config.Driver = fs.ErrNotExist, "qemu" }, "modprobe vhost_net for vhost-net", ""},
 		"odd vhost-net":      {func(f *Facts) { f.Vhost, f.Config.Driver = errTest, "qemu" }, "", "vhost-net"},
+		"FUSE is refused":    {func(f *Facts) { f.FUSE = errTest }, "", "FUSE FUSE passthrough"},
+		"TAP is refused":     {func(f *Facts) { f.TAP = errTest }, "", "TAP devices traffic control"},
 		"no redirection":     {func(f *Facts) { f.Redirect = errTest }, "modprobe -a sch_ingress cls_u32 act_mirred for traffic control", ""},
 		"several": {
-			func(f *Facts) { f.TAP, f.FUSE, f.SharedRoot = errTest, errTest, false },
+			func(f *Facts) { f.TAP, f.FUSE, f.SharedRoot = fs.ErrNotExist, fs.ErrNotExist, false },
 			"modprobe fuse for FUSE, FUSE passthrough; modprobe tun for TAP devices, traffic control", "mounts",
 		},
 		"old kernel":      {func(f *Facts) { f.Kernel = "4.19" }, "", "kernel"},

@@ -42,6 +42,9 @@ var kitFiles = []string{"vmlinux", "vmlinux-tsi", "guest.erofs", "msb-krun", "ms
 // Look asks the host. configFile names a configuration; empty is the shim's.
 func Look(ctx context.Context, configFile, address string) Facts {
 	f := Facts{Version: version.Version, Arch: runtime.GOARCH, KVM: kvm.Check(), KVMModule: kvm.Module()}
+	if _, f.Proc = os.Readlink("/proc/self/exe"); f.Proc != nil {
+		return f
+	}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err == nil {
 		f.Kernel = unix.ByteSliceToString(name.Release[:])
@@ -58,7 +61,7 @@ func Look(ctx context.Context, configFile, address string) Facts {
 	f.Cgroup = lookAtCgroups()
 	pid := 0
 	f.Containerd, pid = lookAtContainerd(ctx, address)
-	f.SharedRoot = isRootShared(pid)
+	f.SharedRoot, f.NoRoot = lookAtRoot(pid)
 	f.Descriptors = descriptorsOf(pid)
 	return f
 }
@@ -232,6 +235,9 @@ func lookAtCgroups() Cgroup {
 		for _, m := range mounts {
 			mounted = append(mounted, strings.Split(m.VFSOptions, ",")...)
 		}
+		if len(mounts) == 0 {
+			return Cgroup{} // the directory is there, and empty
+		}
 		return Cgroup{1, without(wanted, mounted)}
 	}
 	return Cgroup{}
@@ -246,20 +252,18 @@ func without(all, some []string) (rest []string) {
 	return rest
 }
 
-// isRootShared is about the mount namespace of a process; 0 is this one.
-func isRootShared(pid int) bool {
+// lookAtRoot tells whether / is a shared mount for a process, or none at all; 0 is this process.
+func lookAtRoot(pid int) (shared, none bool) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", orSelf(pid)))
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer file.Close()
-	mounts, _ := mountinfo.GetMountsFromReader(file, mountinfo.SingleEntryFilter("/"))
+	mounts, err := mountinfo.GetMountsFromReader(file, mountinfo.SingleEntryFilter("/"))
 	for _, m := range mounts {
-		if strings.Contains(m.Optional, "shared:") {
-			return true
-		}
+		shared = shared || strings.Contains(m.Optional, "shared:")
 	}
-	return false
+	return shared, err == nil && len(mounts) == 0
 }
 
 // descriptorsOf is what a process can give to another (RLIMIT_NOFILE); 0 is this one.
