@@ -83,8 +83,8 @@ func jobsOf(count int) []job {
 	}
 }
 
-// measure does a job in a directory, and tells how long it took by the host's clock: from the line that
-// the shell is given until its answer.
+// measure does a job in a directory, and tells how long it took by the host's clock: from the line
+// that the shell is given until its answer.
 func (j job) measure(ctx context.Context, s *shell, dir string, count int) (took time.Duration, err error) {
 	if err := s.do(ctx, fmt.Sprintf("d=%s n=%d; %s", dir, count, orNothing(j.before))); err != nil {
 		return 0, err
@@ -232,11 +232,16 @@ func (b *Bench) shells(ctx context.Context, dir string) (shells []*shell, end fu
 		}
 		shells = append(shells, s.shell)
 	}
-	switch {
-	case len(failed) == len(b.ways):
-		err = noShellError{failed[0]}
-	case len(failed) > 0:
-		err = failed[0]
+	return shells, end, judge(failed, len(b.ways))
+}
+
+// judge tells an image that has no shell, which starts in no way, from a way in which none starts.
+func judge(failed []error, ways int) error {
+	switch len(failed) {
+	case 0:
+		return nil
+	case ways:
+		return noShellError{failed[0]}
 	}
-	return shells, end, err
+	return failed[0]
 }

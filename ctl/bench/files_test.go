@@ -103,6 +103,25 @@ func TestLeftOut(t *testing.T) {
 	}
 }
 
+// Where a shell starts in one way and not in the other, that is an error of the way, not the image's.
+func TestJudge(t *testing.T) {
+	broken := errors.New("broken")
+	for _, c := range []struct {
+		failed []error
+		ways   int
+		want   string
+	}{
+		{nil, 2, "<nil>"},
+		{[]error{broken}, 2, "broken"},
+		{[]error{broken, broken}, 2, "no shell starts in the image (broken)"},
+		{[]error{broken}, 1, "no shell starts in the image (broken)"},
+	} {
+		if err := judge(c.failed, c.ways); fmt.Sprint(err) != c.want {
+			t.Errorf("%v of %d: %v, want %s", c.failed, c.ways, err, c.want)
+		}
+	}
+}
+
 // A shell that says what it should not, says nothing, or ends holds nobody up and fills nothing.
 func TestShell(t *testing.T) {
 	for name, c := range map[string]struct {
