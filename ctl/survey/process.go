@@ -94,9 +94,10 @@ func (h Host) Descendants(pid int) (all []Process) {
 		name = p.Name
 	}
 	for next := []int{pid}; len(next) > 0; next = next[1:] {
-		lists, _ := filepath.Glob(filepath.Join(glob(h.Proc), strconv.Itoa(next[0]), "task", "*", "children"))
-		for _, list := range lists {
-			pids, _ := os.ReadFile(list) // of a thread that has ended meanwhile
+		tasks := filepath.Join(h.Proc, strconv.Itoa(next[0]), "task")
+		threads, _ := os.ReadDir(tasks) // none, of a process that has ended meanwhile
+		for _, thread := range threads {
+			pids, _ := os.ReadFile(filepath.Join(tasks, thread.Name(), "children"))
 			for _, text := range strings.Fields(string(pids)) {
 				pid, _ := strconv.Atoi(text)
 				if p := h.process(pid); p != nil && p.Name != name {
