@@ -100,7 +100,7 @@ func (s *shell) has(ctx context.Context, program string) (bool, error) {
 type streams struct {
 	create cio.Creator
 	shell  *shell
-	// close ends the reading. It is called after the task's end.
+	// close closes them and lets go of whoever writes. The first call counts.
 	close func()
 }
 
@@ -123,7 +123,7 @@ func newStreams() (streams, error) {
 	}, nil
 }
 
-// stopWith has the shell told to have ended when its task has. The context is the run's.
+// stopWith closes the streams when the task has ended, or ctx has: who waits for an answer is told.
 func (s streams) stopWith(ctx context.Context, task client.Task) error {
 	ended, err := task.Wait(ctx)
 	if err != nil {
