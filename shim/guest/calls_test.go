@@ -202,11 +202,11 @@ func wantOverrun(t *testing.T, machine guest.Machine, name string, budget time.D
 // overruns is how many the shim has counted.
 func overruns(t *testing.T) uint64 {
 	t.Helper()
-	counts, err := count.Read(t.Context(), nil)
+	counts, err := count.Read(countsDir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return counts.GetOverruns()
+	return counts.Overruns
 }
 
 var errLeft = errors.New("containerd has lost interest")
