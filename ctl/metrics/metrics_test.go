@@ -162,7 +162,7 @@ phase_duration_seconds_count{driver="qemu",phase="guest boot"} 2`,
 		"starts_total": `
 starts_total{driver="krun",result="success",vm="spare"} 1
 starts_total{driver="qemu",result="success",vm="spare"} 1`,
-		"refusals":       `start_refusals_total{class="invalid_argument"} 1`,
+		"refusals":       `start_refusals_total{class="invalid argument"} 1`,
 		"exits":          "exits_total{process=\"container\",result=\"lost\"} 1\nexits_total{process=\"exec\",result=\"success\"} 1",
 		"streams":        `streams_refused_total{class="other"} 1`,
 		"guest_overruns": `guest_overruns_total 1`,

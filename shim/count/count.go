@@ -8,8 +8,6 @@
 package count
 
 import (
-	"context"
-	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -101,29 +99,8 @@ func index(yes bool) int {
 
 // classOf is an error's class, as the edge tells it to containerd: of classes.
 func classOf(err error) int {
-	class := errdefs.Resolve(err)
-	for i, c := range classes[:len(classes)-1] {
-		if errors.Is(class, c.err) {
-			return i
-		}
+	if class := slices.Index(classes[:], errdefs.Resolve(err).Error()); class >= 0 {
+		return class
 	}
 	return len(classes) - 1
-}
-
-// classes are the kinds of errors that are told apart; the last is all others.
-var classes = [...]struct {
-	err  error
-	name string
-}{
-	{errdefs.ErrInvalidArgument, "invalid_argument"},
-	{errdefs.ErrNotFound, "not_found"},
-	{errdefs.ErrAlreadyExists, "already_exists"},
-	{errdefs.ErrPermissionDenied, "permission_denied"},
-	{errdefs.ErrResourceExhausted, "resource_exhausted"},
-	{errdefs.ErrFailedPrecondition, "failed_precondition"},
-	{errdefs.ErrNotImplemented, "not_implemented"},
-	{errdefs.ErrUnavailable, "unavailable"},
-	{context.DeadlineExceeded, "deadline_exceeded"},
-	{context.Canceled, "canceled"},
-	{nil, "other"},
 }

@@ -36,6 +36,13 @@ var (
 	results   = [...]string{"success", "failure", "lost"} // of Result
 )
 
+// classes are those of errors in errdefs' words, which are in the errors' texts, too. The last is
+// any other.
+var classes = [...]string{
+	"invalid argument", "not found", "already exists", "permission denied", "resource exhausted", "failed precondition",
+	"not implemented", "unavailable", "context deadline exceeded", "context canceled", "other",
+}
+
 // A page is the file. Each of its counters only grows.
 type page struct {
 	magic      [len(magic)]byte
@@ -102,8 +109,8 @@ func (p *page) counts() (c Counts) {
 		}
 	}
 	for i, class := range classes {
-		c.Refusals = append(c.Refusals, Counter{[]string{class.name}, p.refusals[i].Load()})
-		c.Streams = append(c.Streams, Counter{[]string{class.name}, p.streams[i].Load()})
+		c.Refusals = append(c.Refusals, Counter{[]string{class}, p.refusals[i].Load()})
+		c.Streams = append(c.Streams, Counter{[]string{class}, p.streams[i].Load()})
 	}
 	for i := range p.phases {
 		for j := range p.phases[i] {
