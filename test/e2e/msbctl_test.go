@@ -215,6 +215,11 @@ func checkCounted(t *testing.T, read func() string) {
 	if _, stderr, code := host.Run("refused-"+gone.ID(), []string{harness.Bind(fifo, "/f", "rbind")}, "true"); code == 0 || !strings.Contains(stderr, "FIFO") {
 		t.Errorf("a FIFO is mounted: code %d, %q", code, stderr)
 	}
+	// This one is refused by the program that starts shims.
+	orphan := []string{"--annotation", "io.kubernetes.cri.container-type=container", "--annotation", "io.kubernetes.cri.sandbox-id=gone"}
+	if _, stderr, code := host.Run("orphan-"+gone.ID(), orphan, "true"); code == 0 || !strings.Contains(stderr, "does not run") {
+		t.Errorf("a container of a pod that is gone: code %d, %q", code, stderr)
+	}
 	after := read()
 	if strings.Contains(after, gone.ID()) {
 		t.Errorf("a container that is gone has metrics of its own:\n%s", after)
@@ -228,7 +233,8 @@ func checkCounted(t *testing.T, read func() string) {
 		`exits_total\{process="container",result="success"\}`:                            1,
 		`exits_total\{process="container",result="lost"\}`:                               0,
 		`start_refusals_total\{class="invalid argument"\}`:                               1,
-		`start_refusals_total\{class="[a-z ]+"\}`:                                        1,
+		`start_refusals_total\{class="failed precondition"\}`:                            1,
+		`start_refusals_total\{class="[a-z ]+"\}`:                                        2,
 		`guest_overruns_total`:   0,
 		`guest_violations_total`: 0,
 	} {
