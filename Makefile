@@ -348,12 +348,12 @@ lint: ## go vet, staticcheck, errorlint, unparam, gofumpt, shellcheck
 	if [ $$status != 0 ]; then echo "==> lint: see above" >&2; exit 1; fi; \
 	echo "==> lint: nothing to complain about"
 
-proto: ## generate the protocols' Go code from guest/api, shim/count, shim/journal/api and shim/shell/api
+proto: ## generate the protocols' Go code from guest/api, shim/journal/api and shim/shell/api
 	@$(DEPS) protoc
 	@$(STEP) "building protoc's plugins" bash -c 'cd hack/tools/proto && GOBIN=$(TOOLS) go install tool'
 	@PATH=$(TOOLS):$$PATH protoc -I . -I /usr/include \
 		--go_out=. --go_opt=paths=source_relative \
-		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative guest/api/guest.proto shim/count/count.proto \
+		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative guest/api/guest.proto \
 		shim/journal/api/journal.proto shim/shell/api/shell.proto
 
 # What is installed, once: install, uninstall, the image and the packages take these lists.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/metrics"
 	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 )
 
@@ -26,9 +27,9 @@ whoever is on this host; any other address is refused.`,
 	}
 	return &cli.Command{
 		Name: "metrics", Usage: "print or serve metrics of the sandboxes, for Prometheus",
-		Description: `What the sandboxes of this host are and use, and the VMs that wait, in Prometheus' text form. It is
-read from the host: a shim that hangs is told as such, and delays the answer by a second, however
-many hang. For a collector that reads files: msbctl metrics >FILE.new && mv FILE.new FILE.prom`,
+		Description: `What the sandboxes of this host are and use, the VMs that wait, and what all shims have counted since
+the host's boot, in Prometheus' text form. It is read from the host: a shim that hangs is told as
+such, and delays the answer by a second, however many hang. For a collector that reads files: msbctl metrics >FILE.new && mv FILE.new FILE.prom`,
 		Flags: []cli.Flag{stateFlag()}, Action: metricsPrint, Commands: []*cli.Command{serve},
 	}
 }
@@ -44,6 +45,7 @@ func source(c *cli.Command) (metrics.Source, error) {
 	return metrics.Source{
 		Host:   survey.Host{State: c.String("state"), Proc: "/proc", Patience: shimPatience},
 		Spares: func() ([]spare.Listed, error) { return spare.List(spare.Root) },
+		Counts: count.Dir,
 	}, nil
 }
 

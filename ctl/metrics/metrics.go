@@ -1,12 +1,12 @@
 // Package metrics tells what the sandboxes of this host are and use, in Prometheus' form
 // (prometheus.io/docs/practices/naming). All of it is read when it is asked for: from
-// containerd's bundles, the shims' records in them, and /proc (package survey). No guest is
-// asked, and of the shims only whether they answer, how many containers run, and what they have
-// counted.
+// containerd's bundles, the shims' records in them, and /proc (package survey), and from the file
+// that all shims count in (package count). No guest is asked, and of the shims only whether they
+// answer, and how many containers run.
 //
 //	metrics.go   the metrics, and a collector of them
 //	process.go   what processes use
-//	counts.go    what shims have counted
+//	counts.go    what all shims have counted
 //	spares.go    VMs that wait
 //	serve.go     HTTP, on a unix socket or a loopback address
 package metrics
@@ -33,7 +33,7 @@ import (
 type metric struct {
 	name string
 	desc *prometheus.Desc
-	kind prometheus.ValueType
+	kind prometheus.ValueType // 0 of a histogram
 }
 
 // all are the metrics.
@@ -47,6 +47,10 @@ func define(kind prometheus.ValueType, name, help string, labels ...string) metr
 
 func gauge(name, help string, labels ...string) metric {
 	return define(prometheus.GaugeValue, name, help, labels...)
+}
+
+func counter(name, help string, labels ...string) metric {
+	return define(prometheus.CounterValue, name, help, labels...)
 }
 
 // ofSandbox is a gauge of each sandbox.
@@ -72,10 +76,15 @@ var (
 	resident   = ofSandbox("msb_sandbox_resident_memory_bytes", "The host's memory that a kind of the sandbox's processes has. The guest's memory is the VMM's.", "process")
 	guestsRAM  = ofSandbox("msb_sandbox_guest_resident_memory_bytes", "The host's memory that is the guest's, a part of the VMM's. Only where the driver keeps it apart.")
 	overhead   = ofSandbox("msb_sandbox_overhead_memory_bytes", "The host's memory that the sandbox's processes have beside the guest's: anonymous, or files, which are the programs' code that all sandboxes share. Only where the driver keeps it apart.", "kind")
-	phases     = ofSandbox("msb_sandbox_phase_duration_seconds", "How long the phases of containers' lives took, as the shim has counted them.", "phase")
-	exits      = define(prometheus.CounterValue, "msb_sandbox_exits_total", "Processes of the sandbox that have ended, as the shim has counted them: containers or execs, with success (status 0), failure, or lost with their VM.", "namespace", "id", "process", "result")
-	overruns   = define(prometheus.CounterValue, "msb_sandbox_guest_overruns_total", "Calls that the guest has not answered in time, as the shim has counted them. The first ends the VM.", "namespace", "id")
 	cpuSeconds = define(prometheus.CounterValue, "msb_sandbox_cpu_seconds_total", "The processor time that a kind of the sandbox's processes has used.", "namespace", "id", "process")
+
+	phases     = define(0, "msb_phase_duration_seconds", "How long the phases of containers' lives took, by driver: none before there is a VMM.", "phase", "driver")
+	starts     = counter("msb_starts_total", "Starts of containers, and of sandboxes of the Sandbox API, by how they came to their VM: cold (it boots), spare (it had booted before), missed (it boots: of the spares none fits), or joined (it is the pod's).", "driver", "vm", "result")
+	refusals   = counter("msb_start_refusals_total", "Starts that were refused before there was a VM for them, by the class of the error.", "class")
+	exits      = counter("msb_exits_total", "Processes that have ended: containers or execs, with success (status 0), failure, or lost with their VM.", "process", "result")
+	streams    = counter("msb_streams_refused_total", "Streams of guests, to a socket or a resolver of the host, that were refused, by the class of the error.", "class")
+	overruns   = counter("msb_guest_overruns_total", "Calls that a guest has not answered in time. It loses its VM.")
+	violations = counter("msb_guest_violations_total", "Guests that have sent what no agent does, as more streams than there may be. They lose their VM.")
 )
 
 // Names are those of all metrics.
@@ -91,6 +100,8 @@ type Source struct {
 	survey.Host
 	// Spares are the VMs that have booted before they are needed (spare.List).
 	Spares func() ([]spare.Listed, error)
+	// Counts is the directory of the file that all shims count in (count.Dir).
+	Counts string
 }
 
 // New returns what gathers the metrics of a source.
@@ -140,7 +151,6 @@ func (c *collector) find() ([]survey.Sandbox, error) {
 	before := c.hung
 	c.mu.Unlock()
 	host := c.source.Host
-	host.Counts = true
 	host.Hung = func(address string) bool {
 		since, known := before[address]
 		return known && now.Sub(since) < askAgain
@@ -175,13 +185,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	states := map[survey.State]int{}
 	for _, s := range valid(found) {
 		states[s.State]++
-		tellPhases(s, out)
 		c.source.sandbox(s, func(m metric, value float64, labels ...string) {
 			tell(m, value, append([]string{s.Namespace, s.ID}, labels...)...)
 		})
 	}
 	for _, state := range []survey.State{survey.Starting, survey.Running, survey.Stopped, survey.Hung, survey.Lost} {
 		tell(sandboxes, float64(states[state]), string(state))
+	}
+	if err := c.source.tellCounts(out); err != nil {
+		out <- prometheus.NewInvalidMetric(starts.desc, err)
+		return
 	}
 	waits, err := c.source.waiting()
 	if err != nil {
@@ -229,7 +242,6 @@ func (s Source) sandbox(b survey.Sandbox, tell func(metric, float64, ...string))
 	if b.Started != nil {
 		tell(started, float64(b.Started.UnixMilli())/float64(time.Second/time.Millisecond))
 	}
-	tellCounts(b.Counts, tell)
 	uses := s.uses(b)
 	for kind, use := range uses {
 		tell(resident, float64(use.resident()), string(kind))

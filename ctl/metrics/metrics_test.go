@@ -12,13 +12,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
+	"github.com/msb-runtime/containerd-shim-msb/vm/qemu"
 )
 
 // scraped are the samples of a world, without those that differ each time.
@@ -108,31 +112,83 @@ sandboxes{state="stopped"} 0
 `)
 }
 
-// What a shim has counted is told under our names for it, and what has none is not.
+// nonzero are the samples that have a text in them and are not 0.
+func (w world) nonzero(of string) (lines []string) {
+	w.t.Helper()
+	for _, line := range w.scraped() {
+		if strings.Contains(line, of) && !strings.HasSuffix(line, " 0") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// What all shims have counted is told, also of those that are gone.
 func TestCounts(t *testing.T) {
 	w := newWorld(t)
-	w.bundle(taskDir, "default", "new", w.counting(), nil)
-	w.bundle(taskDir, "default", "old", w.shim(), nil)
+	counted := []string{"phase_", "starts_total", "refusals", "exits", "streams", "guest_overruns", "violations"}
+	for _, of := range counted {
+		if lines := w.nonzero(of); len(lines) != 0 {
+			t.Errorf("before there is a shim: %q", lines)
+		}
+	}
+	if text := strings.Join(w.scraped(), "\n"); !strings.Contains(text, `starts_total{driver="qemu",result="failure",vm="joined"} 0`) || !strings.Contains(text, "guest_overruns_total 0") {
+		t.Errorf("a counter is not told before it counts:\n%s", text)
+	}
+	w.must(count.Open(w.source.Counts))
+	for _, driver := range []string{krun.Name, qemu.Name} {
+		count.SetDriver(driver)
+		count.AddStart(count.Spare, true)
+	}
+	count.AddPhase("guest boot", 1500*time.Millisecond)
+	count.AddPhase("guest boot", 500*time.Millisecond)
+	count.AddRefusal(errdefs.ErrInvalidArgument)
+	count.AddExit(true, count.Success)
+	count.AddExit(false, count.Lost)
+	count.AddStreamRefused(errors.New("any"))
+	count.AddOverrun()
+	count.AddViolation()
 	for of, want := range map[string]string{
-		"phase": `
-sandbox_phase_duration_seconds_sum{id="new",namespace="default",phase="guest boot"} 1.5
-sandbox_phase_duration_seconds_count{id="new",namespace="default",phase="guest boot"} 1
-sandbox_phase_duration_seconds_sum{id="new",namespace="default",phase="start"} 0.6
-sandbox_phase_duration_seconds_count{id="new",namespace="default",phase="start"} 3
-`,
-		"exits": `
-sandbox_exits_total{id="new",namespace="default",process="container",result="lost"} 1
-sandbox_exits_total{id="new",namespace="default",process="exec",result="success"} 5
-`,
-		"overruns": `
-sandbox_guest_overruns_total{id="new",namespace="default"} 4
-`,
-		"shim_answers": `
-sandbox_shim_answers{id="new",namespace="default"} 1
-sandbox_shim_answers{id="old",namespace="default"} 1
-`,
+		"phase_": `
+phase_duration_seconds_bucket{driver="qemu",phase="guest boot",le="0.5"} 1
+phase_duration_seconds_bucket{driver="qemu",phase="guest boot",le="1"} 1
+phase_duration_seconds_bucket{driver="qemu",phase="guest boot",le="2"} 2
+phase_duration_seconds_bucket{driver="qemu",phase="guest boot",le="5"} 2
+phase_duration_seconds_bucket{driver="qemu",phase="guest boot",le="15"} 2
+phase_duration_seconds_bucket{driver="qemu",phase="guest boot",le="60"} 2
+phase_duration_seconds_bucket{driver="qemu",phase="guest boot",le="+Inf"} 2
+phase_duration_seconds_sum{driver="qemu",phase="guest boot"} 2
+phase_duration_seconds_count{driver="qemu",phase="guest boot"} 2`,
+		"starts_total": `
+starts_total{driver="krun",result="success",vm="spare"} 1
+starts_total{driver="qemu",result="success",vm="spare"} 1`,
+		"refusals":       `start_refusals_total{class="invalid argument"} 1`,
+		"exits":          "exits_total{process=\"container\",result=\"lost\"} 1\nexits_total{process=\"exec\",result=\"success\"} 1",
+		"streams":        `streams_refused_total{class="other"} 1`,
+		"guest_overruns": `guest_overruns_total 1`,
+		"violations":     `guest_violations_total 1`,
 	} {
-		w.expect(of, want)
+		if got := strings.Join(w.nonzero(of), "\n"); got != strings.TrimSpace(want) {
+			t.Errorf("counted of %s:\n%s\nwant\n%s", of, got, want)
+		}
+	}
+}
+
+// A file that shims do not count in is told, with what to do.
+func TestCountsBroken(t *testing.T) {
+	w := newWorld(t)
+	w.must(count.Open(w.source.Counts))
+	files, err := filepath.Glob(w.source.Counts + "/*")
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	w.must(os.Truncate(files[0], 1))
+	if err := Print(new(bytes.Buffer), New(w.source)); !strings.Contains(fmt.Sprint(err), "remove it, and the next shim makes another") {
+		t.Errorf("a broken file: %v", err)
+	}
+	w.must(os.Remove(files[0]))
+	if lines := w.nonzero("overruns"); len(lines) != 0 {
+		t.Errorf("without it: %q", lines)
 	}
 }
 
@@ -224,6 +280,8 @@ spares_resident_memory_bytes{cpus="4",memory_bytes="2048"} 4.1281536e+08
 func TestLint(t *testing.T) {
 	w := newWorld(t)
 	w.many(1)
+	w.must(count.Open(w.source.Counts))
+	count.AddPhase("start", time.Second)
 	w.source.Spares = func() ([]spare.Listed, error) { return []spare.Listed{{Pid: 1000, State: spare.Waiting}}, nil }
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(&collector{source: w.source})
@@ -342,7 +400,9 @@ func TestNamesElsewhere(t *testing.T) {
 				t.Errorf("%s names no metric", file)
 			}
 			for _, metric := range found {
-				metric = strings.TrimSuffix(strings.TrimSuffix(metric, "_sum"), "_count") // of a summary
+				for _, of := range []string{"_sum", "_count", "_bucket"} { // of a histogram
+					metric = strings.TrimSuffix(metric, of)
+				}
 				if !slices.Contains(Names(), metric) {
 					t.Errorf("%s names %s, which is no metric", file, metric)
 				}

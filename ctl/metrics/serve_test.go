@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 )
 
 // socket is a path that is short enough for one.
@@ -195,9 +198,16 @@ func TestScrapesLeaveNothing(t *testing.T) {
 	w := newWorld(t)
 	w.many(1)
 	w.source.Patience = 100 * time.Millisecond
+	w.must(count.Open(w.source.Counts))
 	address, _ := w.hung()
 	w.bundle(taskDir, "default", "hung", address, nil)
 	s := w.serve(t)
+	mappings := func() int {
+		maps, err := os.ReadFile("/proc/self/maps")
+		w.must(err)
+		return bytes.Count(maps, []byte(w.source.Counts))
+	}
+	mapped := mappings()
 	scrape := func() {
 		if status, body := s.get("/metrics"); status != http.StatusOK {
 			t.Fatalf("status %d: %s", status, body)
@@ -238,6 +248,9 @@ func TestScrapesLeaveNothing(t *testing.T) {
 	}
 	if heapNow > heap+fair {
 		t.Error("the heap grows")
+	}
+	if n := mappings(); n != mapped || n == 0 {
+		t.Errorf("the file of counters was mapped %d times, and is %d times", mapped, n)
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
-	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/record"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
@@ -30,7 +29,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB) world {
-	w := world{t, Source{survey.Host{State: t.TempDir(), Proc: t.TempDir(), Patience: time.Minute}, func() ([]spare.Listed, error) { return nil, nil }}}
+	w := world{t, Source{survey.Host{State: t.TempDir(), Proc: t.TempDir(), Patience: time.Minute}, func() ([]spare.Listed, error) { return nil, nil }, t.TempDir()}}
 	w.write(filepath.Join(w.source.Proc, "stat"), "cpu 1 2\nbtime 1700000000\n")
 	return w
 }
@@ -84,41 +83,13 @@ func (w world) listen() (net.Listener, string) {
 	return l, "unix://" + filepath.Join(dir, "s")
 }
 
-// counters are what a shim has counted. Some of it is none of ours.
-type counters struct{}
-
-func (counters) Read(context.Context, *count.ReadRequest) (*count.Counts, error) {
-	return &count.Counts{
-		Phases: map[string]*count.Phase{"guest boot": {Count: 1, Nanoseconds: 1.5e9}, "start": {Count: 3, Nanoseconds: 6e8}, "a\"b\n": {Count: 1}},
-		Exits: []*count.Exits{
-			{Exec: true, Result: count.Result_SUCCESS, Count: 2},
-			{Exec: true, Result: count.Result_SUCCESS, Count: 3},
-			{Result: count.Result_LOST, Count: 1},
-			{Result: 77, Count: 1},
-		},
-		Overruns: 4,
-	}, nil
-}
-
-// shim is the address of one that answers, of a version that counts nothing.
+// shim is the address of one that answers.
 func (w world) shim() string {
-	w.t.Helper()
-	return w.answering(func(*ttrpc.Server) {})
-}
-
-// counting is the address of one that counts.
-func (w world) counting() string {
-	w.t.Helper()
-	return w.answering(func(server *ttrpc.Server) { count.RegisterCountersService(server, counters{}) })
-}
-
-func (w world) answering(more func(*ttrpc.Server)) string {
 	w.t.Helper()
 	l, address := w.listen()
 	server, err := ttrpc.NewServer()
 	w.must(err)
 	taskapi.RegisterTTRPCTaskService(server, tasks{})
-	more(server)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { _ = server.Serve(ctx, l) }()
 	w.t.Cleanup(func() { cancel(); server.Close() })
@@ -171,7 +142,7 @@ func (w world) many(count int) {
 	for i := range count {
 		id, first := fmt.Sprintf("vm-%02d", i), 1000+10*i
 		w.qemu(first)
-		w.bundle(taskDir, "default", id, w.counting(), recorded(first+1, first, "qemu"))
+		w.bundle(taskDir, "default", id, w.shim(), recorded(first+1, first, "qemu"))
 	}
 }
 

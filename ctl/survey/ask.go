@@ -11,8 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
-
-	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 )
 
 // ask fills in the states of a sandbox's containers, as its shim tells them: these are in its
@@ -42,14 +40,7 @@ func (h Host) ask(ctx context.Context, s *Sandbox) error {
 			return err
 		}
 	}
-	if !h.Counts {
-		return nil
-	}
-	counts, err := count.NewCountersClient(client).Read(ctx, &count.ReadRequest{})
-	if err == nil {
-		s.Counts = counts
-	}
-	return unanswered(ctx, err)
+	return nil
 }
 
 // connect is a client of the shim at an address, which the caller closes.

@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 )
 
 // A Host is where sandboxes are looked for.
@@ -31,8 +29,6 @@ type Host struct {
 	// Hung tells of the shim with an address that it is known to hang, and not asked; nil if
 	// all are asked.
 	Hung func(address string) bool
-	// Counts has the shims asked what they have counted, too.
-	Counts bool
 }
 
 // A State is what a sandbox is in.
@@ -70,10 +66,6 @@ type Sandbox struct {
 	Network string `json:"network,omitempty"` // the path of its network namespace
 	// Spare is the directory of the spare that the VM was; empty if it was none.
 	Spare string `json:"spare,omitempty"`
-
-	// Counts are the shim's word of what it has done; nil if it has none, as one of an older
-	// version.
-	Counts *count.Counts `json:"-"`
 }
 
 // A Container is one in a sandbox.

@@ -1,60 +1,106 @@
-// Package count is what a shim has done, in numbers, for msbctl metrics. A shim is one process,
-// and so are its counters. They are on whether or not anybody reads them: an addition for each.
+// Package count is what the shims of this host have done, in numbers, for msbctl metrics. All of
+// them add to one file, which each has mapped: a sum over all since the host's boot, which outlives
+// every shim. They are on whether or not anybody reads them.
+//
+//	count.go    what is counted
+//	layout.go   the file: its counters, and the tables of their labels
+//	file.go     the file is made, mapped and read
 package count
 
 import (
-	"context"
+	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
-// phases are those of shim/trace, which adds to them.
-var phases = map[string]*struct{ count, nanoseconds atomic.Uint64 }{
-	"shim start": {}, "share": {}, "network": {}, "VMM start": {}, "guest boot": {}, "spare": {},
-	"hand over": {}, "hooks": {}, "start": {}, "drain": {}, "delete in the guest": {}, "remove": {}, "leave": {},
-}
+// A VM is how a start came to its VM.
+type VM int
 
-var (
-	exits    [2][Result_LOST + 1]atomic.Uint64 // by whether it is an exec, and by result
-	overruns atomic.Uint64
+// The ways. The zero VM is none: the start has not come so far.
+const (
+	NoVM   VM = iota
+	Cold      // it boots, and spares are off
+	Spare     // it had booted before it was needed
+	Missed    // it boots: spares are on, and there was none that fits
+	Joined    // it is the pod's
 )
 
-// AddPhase counts a phase that has ended.
+// A Result is how a process has ended.
+type Result int
+
+// The results.
+const (
+	Success Result = iota // status 0
+	Failure               // another status
+	Lost                  // it has ended with its VM
+)
+
+// SetDriver says which driver has started this process' VM: one for all, as a shim has one VM.
+func SetDriver(name string) { driver.Store(int32(max(slices.Index(drivers[:], name), 0))) }
+
+var driver atomic.Int32 // of drivers
+
+// AddPhase counts a phase that has ended. A name that is none of the table's is not counted.
 func AddPhase(name string, took time.Duration) {
-	if p := phases[name]; p != nil {
-		p.count.Add(1)
-		p.nanoseconds.Add(uint64(max(took, 0)))
+	phase := slices.Index(phases[:], name)
+	if phase < 0 {
+		return
 	}
+	took = max(took, 0) // a clock that was set back
+	bucket := 0
+	for bucket < len(bounds) && took > bounds[bucket] {
+		bucket++
+	}
+	add(func(p *page) {
+		h := &p.phases[phase][driver.Load()]
+		h.nanoseconds.Add(uint64(took))
+		h.buckets[bucket].Add(1)
+	})
 }
 
-// IsPhase tells whether a phase is one that is counted.
-func IsPhase(name string) bool { return phases[name] != nil }
-
-// AddExit counts the end of a process.
-func AddExit(exec bool, result Result) { exits[index(exec)][result].Add(1) }
-
-// AddOverrun counts a call that a guest has not answered within its budget.
-func AddOverrun() { overruns.Add(1) }
-
-// Read is all that was counted.
-func Read(context.Context, *ReadRequest) (*Counts, error) {
-	counts := &Counts{Phases: map[string]*Phase{}, Overruns: overruns.Load()}
-	for name, p := range phases {
-		if n := p.count.Load(); n > 0 {
-			counts.Phases[name] = &Phase{Count: n, Nanoseconds: p.nanoseconds.Load()}
-		}
+// AddStart counts the start of a container, or of a sandbox of the Sandbox API, whose VM was to be
+// booted or joined, once it has succeeded or failed.
+func AddStart(vm VM, succeeded bool) {
+	if vm == NoVM {
+		return
 	}
-	for _, exec := range []bool{false, true} {
-		for result := range exits[index(exec)] {
-			counts.Exits = append(counts.Exits, &Exits{Exec: exec, Result: Result(result), Count: exits[index(exec)][result].Load()})
-		}
-	}
-	return counts, nil
+	add(func(p *page) { p.starts[driver.Load()][vm-1][index(!succeeded)].Add(1) })
 }
 
-func index(exec bool) int {
-	if exec {
+// AddRefusal counts a start that was refused before a VM was booted or joined.
+func AddRefusal(err error) {
+	class := classOf(err)
+	add(func(p *page) { p.refusals[class].Add(1) })
+}
+
+// AddExit counts the end of a process that containerd was told of.
+func AddExit(exec bool, result Result) { add(func(p *page) { p.exits[index(exec)][result].Add(1) }) }
+
+// AddStreamRefused counts a stream of a guest's that was refused; the guest goes on.
+func AddStreamRefused(err error) {
+	class := classOf(err)
+	add(func(p *page) { p.streams[class].Add(1) })
+}
+
+// AddOverrun counts a call that a guest has not answered within its budget. It loses its VM.
+func AddOverrun() { add(func(p *page) { p.overruns.Add(1) }) }
+
+// AddViolation counts a guest that has sent what no agent does. It loses its VM.
+func AddViolation() { add(func(p *page) { p.violations.Add(1) }) }
+
+func index(yes bool) int {
+	if yes {
 		return 1
 	}
 	return 0
+}
+
+// classOf is an error's class, as the edge tells it to containerd: of classes.
+func classOf(err error) int {
+	if class := slices.Index(classes[:], errdefs.Resolve(err).Error()); class >= 0 {
+		return class
+	}
+	return len(classes) - 1
 }

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
-	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 )
 
@@ -179,7 +179,7 @@ func TestBudgetsWithoutReader(t *testing.T) {
 
 func wantOverrun(t *testing.T, machine guest.Machine, name string, budget time.Duration, call func() error) {
 	t.Helper()
-	began, before := time.Now(), overruns(t)
+	began, counts := time.Now(), counted.Begin(t)
 	err := call()
 	if took := time.Since(began); took != budget {
 		t.Errorf("it took %v, and its budget is %v", took, budget)
@@ -194,19 +194,9 @@ func wantOverrun(t *testing.T, machine guest.Machine, name string, budget time.D
 		t.Errorf("the VM: %v", why)
 	}
 	synctest.Wait()
-	if n := overruns(t) - before; n != 1 {
-		t.Errorf("%d overruns were counted", n)
+	if got := counts(); got != "overruns 1" {
+		t.Errorf("counted: %s", got)
 	}
-}
-
-// overruns is how many the shim has counted.
-func overruns(t *testing.T) uint64 {
-	t.Helper()
-	counts, err := count.Read(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return counts.GetOverruns()
 }
 
 var errLeft = errors.New("containerd has lost interest")

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 )
 
 const (
@@ -104,6 +106,7 @@ func (f *frames) Read(p []byte) (int, error) {
 	n, err := f.Conn.Read(p)
 	if violation := f.received.next(p[:n], f.check); violation != nil {
 		violation = fmt.Errorf("the guest sent %w: %w", violation, errdefs.ErrUnavailable)
+		count.AddViolation()
 		f.machine.End(violation)
 		return 0, violation
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 )
 
 // ended is a machine that only notes why it is ended.
@@ -80,13 +82,16 @@ func TestViolation(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
 	defer far.Close()
-	machine := &ended{}
+	machine, counts := &ended{}, counted.Begin(t)
 	f := manyCalls()
 	f.Conn, f.machine = near, machine
 	go func() { _, _ = far.Write(join(frame(2, 2), frame(maxFrame+1, 4))) }()
 	n, err := f.Read(make([]byte, 4096))
 	if n != 0 || !errdefs.IsUnavailable(err) || !errors.Is(machine.why, err) {
 		t.Errorf("Read = %d, %v; the VM was ended for %v", n, err, machine.why)
+	}
+	if got := counts(); got != "violations 1" {
+		t.Errorf("counted: %s", got)
 	}
 	far.Close()
 	if _, err := (&frames{Conn: near, machine: &ended{}}).Read(make([]byte, 1)); !errors.Is(err, io.EOF) {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/image"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
@@ -50,8 +51,13 @@ func (Manager) Name() string { return Name }
 // Start implements shim.Shim: it starts the shim's daemon, one for each container or
 // pod, in a mount namespace of its own. For a container that joins a pod it starts nothing,
 // and answers with the shim of the pod.
-func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *bootapi.BootstrapResult, err error) {
 	began := time.Now()
+	defer func() {
+		if err != nil && count.Open(count.Dir) == nil {
+			count.AddRefusal(err)
+		}
+	}()
 	pod, err := podOf(".")
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 )
 
 // namespaces is a pod with namespaces of the host.
@@ -47,11 +48,15 @@ func TestCreateRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(w *world) {
+				counts := counted.Begin(t)
 				if _, err := w.Sandboxes.CreateSandbox(context.Background(), w.request(c.id, c.options)); !errdefs.IsInvalidArgument(err) {
 					t.Errorf("CreateSandbox = %v", err)
 				}
 				w.expectNothingCreated()
 				w.run()
+				if got := counts(); got != "refusals invalid argument 1, starts none cold success 1" {
+					t.Errorf("counted: %s", got)
+				}
 			})
 		})
 	}

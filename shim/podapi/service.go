@@ -17,6 +17,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -46,6 +47,7 @@ func New(shim Shim, pod *pod.Pod) *Service { return &Service{shim: shim, pod: po
 type podSandbox struct {
 	id     string
 	plan   *spec.Sandbox
+	vm     count.VM      // how it comes to its VM
 	exited chan struct{} // closed when exit is set: nothing of the VM is left
 
 	// Guarded by Service.mu.
@@ -63,7 +65,12 @@ type exit struct {
 }
 
 // CreateSandbox implements the Sandbox API: it plans, and refuses what is not supported.
-func (s *Service) CreateSandbox(ctx context.Context, r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
+func (s *Service) CreateSandbox(ctx context.Context, r *sandboxapi.CreateSandboxRequest) (_ *sandboxapi.CreateSandboxResponse, err error) {
+	defer func() {
+		if err != nil {
+			count.AddRefusal(err)
+		}
+	}()
 	if err := api.CheckName("sandbox id", r.SandboxID); err != nil {
 		return nil, err
 	}
@@ -81,11 +88,12 @@ func (s *Service) CreateSandbox(ctx context.Context, r *sandboxapi.CreateSandbox
 	if err := s.pod.Hold(r.SandboxID); err != nil {
 		return nil, err
 	}
-	if err := s.prepare(r, plan, configuration); err != nil {
+	vm, err := s.prepare(r, plan, configuration)
+	if err != nil {
 		s.pod.Release()
 		return nil, err
 	}
-	sb := &podSandbox{id: r.SandboxID, plan: plan, exited: make(chan struct{})}
+	sb := &podSandbox{id: r.SandboxID, plan: plan, vm: vm, exited: make(chan struct{})}
 	s.mu.Lock()
 	s.sandbox = sb
 	s.mu.Unlock()
@@ -106,15 +114,15 @@ func planOf(r *sandboxapi.CreateSandboxRequest, configuration config.Config) (*s
 	return spec.NewSandbox(r.SandboxID, &pod, configuration.Compat.VMForHost())
 }
 
-// prepare makes the VM's place on the host.
-func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox, configuration config.Config) error {
+// prepare makes the VM's place on the host, and tells how the sandbox comes to that.
+func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox, configuration config.Config) (count.VM, error) {
 	size, err := sandbox.SizeOf(configuration.VM, func(byDefault, host spec.Size) (spec.Size, error) {
 		return plan.Size(configuration.VM.PodAnnotations, byDefault, host)
 	})
 	if err != nil {
-		return err
+		return count.NoVM, err
 	}
-	_, err = s.pod.Prepare(r.SandboxID, "", func() (*sandbox.Prepared, error) {
+	place, err := s.pod.Prepare(r.SandboxID, "", func() (*sandbox.Prepared, error) {
 		return sandbox.Prepare(r.BundlePath, s.shim.Platform(configuration), sandbox.Config{
 			Size:        size,
 			CgroupsPath: plan.CgroupsPath(), Resources: plan.Resources(),
@@ -122,7 +130,10 @@ func (s *Service) prepare(r *sandboxapi.CreateSandboxRequest, plan *spec.Sandbox
 			VMForHost: configuration.Compat.VMForHost(), GuestImages: configuration.Images.InGuest(),
 		})
 	})
-	return err
+	if err != nil {
+		return count.NoVM, err
+	}
+	return place.Origin(configuration.Spare), nil
 }
 
 // recordExit notes the end of the sandbox: in order, or with its VM.

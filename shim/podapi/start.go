@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -34,7 +35,9 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRe
 	if err := s.beginStart(sb); err != nil {
 		return nil, err
 	}
-	if err := s.start(ctx, sb); err != nil {
+	err = s.start(ctx, sb)
+	count.AddStart(sb.vm, err == nil)
+	if err != nil {
 		if endErr := s.pod.End(context.WithoutCancel(ctx)); endErr != nil {
 			log.G(ctx).WithError(endErr).Warn("undoing a failed start of a sandbox")
 		}

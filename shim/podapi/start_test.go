@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -43,6 +45,7 @@ func TestStopDuringStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(w *world) {
 				hang(w)
+				counts := counted.Begin(t)
 				w.create()
 				started := make(chan error)
 				go func() { _, err := w.start(context.Background()); started <- err }()
@@ -53,6 +56,9 @@ func TestStopDuringStart(t *testing.T) {
 				}
 				if err := <-started; !errdefs.IsFailedPrecondition(err) {
 					t.Errorf("StartSandbox = %v", err)
+				}
+				if got := counts(); !strings.Contains(got, "starts none cold failure 1") {
+					t.Errorf("counted: %s", got)
 				}
 				w.within(began, 5*time.Second)
 				w.expectEnded(0)

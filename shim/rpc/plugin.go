@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/plugin/registry"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
@@ -60,6 +61,10 @@ func Register(host Host, began time.Time) {
 			options, _ := ic.Context.Value(shim.OptsKey{}).(shim.Opts)
 			if err := openJournal(options.Debug); err != nil {
 				return nil, err
+			}
+			// What a spare has done before it was used, nobody has waited for.
+			if err := count.Open(count.Dir); err != nil {
+				log.G(ic.Context).WithError(err).Warn("the metrics of this host go without this shim")
 			}
 			host.Tracer = openTracer(ic.Context)
 			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")

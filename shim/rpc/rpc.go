@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 
-	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shell"
@@ -42,9 +41,8 @@ const (
 	transferService  = "containerd.services.transfer.v1.Transfer"
 	streamingService = "containerd.services.streaming.v1.Streaming"
 	// Ours, for msbctl.
-	countersService = "msb.shim.v1.Counters"
-	journalService  = "msb.journal.v1.Journal"
-	shellService    = "msb.shell.v1.Shell"
+	journalService = "msb.journal.v1.Journal"
+	shellService   = "msb.shell.v1.Shell"
 )
 
 // RegisterTTRPC implements pkg/shim's TTRPCService.
@@ -59,7 +57,6 @@ func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 	server.RegisterService(streamingService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
 		"Stream": {Handler: stream(s.transfers.Stream), StreamingClient: true, StreamingServer: true},
 	}})
-	server.RegisterService(countersService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{"Read": method(s.calls, count.Read)}})
 	server.RegisterService(journalService, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
 		"Read": {Handler: stream(s.journal.Read), StreamingServer: true},
 	}})

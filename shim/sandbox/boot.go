@@ -16,6 +16,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/clock"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
@@ -77,6 +78,7 @@ func (p *Prepared) launch(ctx context.Context) (_ *Sandbox, _ *vm.Console, err e
 	if err != nil {
 		return nil, nil, err
 	}
+	count.SetDriver(driver.Name())
 	s := newSandbox(p, driver, machine, network)
 	p.undo.Add(s.stop)
 	return s, console, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/cgroup"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
@@ -163,6 +164,17 @@ func (p *Prepared) Budgets() guest.Budgets { return p.platform.Budgets }
 // to, as that of a VM that has the host's network, nor where owners are mapped, on this host.
 func (p *Prepared) MountsImages() bool {
 	return p.config.GuestImages && !p.config.Network.Host && p.config.Users.IsZero()
+}
+
+// Origin is how a start that boots the VM comes to it, with the configuration's spares.
+func (p *Prepared) Origin(spares config.Spare) count.VM {
+	switch {
+	case p.record.Spare != "":
+		return count.Spare
+	case spares.Count > 0:
+		return count.Missed
+	}
+	return count.Cold
 }
 
 // Size is the size of the VM.

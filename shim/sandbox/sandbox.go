@@ -10,15 +10,18 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
 
 	"github.com/containerd/log"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 // ExitKilled is the exit status of a process whose VM is gone: 128 + SIGKILL.
@@ -54,7 +57,7 @@ func newSandbox(p *Prepared, driver vm.Driver, machine vm.Machine, network hostN
 }
 
 // watchFiles ends the VM when the shield of its files has ended: they would answer nothing
-// but errors; and when it would see what is to be hidden.
+// but errors; and when it would see what is to be hidden. It counts a guest that was cut off.
 func (s *Sandbox) watchFiles() {
 	select {
 	case <-s.shield.broken:
@@ -62,6 +65,10 @@ func (s *Sandbox) watchFiles() {
 	case err := <-s.Trees.Broken():
 		s.End(err)
 	case <-s.Done():
+	}
+	<-s.Done()
+	if errors.Is(s.machine.Err(), mux.ErrViolation) {
+		count.AddViolation()
 	}
 }
 

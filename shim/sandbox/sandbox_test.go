@@ -25,8 +25,10 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
 // victim is a process that may be changed. It ends with the test.
@@ -146,6 +148,23 @@ func TestEndedBefore(t *testing.T) {
 			t.Errorf("it was logged %d times", n)
 		}
 	})
+}
+
+// A guest that breaks the protocol of streams is counted; one that dies is not.
+func TestViolationIsCounted(t *testing.T) {
+	for why, want := range map[error]string{fmt.Errorf("it was cut off: %w", mux.ErrViolation): "violations 1", errors.New("it crashed"): ""} {
+		synctest.Test(t, func(t *testing.T) {
+			counts := counted.Begin(t)
+			p := newPlace(t)
+			s := p.boot()
+			p.machine().Die(why)
+			<-s.Done()
+			synctest.Wait()
+			if got := counts(); got != want {
+				t.Errorf("%v: counted: %s", why, got)
+			}
+		})
+	}
 }
 
 // The guest's budgets are the sandbox's end.

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
@@ -63,6 +65,9 @@ func TestSpare(t *testing.T) {
 		record, err := sandbox.ReadRecord(p.bundle)
 		if err != nil || record.Pid != p.driver.Pid || record.Spare != dir || record.Network != "/run/netns/n" {
 			t.Errorf("the record: %+v, %v", record, err)
+		}
+		if vm := s.Origin(config.Spare{Count: 1}); vm != count.Spare {
+			t.Errorf("its start is counted as %d", vm)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -138,6 +143,9 @@ func TestSpareDoesNotFit(t *testing.T) {
 				s := p.boot()
 				if machines := p.driver.Machines(); len(machines) != 2 || !s.Running() {
 					t.Errorf("%d machines, running %v", len(machines), s.Running())
+				}
+				if missed, cold := s.Origin(config.Spare{Count: 1}), s.Origin(config.Spare{}); missed != count.Missed || cold != count.Cold {
+					t.Errorf("its start is counted as %d, and without spares as %d", missed, cold)
 				}
 				wantGone(t, dir)
 				if record, err := sandbox.ReadRecord(p.bundle); err != nil || record.Spare != "" {

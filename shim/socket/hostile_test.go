@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -234,9 +235,37 @@ func TestLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	table.opened = MaxConnections
-	want := fmt.Sprintf("%d connections are open", MaxConnections)
+	want, counts := fmt.Sprintf("%d connections are open", MaxConnections), counted.Begin(t)
 	if _, err := open(t, guest(t, &table), s.Tag); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("one more: %v", err)
+	}
+	if got := counts(); got != "streams resource exhausted 1" {
+		t.Errorf("counted: %s", got)
+	}
+}
+
+// A stream that has no header is refused, one that is closed before is not.
+func TestHeaderIsNone(t *testing.T) {
+	var table Table
+	session, counts := guest(t, &table), counted.Begin(t)
+	for _, header := range []string{"", "\x05ab", "\x02ab"} {
+		stream, err := session.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Write([]byte(header)); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		_ = stream.SetReadDeadline(time.Now().Add(patience))
+		if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("%q: %v", header, err)
+		}
+	}
+	if got := counts(); got != "streams other 1" {
+		t.Errorf("counted: %s", got)
 	}
 }
 
@@ -245,7 +274,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 	var table Table
 	host, conn := intruder(t, &table)
 	closed := closes(conn)
-	before := memory()
+	before, counts := memory(), counted.Begin(t)
 	_ = conn.SetWriteDeadline(time.Now().Add(10 * patience))
 	const streams = 20_000
 	for n := range uint32(streams) {
@@ -259,6 +288,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 		}
 	}
 	wantGrowth(t, before, 4<<20)
+	eventually(t, "all refusals to be counted", func() bool { return counts() == fmt.Sprintf("streams not found %d", streams) })
 }
 
 // A guest that connects for ever and reads no answer is ended, or waited for, at no

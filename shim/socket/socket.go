@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
@@ -232,13 +233,23 @@ func (t *Table) answer(stream net.Conn) (carrier carrier, err error) {
 	}
 	header, err := api.AcceptStream(stream)
 	if err != nil {
+		if !left(err) {
+			count.AddStreamRefused(err)
+		}
 		return nil, err
 	}
-	carrier, err = t.open(header)
+	if carrier, err = t.open(header); err != nil {
+		count.AddStreamRefused(err)
+	}
 	return carrier, errors.Join(err,
 		stream.SetDeadline(time.Now().Add(replyTimeout)),
 		api.ReplyStream(stream, err),
 		stream.SetDeadline(time.Time{}))
+}
+
+// left tells whether the guest has closed a stream before its header was whole, or the VM has ended.
+func left(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 func (t *Table) open(header *api.StreamHeader) (carrier, error) {

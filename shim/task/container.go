@@ -12,6 +12,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -29,6 +30,7 @@ type container struct {
 	plan     *spec.Plan
 	of       spec.Pod    // that it is part of
 	attached attachments // what its VM has of the host for it; its creator's and its deleter's
+	vm       count.VM    // how it came to its VM; its creator's, and unchanged from then on
 
 	identities *socket.Identities // who its processes may be; set by its creator
 	inGuest    chan struct{}      // closed when the guest has created it

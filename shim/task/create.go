@@ -15,6 +15,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
@@ -27,6 +28,12 @@ import (
 // container is deleted meanwhile or its shim is to end.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
 	s.traceStart(ctx)
+	var c *container
+	defer func() {
+		if err != nil {
+			c.countFailed(err)
+		}
+	}()
 	if r.Checkpoint != "" || r.ParentCheckpoint != "" {
 		return nil, fmt.Errorf("task %s: msb cannot restore a checkpoint: %w", r.ID, errdefs.ErrNotImplemented)
 	}
@@ -35,7 +42,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := newContainer(s, r, cancel)
+	c = newContainer(s, r, cancel)
 	if err := s.pod.Add(r.ID, c); err != nil {
 		return nil, err
 	}
@@ -81,11 +88,25 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 	if err := c.attach(ctx, place, mount.FromProto(r.Rootfs)); err != nil {
 		return err
 	}
+	c.vm = count.Joined
+	if !c.joins() {
+		c.vm = place.Origin(configuration.Spare)
+	}
 	sb, err := s.boot(ctx, c)
 	if err != nil {
 		return err
 	}
 	return c.handOver(ctx, sb, r, undo)
+}
+
+// countFailed counts a creation that has failed: of a container that has not come to a VM, which may
+// be nil, it was refused.
+func (c *container) countFailed(err error) {
+	if c == nil || c.vm == count.NoVM {
+		count.AddRefusal(err)
+		return
+	}
+	count.AddStart(c.vm, false)
 }
 
 // placeFor is the place on the host of a container's VM: that of its pod, or a new one.

@@ -115,11 +115,11 @@ func (c *container) record(p *process, status uint32) {
 func resultOf(status uint32, lost bool) count.Result {
 	switch {
 	case lost:
-		return count.Result_LOST
+		return count.Lost
 	case status == 0:
-		return count.Result_SUCCESS
+		return count.Success
 	}
-	return count.Result_FAILURE
+	return count.Failure
 }
 
 // eventID is what events call a process: init has its container's id.

@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
 
 // A container goes through all of its states.
 func TestStates(t *testing.T) {
-	c := open(t)
+	c, counts := open(t), counted.Begin(t)
 	c.must(c.create("c", rig.Spec("sleep")))
 	c.expectState("c", "", tasktypes.Status_CREATED)
 	if _, err := c.Tasks.Pause(c.ctx, &taskapi.PauseRequest{ID: "c"}); err == nil {
@@ -38,6 +39,9 @@ func TestStates(t *testing.T) {
 	c.expectDelete("c", "", killed)
 	c.expectTopics("create start paused resumed exit delete")
 	c.expectNothing()
+	if got := counts(); got != "exits container failure 1, starts none cold success 1" {
+		t.Errorf("counted: %s", got)
+	}
 }
 
 // What State answers is the host's.

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
@@ -22,6 +23,7 @@ import (
 // Containers of a pod share its VM, and come and go.
 func TestPod(t *testing.T) {
 	bubble(t, func(c client) {
+		counts := counted.Begin(t)
 		c.pod()
 		for _, id := range []string{"a", "b"} {
 			c.joinPod(id, "sleep")
@@ -34,6 +36,9 @@ func TestPod(t *testing.T) {
 		c.remove("p")
 		if n := len(c.Driver.Machines()); n != 1 {
 			t.Errorf("%d machines", n)
+		}
+		if got := counts(); !strings.Contains(got, "starts none cold success 1, starts none joined success 2") {
+			t.Errorf("counted: %s", got)
 		}
 		c.ended()
 		c.expectNothing()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/test/counted"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
@@ -79,8 +81,16 @@ func TestCreateRefuses(t *testing.T) {
 			bubble(t, func(c client) {
 				request := c.Request("c", rig.Spec("sleep"))
 				row.change(c, request)
+				counts := counted.Begin(t)
 				if _, err := c.Tasks.Create(c.ctx, request); !row.is(err) {
 					t.Errorf("Create = %v", err)
+				}
+				kind := "refusals "
+				if len(c.Driver.Machines()) > 0 { // it was found out late
+					kind = "starts none cold failure "
+				}
+				if got := counts(); !strings.HasPrefix(got, kind) || !strings.HasSuffix(got, " 1") || strings.Contains(got, ",") {
+					t.Errorf("counted: %s", got)
 				}
 				if c.Pod.Busy() {
 					t.Error("it is a member of its pod")
@@ -109,8 +119,12 @@ func TestCreateFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(c client) {
 				change(c)
+				counts := counted.Begin(t)
 				if err := c.create("c", rig.Spec("sleep")); !errors.Is(err, broken) {
 					t.Errorf("Create = %v", err)
+				}
+				if got := counts(); got != "starts none cold failure 1" {
+					t.Errorf("counted: %s", got)
 				}
 				c.isDown()
 				c.ExpectNoMounts()

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
@@ -104,6 +105,9 @@ func (c *container) start(ctx context.Context, sb *sandbox.Sandbox, p *process, 
 	c.endStart(p, err == nil)
 	if err != nil && p.execID != "" {
 		c.closeStdio(ctx, p)
+	}
+	if p.execID == "" {
+		count.AddStart(c.vm, err == nil)
 	}
 	if err == nil && p.execID == "" {
 		c.startHooks(ctx)

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -143,7 +144,6 @@ func TestMsbctl(t *testing.T) {
 			for _, want := range []string{
 				fmt.Sprintf(`msb_sandbox_info{driver="%s",%s} 1`, host.Driver, labels), "msb_sandbox_shim_answers{" + labels + "} 1",
 				"msb_sandbox_vm_cpus{" + labels + "} 1", "msb_sandbox_running_containers{" + labels + "} 1",
-				"msb_sandbox_phase_duration_seconds_count{" + labels + `,phase="start"} 1`, "msb_sandbox_guest_overruns_total{" + labels + "} 0",
 			} {
 				if !strings.Contains(text, want+"\n") {
 					t.Errorf("metrics: no %s in\n%s", want, text)
@@ -158,6 +158,8 @@ func TestMsbctl(t *testing.T) {
 			}
 		}
 	}
+
+	checkCounted(t, serve)
 
 	common := strings.TrimRight(one.ID(), "0123456789")
 	if _, stderr, code := msbctl(t, append([]string{"inspect", common}, state...)...); code != 1 || !strings.Contains(stderr, one.ID()) || !strings.Contains(stderr, two.ID()) {
@@ -183,6 +185,63 @@ func TestMsbctl(t *testing.T) {
 	}
 	if strings.Contains(text, `msb_sandboxes{state="hung"} 0`) || !strings.Contains(text, fmt.Sprintf(`msb_sandbox_shim_answers{id="%s",namespace="%s"} 0`, one.ID(), harness.Namespace)) {
 		t.Errorf("metrics beside a shim that hangs:\n%s", text)
+	}
+}
+
+// checkCounted wants what a container's shim has counted to be told when both are gone, and a
+// container that is refused to be counted as that.
+func checkCounted(t *testing.T, read func() string) {
+	t.Helper()
+	sum := func(text, sample string) (sum float64) {
+		t.Helper()
+		for _, match := range regexp.MustCompile(`(?m)^msb_`+sample+` (\S+)$`).FindAllStringSubmatch(text, -1) {
+			value, err := strconv.ParseFloat(match[1], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += value
+		}
+		return sum
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := read()
+	gone := start(t, options{}, "true")
+	if code := await(t, gone.exit); code != 0 {
+		t.Errorf("true ended with %d", code)
+	}
+	gone.end()
+	if _, stderr, code := host.Run("refused-"+gone.ID(), []string{harness.Bind(fifo, "/f", "rbind")}, "true"); code == 0 || !strings.Contains(stderr, "FIFO") {
+		t.Errorf("a FIFO is mounted: code %d, %q", code, stderr)
+	}
+	// This one is refused by the program that starts shims.
+	orphan := []string{"--annotation", "io.kubernetes.cri.container-type=container", "--annotation", "io.kubernetes.cri.sandbox-id=gone"}
+	if _, stderr, code := host.Run("orphan-"+gone.ID(), orphan, "true"); code == 0 || !strings.Contains(stderr, "does not run") {
+		t.Errorf("a container of a pod that is gone: code %d, %q", code, stderr)
+	}
+	after := read()
+	if strings.Contains(after, gone.ID()) {
+		t.Errorf("a container that is gone has metrics of its own:\n%s", after)
+	}
+	for sample, want := range map[string]float64{
+		`starts_total\{driver="` + host.Driver + `",result="success",vm="[a-z]+"\}`:      1,
+		`starts_total\{driver="[a-z]+",result="failure",vm="[a-z]+"\}`:                   0,
+		`phase_duration_seconds_count\{driver="` + host.Driver + `",phase="start"\}`:     1,
+		`phase_duration_seconds_bucket\{driver="[a-z]+",phase="leave",le="\+Inf"\}`:      1,
+		`phase_duration_seconds_count\{driver="` + host.Driver + `",phase="hand over"\}`: 1,
+		`exits_total\{process="container",result="success"\}`:                            1,
+		`exits_total\{process="container",result="lost"\}`:                               0,
+		`start_refusals_total\{class="invalid argument"\}`:                               1,
+		`start_refusals_total\{class="failed precondition"\}`:                            1,
+		`start_refusals_total\{class="[a-z ]+"\}`:                                        2,
+		`guest_overruns_total`:   0,
+		`guest_violations_total`: 0,
+	} {
+		if got := sum(after, sample) - sum(before, sample); got != want {
+			t.Errorf("%v more of %s, want %v:\n%s", got, sample, want, after)
+		}
 	}
 }
 
