@@ -7,7 +7,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v3"
-	"golang.org/x/sys/unix"
 )
 
 // jsonFlag is of every command that prints something.
@@ -49,11 +48,4 @@ func painterOf(w io.Writer) painter {
 	return func(c colour, text string) string { return "\x1b[" + string(c) + "m" + text + "\x1b[0m" }
 }
 
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
-	return err == nil
-}
+func isTerminal(w io.Writer) bool { return terminalOf(w) != nil }

@@ -2,18 +2,24 @@ package survey
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/shell/api"
 )
+
+// farewell is how long the output of a program that has failed is waited for.
+const farewell = time.Second
 
 // A Program is one that a shim is to run in its guest.
 type Program struct {
@@ -23,7 +29,20 @@ type Program struct {
 
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+
+	// Terminal is what the program has, over stdin and stdout: there is no stderr then. nil is none.
+	Terminal *Terminal
 }
+
+// A Terminal is the caller's, as the program's is to be.
+type Terminal struct {
+	Term  string // $TERM
+	Size  Size
+	Sizes <-chan Size // those that it has later
+}
+
+// A Size is that of a terminal in characters, 0 where it is not known.
+type Size struct{ Rows, Columns uint16 }
 
 // Run has a sandbox's shim run a program in the guest, and returns its exit status. FIFOs for its
 // streams are made below dir, which containerd has to see, and go with it. When ctx ends, or what
@@ -43,11 +62,12 @@ func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status
 	}
 	defer os.RemoveAll(dir)
 	var in, out, errs fifo
-	for _, f := range []struct {
-		*fifo
-		name string
-	}{{&in, "in"}, {&out, "out"}, {&errs, "err"}} {
-		if err := f.open(filepath.Join(dir, f.name)); err != nil {
+	fifos := map[string]*fifo{"in": &in, "out": &out}
+	if p.Terminal == nil {
+		fifos["err"] = &errs
+	}
+	for name, f := range fifos {
+		if err := f.open(filepath.Join(dir, name)); err != nil {
 			return 0, err
 		}
 		defer f.close()
@@ -70,29 +90,78 @@ func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status
 		}
 	}
 	output.Go(func() { show(p.Stdout, out.r) })
-	output.Go(func() { show(p.Stderr, errs.r) })
+	if p.Terminal == nil {
+		output.Go(func() { show(p.Stderr, errs.r) })
+	}
 	printed := make(chan struct{})
 	go func() { output.Wait(); close(printed) }()
-	answer, err := api.NewShellClient(client).Run(ctx, &api.RunRequest{
+	answer, err := p.run(ctx, api.NewShellClient(client), &api.RunRequest{
 		Tools: p.Tools, Args: p.Args, Stdin: in.path, Stdout: out.path, Stderr: errs.path, Pid: int32(os.Getpid()),
 	})
 	// All output is in the FIFOs: there is an end after it now.
 	out.w.Close()
-	errs.w.Close()
+	errs.w.Close() // of none an error
+	var late <-chan time.Time
+	if err != nil { // a shim that is not there may have left them open
+		late = time.After(farewell)
+	}
 	select {
 	case <-printed:
 	case <-ctx.Done():
+	case <-late:
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return 0, cause
 	}
 	if err != nil {
-		if err = errgrpc.ToNative(err); errdefs.IsNotImplemented(err) {
-			err = fmt.Errorf("the shim of %s/%s is of an older msb, which runs nothing in a guest", s.Namespace, s.ID)
-		}
-		return 0, err
+		return 0, p.explain(s, err)
 	}
 	return answer.GetStatus(), nil
+}
+
+// explain is what an error of a shim's means.
+func (p Program) explain(s Sandbox, err error) error {
+	closed := errors.Is(err, ttrpc.ErrClosed)
+	err = errgrpc.ToNative(err)
+	switch {
+	case closed:
+		return fmt.Errorf("the shim of %s/%s has ended or was killed", s.Namespace, s.ID)
+	case errdefs.IsNotImplemented(err) && p.Terminal != nil:
+		return fmt.Errorf("the shim of %s/%s is of an older msb, which has no terminal for a program: -T runs it without one", s.Namespace, s.ID)
+	case errdefs.IsNotImplemented(err):
+		return fmt.Errorf("the shim of %s/%s is of an older msb, which runs nothing in a guest", s.Namespace, s.ID)
+	}
+	return err
+}
+
+// run asks the shim to run the program, and tells it the sizes of its terminal until ctx ends.
+func (p Program) run(ctx context.Context, client api.ShellClient, request *api.RunRequest) (*api.RunResponse, error) {
+	if p.Terminal == nil {
+		return client.Run(ctx, request)
+	}
+	stream, err := client.RunInTerminal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	send := func(request *api.RunRequest, size Size) error {
+		return stream.Send(&api.TerminalRequest{Run: request, Term: p.Terminal.Term, Rows: uint32(size.Rows), Columns: uint32(size.Columns)})
+	}
+	if err := send(request, p.Terminal.Size); err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			select {
+			case size := <-p.Terminal.Sizes:
+				if send(nil, size) != nil {
+					return // it has ended
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return stream.Recv()
 }
 
 // A fifo has both of its ends open, so that it keeps what is in it, and has no end, until the shim

@@ -21,6 +21,10 @@ func (s shell) Run(ctx context.Context, r *api.RunRequest) (*api.RunResponse, er
 	return s(ctx, r)
 }
 
+func (s shell) RunInTerminal(context.Context, api.Shell_RunInTerminalServer) error {
+	return errors.New("in a terminal")
+}
+
 // failing is where nothing can be written any more.
 type failing struct{ error }
 
@@ -29,16 +33,22 @@ func (f failing) Write([]byte) (int, error) { return 0, f.error }
 // run has a shim run a program as a function does.
 func (w world) run(ctx context.Context, run shell, stdout io.Writer) (uint32, error) {
 	w.t.Helper()
+	register := func(server *ttrpc.Server) { api.RegisterShellService(server, run) }
+	return w.runProgram(ctx, register, Program{Args: []string{"p"}, Stdin: strings.NewReader("in"), Stdout: stdout, Stderr: io.Discard})
+}
+
+// runProgram has a shim with some services run a program.
+func (w world) runProgram(ctx context.Context, register func(*ttrpc.Server), p Program) (uint32, error) {
+	w.t.Helper()
 	socket, address := w.listen()
 	server, err := ttrpc.NewServer()
 	w.must(err)
-	api.RegisterShellService(server, run)
+	register(server)
 	serving, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() { _ = server.Serve(serving, socket) }()
 	dir := w.t.TempDir()
-	status, err := w.host.Run(ctx, Sandbox{Namespace: "n", ID: "i", State: Running, Address: address}, dir,
-		Program{Args: []string{"p"}, Stdin: strings.NewReader("in"), Stdout: stdout, Stderr: io.Discard})
+	status, err := w.host.Run(ctx, Sandbox{Namespace: "n", ID: "i", State: Running, Address: address}, dir, p)
 	if entries, _ := os.ReadDir(dir); len(entries) > 0 {
 		w.t.Errorf("%v is left", entries)
 	}
@@ -111,6 +121,93 @@ func TestRunGivenUp(t *testing.T) {
 				t.Error("it still waits")
 			}
 			close(hung)
+		})
+	}
+}
+
+// An inTerminal is how a shim runs programs in a terminal.
+type inTerminal func(api.Shell_RunInTerminalServer) error
+
+func (inTerminal) Run(context.Context, *api.RunRequest) (*api.RunResponse, error) {
+	return nil, errors.New("without a terminal")
+}
+
+func (s inTerminal) RunInTerminal(_ context.Context, stream api.Shell_RunInTerminalServer) error {
+	return s(stream)
+}
+
+// The shim is told of the terminal, and of each size that it has; one after the program's end is told
+// nobody.
+func TestRunInTerminal(t *testing.T) {
+	sizes := make(chan Size, 1)
+	var out strings.Builder
+	program := Program{
+		Args: []string{"p"}, Stdin: strings.NewReader(""), Stdout: &out,
+		Terminal: &Terminal{Term: "vt100", Size: Size{24, 80}, Sizes: sizes},
+	}
+	status, err := newWorld(t).runProgram(t.Context(), func(server *ttrpc.Server) {
+		api.RegisterShellService(server, inTerminal(func(stream api.Shell_RunInTerminalServer) error {
+			first, err := stream.Recv()
+			if err != nil {
+				return err
+			}
+			if first.GetRun().GetArgs()[0] != "p" || first.GetRun().GetStderr() != "" || first.GetTerm() != "vt100" || first.GetRows() != 24 || first.GetColumns() != 80 {
+				t.Errorf("it is asked %v", first)
+			}
+			file, err := print(first.GetRun().GetStdout(), "text")
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			sizes <- Size{1, 65535}
+			if next, err := stream.Recv(); err != nil || next.GetRun() != nil || next.GetRows() != 1 || next.GetColumns() != 65535 {
+				t.Errorf("then %v, %v", next, err)
+			}
+			return stream.Send(&api.RunResponse{Status: 7})
+		}))
+	}, program)
+	sizes <- Size{2, 2}
+	if status != 7 || err != nil || out.String() != "text" {
+		t.Errorf("status %d, %v, %q", status, err, out.String())
+	}
+}
+
+// A shim that knows no terminals, and one that goes away, are told in one sentence.
+func TestRunInTerminalRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		register func(*ttrpc.Server)
+		want     string
+	}{
+		"a shim that has streams only": {func(server *ttrpc.Server) {
+			server.RegisterService("msb.shell.v1.Shell", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+				"Run": func(context.Context, func(any) error) (any, error) {
+					t.Error("it runs without a terminal")
+					return new(api.RunResponse), nil
+				},
+			}})
+		}, "the shim of n/i is of an older msb, which has no terminal for a program: -T runs it without one"},
+		"a shim that runs nothing": {func(*ttrpc.Server) {}, "has no terminal for a program"},
+		"a shim that is killed": {func(server *ttrpc.Server) {
+			api.RegisterShellService(server, inTerminal(func(stream api.Shell_RunInTerminalServer) error {
+				first, err := stream.Recv()
+				if err != nil {
+					return err
+				}
+				file, err := print(first.GetRun().GetStdout(), "text") // and it has no end
+				if err == nil {
+					t.Cleanup(func() { file.Close() })
+				}
+				return errors.Join(err, server.Close())
+			}))
+		}, "the shim of n/i has ended or was killed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := newWorld(t).runProgram(t.Context(), c.register, Program{
+				Args: []string{"p"}, Stdin: strings.NewReader(""), Stdout: io.Discard, Terminal: new(Terminal),
+			})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Error(err)
+			}
 		})
 	}
 }

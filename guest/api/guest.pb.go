@@ -72,7 +72,7 @@ func (x StdioStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioStream_Direction.Descriptor instead.
 func (StdioStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{40, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type TransferStream_Direction int32
@@ -120,7 +120,7 @@ func (x TransferStream_Direction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TransferStream_Direction.Descriptor instead.
 func (TransferStream_Direction) EnumDescriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{44, 0}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{46, 0}
 }
 
 type StartRequest struct {
@@ -2562,7 +2562,8 @@ func (*ControlStream) Descriptor() ([]byte, []int) {
 }
 
 // ShellStream is the life of a program that the agent runs as itself. The host ends it by
-// closing the stream. The agent sends a ShellExit, preceded by its length as a varint.
+// closing the stream. The agent sends a ShellExit, preceded by its length as a varint. For a
+// program with a terminal the host sends a WindowSize, in the same form, whenever it changes.
 type ShellStream struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The share of the pool that has the program.
@@ -2570,9 +2571,12 @@ type ShellStream struct {
 	// Of which the first is the program's name in the share.
 	Args []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
 	// Ids of stdio streams that are open.
-	Stdin         string `protobuf:"bytes,3,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	Stdout        string `protobuf:"bytes,4,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        string `protobuf:"bytes,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Stdin  string `protobuf:"bytes,3,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdout string `protobuf:"bytes,4,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr string `protobuf:"bytes,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	// Set if the program has a terminal: then stdin and stdout are the terminal's, and there is no
+	// stderr.
+	Terminal      *Terminal `protobuf:"bytes,6,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2642,6 +2646,121 @@ func (x *ShellStream) GetStderr() string {
 	return ""
 }
 
+func (x *ShellStream) GetTerminal() *Terminal {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+// Terminal is a pseudoterminal, the program's controlling terminal (pty(7)).
+type Terminal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// $TERM, as CheckTerm allows it.
+	Term          string      `protobuf:"bytes,1,opt,name=term,proto3" json:"term,omitempty"`
+	Size          *WindowSize `protobuf:"bytes,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Terminal) Reset() {
+	*x = Terminal{}
+	mi := &file_guest_api_guest_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Terminal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Terminal) ProtoMessage() {}
+
+func (x *Terminal) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
+func (*Terminal) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Terminal) GetTerm() string {
+	if x != nil {
+		return x.Term
+	}
+	return ""
+}
+
+func (x *Terminal) GetSize() *WindowSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+// WindowSize is that of a terminal in characters (ioctl_tty(2), struct winsize), 0 if it is not
+// known and MaxWindow at most.
+type WindowSize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Columns       uint32                 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WindowSize) Reset() {
+	*x = WindowSize{}
+	mi := &file_guest_api_guest_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WindowSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WindowSize) ProtoMessage() {}
+
+func (x *WindowSize) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_api_guest_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
+func (*WindowSize) Descriptor() ([]byte, []int) {
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *WindowSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *WindowSize) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
 type ShellExit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Status        uint32                 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
@@ -2651,7 +2770,7 @@ type ShellExit struct {
 
 func (x *ShellExit) Reset() {
 	*x = ShellExit{}
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2782,7 @@ func (x *ShellExit) String() string {
 func (*ShellExit) ProtoMessage() {}
 
 func (x *ShellExit) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[39]
+	mi := &file_guest_api_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2795,7 @@ func (x *ShellExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShellExit.ProtoReflect.Descriptor instead.
 func (*ShellExit) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShellExit) GetStatus() uint32 {
@@ -2697,7 +2816,7 @@ type StdioStream struct {
 
 func (x *StdioStream) Reset() {
 	*x = StdioStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2828,7 @@ func (x *StdioStream) String() string {
 func (*StdioStream) ProtoMessage() {}
 
 func (x *StdioStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[40]
+	mi := &file_guest_api_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2841,7 @@ func (x *StdioStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdioStream.ProtoReflect.Descriptor instead.
 func (*StdioStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StdioStream) GetId() string {
@@ -2750,7 +2869,7 @@ type SocketStream struct {
 
 func (x *SocketStream) Reset() {
 	*x = SocketStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2881,7 @@ func (x *SocketStream) String() string {
 func (*SocketStream) ProtoMessage() {}
 
 func (x *SocketStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[41]
+	mi := &file_guest_api_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +2894,7 @@ func (x *SocketStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketStream.ProtoReflect.Descriptor instead.
 func (*SocketStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{41}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SocketStream) GetTag() string {
@@ -2806,7 +2925,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2937,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[42]
+	mi := &file_guest_api_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2950,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{42}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Peer) GetUid() uint32 {
@@ -2865,7 +2984,7 @@ type PortStream struct {
 
 func (x *PortStream) Reset() {
 	*x = PortStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2877,7 +2996,7 @@ func (x *PortStream) String() string {
 func (*PortStream) ProtoMessage() {}
 
 func (x *PortStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[43]
+	mi := &file_guest_api_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2890,7 +3009,7 @@ func (x *PortStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortStream.ProtoReflect.Descriptor instead.
 func (*PortStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{43}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PortStream) GetPort() uint32 {
@@ -2919,7 +3038,7 @@ type TransferStream struct {
 
 func (x *TransferStream) Reset() {
 	*x = TransferStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3050,7 @@ func (x *TransferStream) String() string {
 func (*TransferStream) ProtoMessage() {}
 
 func (x *TransferStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[44]
+	mi := &file_guest_api_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3063,7 @@ func (x *TransferStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferStream.ProtoReflect.Descriptor instead.
 func (*TransferStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{44}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *TransferStream) GetContainer() string {
@@ -2995,7 +3114,7 @@ type TransferFrame struct {
 
 func (x *TransferFrame) Reset() {
 	*x = TransferFrame{}
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3126,7 @@ func (x *TransferFrame) String() string {
 func (*TransferFrame) ProtoMessage() {}
 
 func (x *TransferFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[45]
+	mi := &file_guest_api_guest_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3139,7 @@ func (x *TransferFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferFrame.ProtoReflect.Descriptor instead.
 func (*TransferFrame) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{45}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TransferFrame) GetData() []byte {
@@ -3048,7 +3167,7 @@ type TransferResult struct {
 
 func (x *TransferResult) Reset() {
 	*x = TransferResult{}
-	mi := &file_guest_api_guest_proto_msgTypes[46]
+	mi := &file_guest_api_guest_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3179,7 @@ func (x *TransferResult) String() string {
 func (*TransferResult) ProtoMessage() {}
 
 func (x *TransferResult) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[46]
+	mi := &file_guest_api_guest_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3192,7 @@ func (x *TransferResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
 func (*TransferResult) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{46}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TransferResult) GetCode() uint32 {
@@ -3104,7 +3223,7 @@ type ResolverStream struct {
 
 func (x *ResolverStream) Reset() {
 	*x = ResolverStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[47]
+	mi := &file_guest_api_guest_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3235,7 @@ func (x *ResolverStream) String() string {
 func (*ResolverStream) ProtoMessage() {}
 
 func (x *ResolverStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[47]
+	mi := &file_guest_api_guest_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3248,7 @@ func (x *ResolverStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverStream.ProtoReflect.Descriptor instead.
 func (*ResolverStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{47}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResolverStream) GetAddress() string {
@@ -3156,7 +3275,7 @@ type ClockStream struct {
 
 func (x *ClockStream) Reset() {
 	*x = ClockStream{}
-	mi := &file_guest_api_guest_proto_msgTypes[48]
+	mi := &file_guest_api_guest_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3287,7 @@ func (x *ClockStream) String() string {
 func (*ClockStream) ProtoMessage() {}
 
 func (x *ClockStream) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[48]
+	mi := &file_guest_api_guest_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3300,7 @@ func (x *ClockStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockStream.ProtoReflect.Descriptor instead.
 func (*ClockStream) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{48}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{50}
 }
 
 type StreamReply struct {
@@ -3194,7 +3313,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_guest_api_guest_proto_msgTypes[49]
+	mi := &file_guest_api_guest_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +3325,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_api_guest_proto_msgTypes[49]
+	mi := &file_guest_api_guest_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +3338,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_guest_api_guest_proto_rawDescGZIP(), []int{49}
+	return file_guest_api_guest_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StreamReply) GetError() string {
@@ -3397,13 +3516,21 @@ const file_guest_api_guest_proto_rawDesc = "" +
 	"\x05clock\x18\a \x01(\v2\x19.msb.guest.v1.ClockStreamH\x00R\x05clock\x121\n" +
 	"\x05shell\x18\b \x01(\v2\x19.msb.guest.v1.ShellStreamH\x00R\x05shellB\t\n" +
 	"\apurpose\"\x0f\n" +
-	"\rControlStream\"}\n" +
+	"\rControlStream\"\xb1\x01\n" +
 	"\vShellStream\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\tR\x05share\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x14\n" +
 	"\x05stdin\x18\x03 \x01(\tR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x04 \x01(\tR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x05 \x01(\tR\x06stderr\"#\n" +
+	"\x06stderr\x18\x05 \x01(\tR\x06stderr\x122\n" +
+	"\bterminal\x18\x06 \x01(\v2\x16.msb.guest.v1.TerminalR\bterminal\"L\n" +
+	"\bTerminal\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\tR\x04term\x12,\n" +
+	"\x04size\x18\x02 \x01(\v2\x18.msb.guest.v1.WindowSizeR\x04size\":\n" +
+	"\n" +
+	"WindowSize\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\"#\n" +
 	"\tShellExit\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\rR\x06status\"\x84\x01\n" +
 	"\vStdioStream\x12\x0e\n" +
@@ -3473,7 +3600,7 @@ func file_guest_api_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_api_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_guest_api_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_guest_api_guest_proto_goTypes = []any{
 	(StdioStream_Direction)(0),    // 0: msb.guest.v1.StdioStream.Direction
 	(TransferStream_Direction)(0), // 1: msb.guest.v1.TransferStream.Direction
@@ -3516,23 +3643,25 @@ var file_guest_api_guest_proto_goTypes = []any{
 	(*StreamHeader)(nil),          // 38: msb.guest.v1.StreamHeader
 	(*ControlStream)(nil),         // 39: msb.guest.v1.ControlStream
 	(*ShellStream)(nil),           // 40: msb.guest.v1.ShellStream
-	(*ShellExit)(nil),             // 41: msb.guest.v1.ShellExit
-	(*StdioStream)(nil),           // 42: msb.guest.v1.StdioStream
-	(*SocketStream)(nil),          // 43: msb.guest.v1.SocketStream
-	(*Peer)(nil),                  // 44: msb.guest.v1.Peer
-	(*PortStream)(nil),            // 45: msb.guest.v1.PortStream
-	(*TransferStream)(nil),        // 46: msb.guest.v1.TransferStream
-	(*TransferFrame)(nil),         // 47: msb.guest.v1.TransferFrame
-	(*TransferResult)(nil),        // 48: msb.guest.v1.TransferResult
-	(*ResolverStream)(nil),        // 49: msb.guest.v1.ResolverStream
-	(*ClockStream)(nil),           // 50: msb.guest.v1.ClockStream
-	(*StreamReply)(nil),           // 51: msb.guest.v1.StreamReply
-	nil,                           // 52: msb.guest.v1.PodNamespaces.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 54: google.protobuf.Any
+	(*Terminal)(nil),              // 41: msb.guest.v1.Terminal
+	(*WindowSize)(nil),            // 42: msb.guest.v1.WindowSize
+	(*ShellExit)(nil),             // 43: msb.guest.v1.ShellExit
+	(*StdioStream)(nil),           // 44: msb.guest.v1.StdioStream
+	(*SocketStream)(nil),          // 45: msb.guest.v1.SocketStream
+	(*Peer)(nil),                  // 46: msb.guest.v1.Peer
+	(*PortStream)(nil),            // 47: msb.guest.v1.PortStream
+	(*TransferStream)(nil),        // 48: msb.guest.v1.TransferStream
+	(*TransferFrame)(nil),         // 49: msb.guest.v1.TransferFrame
+	(*TransferResult)(nil),        // 50: msb.guest.v1.TransferResult
+	(*ResolverStream)(nil),        // 51: msb.guest.v1.ResolverStream
+	(*ClockStream)(nil),           // 52: msb.guest.v1.ClockStream
+	(*StreamReply)(nil),           // 53: msb.guest.v1.StreamReply
+	nil,                           // 54: msb.guest.v1.PodNamespaces.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*anypb.Any)(nil),             // 56: google.protobuf.Any
 }
 var file_guest_api_guest_proto_depIdxs = []int32{
-	53, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
+	55, // 0: msb.guest.v1.StartRequest.now:type_name -> google.protobuf.Timestamp
 	3,  // 1: msb.guest.v1.StartRequest.users:type_name -> msb.guest.v1.UserNamespace
 	4,  // 2: msb.guest.v1.UserNamespace.uids:type_name -> msb.guest.v1.IDMapping
 	4,  // 3: msb.guest.v1.UserNamespace.gids:type_name -> msb.guest.v1.IDMapping
@@ -3560,44 +3689,46 @@ var file_guest_api_guest_proto_depIdxs = []int32{
 	28, // 25: msb.guest.v1.Interface.addresses:type_name -> msb.guest.v1.Address
 	33, // 26: msb.guest.v1.CreatePodRequest.files:type_name -> msb.guest.v1.PodFile
 	34, // 27: msb.guest.v1.CreatePodRequest.namespaces:type_name -> msb.guest.v1.PodNamespaces
-	52, // 28: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
-	53, // 29: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
-	54, // 30: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
+	54, // 28: msb.guest.v1.PodNamespaces.sysctls:type_name -> msb.guest.v1.PodNamespaces.SysctlsEntry
+	55, // 29: msb.guest.v1.Event.at:type_name -> google.protobuf.Timestamp
+	56, // 30: msb.guest.v1.Event.event:type_name -> google.protobuf.Any
 	39, // 31: msb.guest.v1.StreamHeader.control:type_name -> msb.guest.v1.ControlStream
-	42, // 32: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
-	43, // 33: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
-	45, // 34: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
-	46, // 35: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
-	49, // 36: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
-	50, // 37: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
+	44, // 32: msb.guest.v1.StreamHeader.stdio:type_name -> msb.guest.v1.StdioStream
+	45, // 33: msb.guest.v1.StreamHeader.socket:type_name -> msb.guest.v1.SocketStream
+	47, // 34: msb.guest.v1.StreamHeader.port:type_name -> msb.guest.v1.PortStream
+	48, // 35: msb.guest.v1.StreamHeader.transfer:type_name -> msb.guest.v1.TransferStream
+	51, // 36: msb.guest.v1.StreamHeader.resolver:type_name -> msb.guest.v1.ResolverStream
+	52, // 37: msb.guest.v1.StreamHeader.clock:type_name -> msb.guest.v1.ClockStream
 	40, // 38: msb.guest.v1.StreamHeader.shell:type_name -> msb.guest.v1.ShellStream
-	0,  // 39: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
-	44, // 40: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
-	1,  // 41: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
-	48, // 42: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
-	2,  // 43: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
-	6,  // 44: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
-	20, // 45: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
-	16, // 46: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
-	22, // 47: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
-	24, // 48: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
-	26, // 49: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
-	32, // 50: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
-	36, // 51: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
-	5,  // 52: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
-	19, // 53: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
-	21, // 54: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
-	18, // 55: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
-	23, // 56: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
-	25, // 57: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
-	31, // 58: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
-	35, // 59: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
-	37, // 60: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
-	52, // [52:61] is the sub-list for method output_type
-	43, // [43:52] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	41, // 39: msb.guest.v1.ShellStream.terminal:type_name -> msb.guest.v1.Terminal
+	42, // 40: msb.guest.v1.Terminal.size:type_name -> msb.guest.v1.WindowSize
+	0,  // 41: msb.guest.v1.StdioStream.direction:type_name -> msb.guest.v1.StdioStream.Direction
+	46, // 42: msb.guest.v1.SocketStream.peer:type_name -> msb.guest.v1.Peer
+	1,  // 43: msb.guest.v1.TransferStream.direction:type_name -> msb.guest.v1.TransferStream.Direction
+	50, // 44: msb.guest.v1.TransferFrame.result:type_name -> msb.guest.v1.TransferResult
+	2,  // 45: msb.guest.v1.Guest.Start:input_type -> msb.guest.v1.StartRequest
+	6,  // 46: msb.guest.v1.Guest.CreateBundle:input_type -> msb.guest.v1.CreateBundleRequest
+	20, // 47: msb.guest.v1.Guest.ReleaseFiles:input_type -> msb.guest.v1.ReleaseFilesRequest
+	16, // 48: msb.guest.v1.Guest.SetSockets:input_type -> msb.guest.v1.SetSocketsRequest
+	22, // 49: msb.guest.v1.Guest.RemoveBundle:input_type -> msb.guest.v1.RemoveBundleRequest
+	24, // 50: msb.guest.v1.Guest.CloseStdio:input_type -> msb.guest.v1.CloseStdioRequest
+	26, // 51: msb.guest.v1.Guest.SetNetwork:input_type -> msb.guest.v1.SetNetworkRequest
+	32, // 52: msb.guest.v1.Guest.CreatePod:input_type -> msb.guest.v1.CreatePodRequest
+	36, // 53: msb.guest.v1.Guest.Events:input_type -> msb.guest.v1.EventsRequest
+	5,  // 54: msb.guest.v1.Guest.Start:output_type -> msb.guest.v1.StartResponse
+	19, // 55: msb.guest.v1.Guest.CreateBundle:output_type -> msb.guest.v1.CreateBundleResponse
+	21, // 56: msb.guest.v1.Guest.ReleaseFiles:output_type -> msb.guest.v1.ReleaseFilesResponse
+	18, // 57: msb.guest.v1.Guest.SetSockets:output_type -> msb.guest.v1.SetSocketsResponse
+	23, // 58: msb.guest.v1.Guest.RemoveBundle:output_type -> msb.guest.v1.RemoveBundleResponse
+	25, // 59: msb.guest.v1.Guest.CloseStdio:output_type -> msb.guest.v1.CloseStdioResponse
+	31, // 60: msb.guest.v1.Guest.SetNetwork:output_type -> msb.guest.v1.SetNetworkResponse
+	35, // 61: msb.guest.v1.Guest.CreatePod:output_type -> msb.guest.v1.CreatePodResponse
+	37, // 62: msb.guest.v1.Guest.Events:output_type -> msb.guest.v1.Event
+	54, // [54:63] is the sub-list for method output_type
+	45, // [45:54] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_guest_api_guest_proto_init() }
@@ -3621,7 +3752,7 @@ func file_guest_api_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_api_guest_proto_rawDesc), len(file_guest_api_guest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -3,11 +3,14 @@ package shell
 import (
 	"bufio"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,7 +25,11 @@ import (
 // Programs that this one is in the share.
 const (
 	sleeper = "msb-test-sleeper" // does not end
-	leaver  = "msb-test-leaver"  // starts one, and ends
+	leaver  = "msb-test-leaver"  // starts one, in the background as a shell does, and ends
+	teller  = "msb-test-teller"  // tells of its terminal
+	hungUp  = "msb-test-hung-up" // waits for the end of its terminal, and has another one in the foreground
+	deaf    = "msb-test-deaf"    // takes no notice of that
+	reader  = "msb-test-reader"  // prints what it reads, until its end
 )
 
 func TestMain(m *testing.M) {
@@ -30,10 +37,24 @@ func TestMain(m *testing.M) {
 	case sleeper:
 		time.Sleep(time.Hour)
 	case leaver:
-		if err := exec.Command(filepath.Join(os.Getenv("TOOLS"), sleeper)).Start(); err != nil {
+		cmd := exec.Command(filepath.Join(os.Getenv("TOOLS"), sleeper))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := cmd.Start(); err != nil {
 			os.Exit(2)
 		}
 		os.Exit(3)
+	case teller:
+		tell()
+	case hungUp:
+		awaitHangup()
+	case deaf:
+		signal.Ignore(unix.SIGHUP)
+		fmt.Println("waiting")
+		time.Sleep(time.Hour)
+	case reader:
+		text, err := io.ReadAll(os.Stdin)
+		fmt.Printf("read %q %v\n", text, err)
+		os.Exit(4)
 	}
 	os.Exit(m.Run())
 }
@@ -61,7 +82,7 @@ func inGuest(t *testing.T, f func(share string)) {
 			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 			unix.Mount("tmpfs", "/run", "tmpfs", 0, ""),
 			os.MkdirAll(api.SharePath(share), 0o755))
-		for _, name := range []string{sleeper, leaver} {
+		for _, name := range []string{sleeper, leaver, teller, hungUp, deaf, reader} {
 			err = errors.Join(err, os.WriteFile(filepath.Join(api.SharePath(share), name), self, 0o755))
 		}
 		if err == nil {

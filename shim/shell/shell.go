@@ -43,7 +43,12 @@ func New(pod *pod.Pod) *Service { return &Service{pod, make(chan struct{}, maxPr
 
 // Run implements the Shell service. The caller is who may connect to the shim's socket: ttrpc
 // takes none but this process's user, which is root.
-func (s *Service) Run(ctx context.Context, r *api.RunRequest) (_ *api.RunResponse, err error) {
+func (s *Service) Run(ctx context.Context, r *api.RunRequest) (*api.RunResponse, error) {
+	return s.serve(ctx, r, nil)
+}
+
+// serve runs a program, in a terminal if there is one.
+func (s *Service) serve(ctx context.Context, r *api.RunRequest, t *terminal) (*api.RunResponse, error) {
 	sb, err := s.pod.Sandbox()
 	if err != nil {
 		return nil, err
@@ -67,7 +72,7 @@ func (s *Service) Run(ctx context.Context, r *api.RunRequest) (_ *api.RunRespons
 	id := rand.Text()
 	logger := log.G(ctx).WithField("shell", id)
 	logger.Warnf("root's process %d runs a program in the guest, outside of all containers: %q of %s", r.GetPid(), r.GetArgs(), r.GetTools())
-	status, err := run(ctx, sb, id, r)
+	status, err := run(ctx, sb, id, r, t)
 	if err != nil {
 		logger.WithError(err).Warn("the program in the guest has failed")
 		return nil, err
@@ -77,14 +82,16 @@ func (s *Service) Run(ctx context.Context, r *api.RunRequest) (_ *api.RunRespons
 }
 
 // run runs a program, with a share of its own if no container has the same.
-func run(ctx context.Context, sb *sandbox.Sandbox, id string, r *api.RunRequest) (status uint32, err error) {
+func run(ctx context.Context, sb *sandbox.Sandbox, id string, r *api.RunRequest, t *terminal) (status uint32, err error) {
 	shared, err := add(sb, r.GetTools())
 	if err != nil {
 		return 0, err
 	}
 	ending := context.WithoutCancel(ctx) // what was begun is undone when the caller has gone, too
 	defer func() { err = errors.Join(err, remove(ending, sb, id, shared)) }()
-	streams, err := stdio.Open(ctx, sb.Guest, id, stdio.Config{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Mounts: sb.HostMounts()})
+	streams, err := stdio.Open(ctx, sb.Guest, id, stdio.Config{
+		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: t != nil, Mounts: sb.HostMounts(),
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -94,13 +101,22 @@ func run(ctx context.Context, sb *sandbox.Sandbox, id string, r *api.RunRequest)
 			log.G(ctx).WithError(closeErr).Debug("closing a program's streams in the guest")
 		}
 	}()
-	conn, err := sb.Guest.Dial(ctx, &guestapi.StreamHeader{Purpose: &guestapi.StreamHeader_Shell{Shell: &guestapi.ShellStream{
+	header := &guestapi.ShellStream{
 		Share: shared.Tag, Args: r.GetArgs(), Stdin: name(streams.Stdin), Stdout: name(streams.Stdout), Stderr: name(streams.Stderr),
-	}}})
+	}
+	if t != nil {
+		header.Terminal = t.Terminal
+	}
+	conn, err := sb.Guest.Dial(ctx, &guestapi.StreamHeader{Purpose: &guestapi.StreamHeader_Shell{Shell: header}})
 	if err != nil {
 		return 0, err
 	}
 	defer leave(conn)
+	if t != nil {
+		forwarding, stop := context.WithCancel(ctx)
+		defer stop()
+		go t.forward(forwarding, conn)
+	}
 	if err := streams.StartInput(); err != nil {
 		return 0, err
 	}

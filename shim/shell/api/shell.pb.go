@@ -24,6 +24,77 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type TerminalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Set in the first message. There is no stderr.
+	Run *RunRequest `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	// Set in the first message: $TERM of the caller's terminal.
+	Term string `protobuf:"bytes,2,opt,name=term,proto3" json:"term,omitempty"`
+	// In characters, 0 if it is not known and 65535 at most.
+	Rows          uint32 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	Columns       uint32 `protobuf:"varint,4,opt,name=columns,proto3" json:"columns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalRequest) Reset() {
+	*x = TerminalRequest{}
+	mi := &file_shim_shell_api_shell_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalRequest) ProtoMessage() {}
+
+func (x *TerminalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_shell_api_shell_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalRequest.ProtoReflect.Descriptor instead.
+func (*TerminalRequest) Descriptor() ([]byte, []int) {
+	return file_shim_shell_api_shell_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *TerminalRequest) GetRun() *RunRequest {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+func (x *TerminalRequest) GetTerm() string {
+	if x != nil {
+		return x.Term
+	}
+	return ""
+}
+
+func (x *TerminalRequest) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *TerminalRequest) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
 type RunRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A directory of the host that the guest is given, read-only, as long as the program runs.
@@ -42,7 +113,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_shim_shell_api_shell_proto_msgTypes[0]
+	mi := &file_shim_shell_api_shell_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -54,7 +125,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_shell_api_shell_proto_msgTypes[0]
+	mi := &file_shim_shell_api_shell_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -67,7 +138,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_shim_shell_api_shell_proto_rawDescGZIP(), []int{0}
+	return file_shim_shell_api_shell_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *RunRequest) GetTools() string {
@@ -121,7 +192,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_shim_shell_api_shell_proto_msgTypes[1]
+	mi := &file_shim_shell_api_shell_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -133,7 +204,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_shell_api_shell_proto_msgTypes[1]
+	mi := &file_shim_shell_api_shell_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -146,7 +217,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_shim_shell_api_shell_proto_rawDescGZIP(), []int{1}
+	return file_shim_shell_api_shell_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RunResponse) GetStatus() uint32 {
@@ -160,7 +231,12 @@ var File_shim_shell_api_shell_proto protoreflect.FileDescriptor
 
 const file_shim_shell_api_shell_proto_rawDesc = "" +
 	"\n" +
-	"\x1ashim/shell/api/shell.proto\x12\fmsb.shell.v1\"\x8e\x01\n" +
+	"\x1ashim/shell/api/shell.proto\x12\fmsb.shell.v1\"\x7f\n" +
+	"\x0fTerminalRequest\x12*\n" +
+	"\x03run\x18\x01 \x01(\v2\x18.msb.shell.v1.RunRequestR\x03run\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\tR\x04term\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\rR\x04rows\x12\x18\n" +
+	"\acolumns\x18\x04 \x01(\rR\acolumns\"\x8e\x01\n" +
 	"\n" +
 	"RunRequest\x12\x14\n" +
 	"\x05tools\x18\x01 \x01(\tR\x05tools\x12\x12\n" +
@@ -170,9 +246,10 @@ const file_shim_shell_api_shell_proto_rawDesc = "" +
 	"\x06stderr\x18\x05 \x01(\tR\x06stderr\x12\x10\n" +
 	"\x03pid\x18\x06 \x01(\x05R\x03pid\"%\n" +
 	"\vRunResponse\x12\x16\n" +
-	"\x06status\x18\x01 \x01(\rR\x06status2C\n" +
+	"\x06status\x18\x01 \x01(\rR\x06status2\x92\x01\n" +
 	"\x05Shell\x12:\n" +
-	"\x03Run\x12\x18.msb.shell.v1.RunRequest\x1a\x19.msb.shell.v1.RunResponseB?Z=github.com/msb-runtime/containerd-shim-msb/shim/shell/api;apib\x06proto3"
+	"\x03Run\x12\x18.msb.shell.v1.RunRequest\x1a\x19.msb.shell.v1.RunResponse\x12M\n" +
+	"\rRunInTerminal\x12\x1d.msb.shell.v1.TerminalRequest\x1a\x19.msb.shell.v1.RunResponse(\x010\x01B?Z=github.com/msb-runtime/containerd-shim-msb/shim/shell/api;apib\x06proto3"
 
 var (
 	file_shim_shell_api_shell_proto_rawDescOnce sync.Once
@@ -186,19 +263,23 @@ func file_shim_shell_api_shell_proto_rawDescGZIP() []byte {
 	return file_shim_shell_api_shell_proto_rawDescData
 }
 
-var file_shim_shell_api_shell_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_shim_shell_api_shell_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_shim_shell_api_shell_proto_goTypes = []any{
-	(*RunRequest)(nil),  // 0: msb.shell.v1.RunRequest
-	(*RunResponse)(nil), // 1: msb.shell.v1.RunResponse
+	(*TerminalRequest)(nil), // 0: msb.shell.v1.TerminalRequest
+	(*RunRequest)(nil),      // 1: msb.shell.v1.RunRequest
+	(*RunResponse)(nil),     // 2: msb.shell.v1.RunResponse
 }
 var file_shim_shell_api_shell_proto_depIdxs = []int32{
-	0, // 0: msb.shell.v1.Shell.Run:input_type -> msb.shell.v1.RunRequest
-	1, // 1: msb.shell.v1.Shell.Run:output_type -> msb.shell.v1.RunResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: msb.shell.v1.TerminalRequest.run:type_name -> msb.shell.v1.RunRequest
+	1, // 1: msb.shell.v1.Shell.Run:input_type -> msb.shell.v1.RunRequest
+	0, // 2: msb.shell.v1.Shell.RunInTerminal:input_type -> msb.shell.v1.TerminalRequest
+	2, // 3: msb.shell.v1.Shell.Run:output_type -> msb.shell.v1.RunResponse
+	2, // 4: msb.shell.v1.Shell.RunInTerminal:output_type -> msb.shell.v1.RunResponse
+	3, // [3:5] is the sub-list for method output_type
+	1, // [1:3] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_shim_shell_api_shell_proto_init() }
@@ -212,7 +293,7 @@ func file_shim_shell_api_shell_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_shell_api_shell_proto_rawDesc), len(file_shim_shell_api_shell_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

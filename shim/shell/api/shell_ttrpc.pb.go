@@ -9,6 +9,29 @@ import (
 
 type ShellService interface {
 	Run(context.Context, *RunRequest) (*RunResponse, error)
+	RunInTerminal(context.Context, Shell_RunInTerminalServer) error
+}
+
+type Shell_RunInTerminalServer interface {
+	Send(*RunResponse) error
+	Recv() (*TerminalRequest, error)
+	ttrpc.StreamServer
+}
+
+type shellRunInTerminalServer struct {
+	ttrpc.StreamServer
+}
+
+func (x *shellRunInTerminalServer) Send(m *RunResponse) error {
+	return x.StreamServer.SendMsg(m)
+}
+
+func (x *shellRunInTerminalServer) Recv() (*TerminalRequest, error) {
+	m := new(TerminalRequest)
+	if err := x.StreamServer.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func RegisterShellService(srv *ttrpc.Server, svc ShellService) {
@@ -22,14 +45,28 @@ func RegisterShellService(srv *ttrpc.Server, svc ShellService) {
 				return svc.Run(ctx, &req)
 			},
 		},
+		Streams: map[string]ttrpc.Stream{
+			"RunInTerminal": {
+				Handler: func(ctx context.Context, stream ttrpc.StreamServer) (interface{}, error) {
+					return nil, svc.RunInTerminal(ctx, &shellRunInTerminalServer{stream})
+				},
+				StreamingClient: true,
+				StreamingServer: true,
+			},
+		},
 	})
+}
+
+type ShellClient interface {
+	Run(context.Context, *RunRequest) (*RunResponse, error)
+	RunInTerminal(context.Context) (Shell_RunInTerminalClient, error)
 }
 
 type shellClient struct {
 	client *ttrpc.Client
 }
 
-func NewShellClient(client *ttrpc.Client) ShellService {
+func NewShellClient(client *ttrpc.Client) ShellClient {
 	return &shellClient{
 		client: client,
 	}
@@ -41,4 +78,38 @@ func (c *shellClient) Run(ctx context.Context, req *RunRequest) (*RunResponse, e
 		return nil, err
 	}
 	return &resp, nil
+}
+
+func (c *shellClient) RunInTerminal(ctx context.Context) (Shell_RunInTerminalClient, error) {
+	stream, err := c.client.NewStream(ctx, &ttrpc.StreamDesc{
+		StreamingClient: true,
+		StreamingServer: true,
+	}, "msb.shell.v1.Shell", "RunInTerminal", nil)
+	if err != nil {
+		return nil, err
+	}
+	x := &shellRunInTerminalClient{stream}
+	return x, nil
+}
+
+type Shell_RunInTerminalClient interface {
+	Send(*TerminalRequest) error
+	Recv() (*RunResponse, error)
+	ttrpc.ClientStream
+}
+
+type shellRunInTerminalClient struct {
+	ttrpc.ClientStream
+}
+
+func (x *shellRunInTerminalClient) Send(m *TerminalRequest) error {
+	return x.ClientStream.SendMsg(m)
+}
+
+func (x *shellRunInTerminalClient) Recv() (*RunResponse, error) {
+	m := new(RunResponse)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
 }

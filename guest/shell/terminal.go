@@ -1,0 +1,135 @@
+package shell
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+)
+
+// A terminal is a program's pseudoterminal (pty(7)), with the streams of what is typed and shown
+// there.
+type terminal struct {
+	master  *os.File
+	in, out *os.File
+	shown   chan struct{} // closed when the terminal is copied to out no more
+}
+
+// chunk is how much of a terminal is copied at once, in bytes: what its kernel holds.
+const chunk = 4 << 10
+
+// openTerminal makes a terminal, and returns the program's side too, which the caller closes when the
+// program has it. It owns the streams.
+func openTerminal(size *api.WindowSize, in, out *os.File) (_ *terminal, slave *os.File, err error) {
+	// Not by containerd/console: its reads could not be ended.
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &terminal{master: master, in: in, out: out, shown: make(chan struct{})}
+	err = t.control(func(fd int) error {
+		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+			return os.NewSyscallError("TIOCSPTLCK", err)
+		}
+		// By the descriptor: no path leads astray.
+		peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+		if errno != 0 {
+			return os.NewSyscallError("TIOCGPTPEER", errno)
+		}
+		slave = os.NewFile(peer, "terminal")
+		return nil
+	})
+	if err == nil {
+		err = t.resize(size)
+	}
+	if err != nil {
+		master.Close()
+		if slave != nil {
+			slave.Close()
+		}
+		return nil, nil, err
+	}
+	return t, slave, nil
+}
+
+// control calls f with the descriptor, which os.File keeps for as long.
+func (t *terminal) control(f func(fd int) error) error {
+	raw, err := t.master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	err = raw.Control(func(fd uintptr) { result = f(int(fd)) })
+	return errors.Join(err, result)
+}
+
+// resize changes the size: the group in the foreground is sent SIGWINCH.
+func (t *terminal) resize(size *api.WindowSize) error {
+	return t.control(func(fd int) error {
+		return os.NewSyscallError("TIOCSWINSZ", unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.GetRows()), Col: uint16(size.GetColumns())}))
+	})
+}
+
+// follow begins to copy what is typed and what is shown.
+func (t *terminal) follow() {
+	go func() {
+		defer close(t.shown)
+		_, _ = io.CopyBuffer(onlyWriter{t.out}, onlyReader{t.master}, make([]byte, chunk))
+	}()
+	go func() {
+		if _, err := io.CopyBuffer(onlyWriter{t.master}, onlyReader{t.in}, make([]byte, chunk)); err == nil {
+			// There is no end of input but the character for it (termios(3), VEOF).
+			_, _ = t.master.Write([]byte{'D' - '@'})
+		}
+	}()
+}
+
+// hangUp is the end of who sits before the terminal: the group in the foreground is sent SIGHUP, and
+// so is the session's leader by the kernel, for whom the terminal is no more.
+func (t *terminal) hangUp() {
+	_ = t.control(func(fd int) error {
+		group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+		if err == nil && group > 1 {
+			err = unix.Kill(-group, unix.SIGHUP)
+		}
+		return err
+	})
+	_ = t.master.Close()
+}
+
+// close hands over what has been shown until now, and closes the terminal and its streams. Somebody
+// who has left the session may have it open still, and is not waited for.
+func (t *terminal) close() {
+	_ = t.master.SetReadDeadline(time.Unix(1, 0))
+	<-t.shown
+	_ = t.control(func(fd int) error {
+		text := make([]byte, chunk)
+		for {
+			// It does not block: there is nothing more, or nobody who could print (EIO).
+			n, err := unix.Read(fd, text)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if n <= 0 || err != nil {
+				return err
+			}
+			if _, err := t.out.Write(text[:n]); err != nil {
+				return err
+			}
+		}
+	})
+	t.in.Close()
+	t.out.Close()
+	t.master.Close()
+}
+
+// onlyReader and onlyWriter hide methods by which io.CopyBuffer would move bytes without its buffer,
+// in ways that a terminal has not.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
