@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -89,7 +90,7 @@ func again(ctx context.Context, pauses []time.Duration, try func() error) error 
 }
 
 // errLowMemory says that a spare would leave too little of the host's memory to others.
-var errLowMemory = errors.New("the host has not twice its memory available: have fewer spares, or smaller ones")
+var errLowMemory = fmt.Errorf("the host has not twice its memory available: have fewer spares, or smaller ones: %w", errdefs.ErrResourceExhausted)
 
 // fill makes spares of a size, one after the other, until so many wait. There are never more than
 // the configuration says.
