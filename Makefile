@@ -243,7 +243,7 @@ kubernetes: $(KUBERNETES)/kubelet
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:
 # they are under QEMU alone. The table of the contract says host or guest for their lines.
-NOT_THE_VMM := TestClientKilled|TestMsbctl|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestSpareHandOver|^TestSpares$$/(of|killed|drained)|TestShieldKilled|TestShimKilled/exited|TestTerminal|TestTraces|TestTransfer|TestUpgrade|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
+NOT_THE_VMM := TestClientKilled|TestMsbctl|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestResolvers|TestResourceLimits|TestSharedPID|TestSpareFill|TestSpareHandOver|^TestSpares$$/(of|killed|drained)|TestShieldKilled|TestShimKilled/exited|TestTerminal|TestTraces|TestTransfer|TestUpgrade|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
 
 test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
@@ -364,9 +364,11 @@ DOC := doc/containerd-shim-msb
 SHARED = man/man8/msbctl.8 man/man8/containerd-shim-msb-v2.8 \
 	bash-completion/completions/msbctl $(ZSH_FUNCTIONS)/_msbctl fish/vendor_completions.d/msbctl.fish \
 	$(addprefix $(DOC)/,LICENSE NOTICE CHANGELOG.md examples/config.toml examples/containerd.toml examples/containerd-1.7.toml)
+UNITS := $(addprefix lib/systemd/system/,msb-spares.service msb-spares.timer)
 
-install: build share install-kit ## install the shim, msbctl, the kit, manual and completions below PREFIX (default /usr/local)
+install: build share install-kit ## install the shim, msbctl, the kit, manual, completions and units below PREFIX (default /usr/local)
 	@for file in $(SHARED); do install -D -m 0644 $(SHARE)/$$file $(DESTDIR)$(PREFIX)/share/$$file; done
+	@for file in $(UNITS); do install -D -m 0644 deploy/systemd/$${file##*/} $(DESTDIR)$(PREFIX)/$$file; done
 	@echo "==> installed containerd-shim-msb-v2 and msbctl in $(DESTDIR)$(PREFIX)/bin, and $(DESTDIR)$(PREFIX)/lib/msb"
 
 # What a container needs.
@@ -381,7 +383,7 @@ install-kit: build
 uninstall: ## remove what install put there
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,$(notdir $(KIT_PROGRAMS) $(KIT_FILES) $(KRUN) $(VIRTIOFSD)) libkrunfw.so.5)
-	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(SHARED))
+	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(SHARED)) $(addprefix $(DESTDIR)$(PREFIX)/,$(UNITS))
 	@for dir in lib/msb share/$(DOC)/examples share/$(DOC); do \
 		if [ -d $(DESTDIR)$(PREFIX)/$$dir ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/$$dir; fi; done
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
@@ -397,7 +399,7 @@ packages: build deps-krun deps-qemu ## build packages for Debian and RPM, an arc
 	@hack/packages/build $(OUTPUT) $(PACKAGES)
 
 test-packages: ## install, upgrade and remove the packages of "make packages" in empty roots (root)
-	@$(DEPS) rpm dpkg-deb
+	@$(DEPS) rpm dpkg-deb systemd
 	@hack/packages/test $(OUTPUT) $(PACKAGES)
 
 image: build deps-krun deps-qemu ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)

@@ -28,6 +28,9 @@ func main() {
 		if host.Spare == nil {
 			return
 		}
+	case spare.IsFill():
+		exitIf(spare.Fill())
+		return
 	case manager.IsDaemon():
 		exitIf(mountns.Isolate())
 		host.Mounts = manager.HostMounts()

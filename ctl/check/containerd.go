@@ -3,10 +3,8 @@ package check
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,13 +15,14 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
 )
 
 // runtimeName is this runtime's, for containerd's clients.
@@ -34,7 +33,7 @@ func lookAtContainerd(ctx context.Context, address string) (c Containerd, pid in
 	c.Address = address
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if pid, c.Err = peerOf(ctx, address); c.Err != nil {
+	if pid, c.Err = survey.PeerOf(ctx, address); c.Err != nil {
 		return c, 0
 	}
 	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -56,26 +55,6 @@ func lookAtContainerd(ctx context.Context, address string) (c Containerd, pid in
 		c.Handlers = askForHandlers(ctx, conn)
 	}
 	return c, pid
-}
-
-// peerOf is the process behind a socket.
-func peerOf(ctx context.Context, path string) (pid int, err error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	controlErr := raw.Control(func(fd uintptr) {
-		var credentials *unix.Ucred
-		if credentials, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(credentials.Pid)
-		}
-	})
-	return pid, errors.Join(controlErr, err)
 }
 
 // askForRuntime has containerd run the shim, for what that says of itself. Before 2.0 it

@@ -34,8 +34,8 @@ the containers are. Most of it needs root.
 
 Every command that answers something has --json.
 
-Exit codes: 0 all is well; 1 an error, of check a warning, or of spare drain one that has not ended;
-2 of check something missing; 64 a command line that is wrong.`
+Exit codes: 0 all is well; 1 an error, of check a warning, of spare drain one that has not ended, or of
+spare fill one that could not be made; 2 of check something missing; 64 a command line that is wrong.`
 
 // Main runs the program's command line, and returns its exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {

@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/urfave/cli/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
 
 func spareCommand() *cli.Command {
@@ -24,6 +27,25 @@ func spareCommand() *cli.Command {
 				Description: `RESIDENT is what all processes of a spare have of the host's memory, MEMORY what its guest has.
 The states: booting; waiting, to be used; ending; dead, when it was killed and its directory is left.`,
 				Flags: []cli.Flag{ofContainerdFlag(), jsonFlag()}, Action: spareLs,
+			},
+			{
+				Name: "fill", Usage: "have spares made, and wait until they are ready",
+				Description: `They are made as a shim makes them whose container has started, and are for the containerd
+at --address, which is as its configuration has it: with its environment, limits, control groups and
+mounts. Until as many wait as [spare] count says, or --count, but never more than [spare] max of all
+sizes. Their size is that of a VM whose container has no limits, or the one given, as ls prints it.
+What waits then is printed, as by ls.
+
+If this is ended before, no more are made, and the one that boots becomes a spare as any other.
+
+Exit codes: 0 they wait; 1 one could not be made, or spares are off, or another error.`,
+				Flags: []cli.Flag{
+					addressFlag(), configFlag(), jsonFlag(),
+					&cli.IntFlag{Name: "cpus", Usage: "of VMs with `N` CPUs"},
+					&cli.StringFlag{Name: "memory", Usage: "of VMs with memory of `SIZE`, such as 512MiB"},
+					&cli.IntFlag{Name: "count", Usage: "until `N` of the size wait"},
+				},
+				Action: spareFill,
 			},
 			{
 				Name: "drain", Usage: "end all spares that no container uses, and take away what dead ones have left",
@@ -65,6 +87,64 @@ func spareLs(_ context.Context, c *cli.Command) error {
 		return printJSON(c.Root().Writer, spares)
 	}
 	return listSpares(c.Root().Writer, spares, time.Now())
+}
+
+func spareFill(ctx context.Context, c *cli.Command) error {
+	if _, err := arguments(c, 0, 0); err != nil {
+		return err
+	}
+	request, err := fillRequest(c)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errNotRoot
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	filled := survey.FillSpares(ctx, filepath.Join(filepath.Dir(self), "containerd-shim-msb-v2"), request)
+	if errors.Is(filled, context.Canceled) {
+		return filled
+	}
+	spares, err := survey.Host{Proc: "/proc"}.Spares(spare.Root, request.Address)
+	if err != nil {
+		return errors.Join(filled, err)
+	}
+	if c.Bool("json") {
+		return errors.Join(filled, printJSON(c.Root().Writer, spares))
+	}
+	if filled != nil && len(spares) == 0 {
+		return filled
+	}
+	return errors.Join(filled, listSpares(c.Root().Writer, spares, time.Now()))
+}
+
+// fillRequest is what a command line asks for.
+func fillRequest(c *cli.Command) (r spare.Request, err error) {
+	for _, flag := range []string{"cpus", "count"} {
+		if c.IsSet(flag) && c.Int(flag) < 1 {
+			return r, usageError{fmt.Errorf("--%s is %d and must be at least 1", flag, c.Int(flag))}
+		}
+	}
+	if text := c.String("memory"); c.IsSet("memory") {
+		if r.Size.Memory, err = units.RAMInBytes(text); err != nil {
+			return r, usageError{fmt.Errorf("--memory %q is not a size such as 512MiB", text)}
+		}
+		if r.Size.Memory < spec.Overhead {
+			return r, usageError{fmt.Errorf("--memory %s is less than the %s that a guest needs", text, size(spec.Overhead))}
+		}
+	}
+	if path := c.String("config"); path != "" {
+		if r.Config, err = filepath.Abs(path); err != nil {
+			return r, err
+		}
+	}
+	r.Address = strings.TrimPrefix(c.String("address"), "unix://")
+	r.Events = r.Address + ".ttrpc"
+	r.Size.CPUs, r.Count = c.Int("cpus"), c.Int("count")
+	return r, nil
 }
 
 func listSpares(out io.Writer, spares []survey.Spare, now time.Time) error {

@@ -49,6 +49,19 @@ func TestSpareCommands(t *testing.T) {
 			t.Errorf("spare %s: code %d, %q, %q", args, code, stdout, stderr)
 		}
 	}
+	for args, want := range map[string]string{
+		"--count 0": "--count is 0 and must be at least 1", "--cpus -1": "--cpus is -1 and must be at least 1",
+		"--memory many": `--memory "many" is not a size such as 512MiB`, "--memory 64MiB": "--memory 64MiB is less than the 128MiB that a guest needs",
+		"--memory -1": "--memory", "more": "1 arguments",
+	} {
+		stdout, stderr, code := run(t, append([]string{"spare", "fill", "--address", "/no/such"}, strings.Fields(args)...)...)
+		if code != exitUsage || stdout != "" || !strings.Contains(stderr, want) {
+			t.Errorf("spare fill %s: code %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+	if stdout, stderr, code := run(t, "spare", "fill", "--address", "/no/such", "--json"); code != exitFailed || stdout != "[]\n" || !strings.Contains(stderr, "is not there") {
+		t.Errorf("spare fill: code %d, %q, %q", code, stdout, stderr)
+	}
 	if _, stderr, code := run(t, "spare", "drian"); code != exitUsage || !strings.Contains(stderr, "did you mean drain?") {
 		t.Errorf("code %d, %q", code, stderr)
 	}

@@ -138,6 +138,18 @@ func (g *Group) Outside(start func(*syscall.SysProcAttr) error) error {
 	return nil
 }
 
+// Join moves this process to where another is.
+func Join(pid int) error {
+	join := join1
+	if cgroups.Mode() == cgroups.Unified {
+		join = join2
+	}
+	if err := join(pid); err != nil {
+		return fmt.Errorf("joining the control groups of process %d: %w", pid, err)
+	}
+	return nil
+}
+
 // Close moves this process back and removes the group, whose other processes
 // have ended.
 func (g *Group) Close() error {

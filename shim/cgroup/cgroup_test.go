@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -83,6 +84,25 @@ func TestGroup(t *testing.T) {
 	})
 	if err != nil || string(output) != before {
 		t.Errorf("a child outside is in %s, %v, want\n%s", output, err, before)
+	}
+	outside := exec.Command("sleep", "100")
+	if err := thread.Run(func() error {
+		return group.Outside(func(attributes *syscall.SysProcAttr) error {
+			outside.SysProcAttr = attributes
+			return outside.Start()
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := Join(outside.Process.Pid); err != nil || membership(t) != before {
+		t.Errorf("joining a process outside: %v, in\n%s", err, membership(t))
+	}
+	if err := errors.Join(outside.Process.Kill(), group.enter(os.Getpid())); err != nil {
+		t.Fatal(err)
+	}
+	_ = outside.Wait()
+	if err := Join(outside.Process.Pid); err == nil {
+		t.Error("joining a process that has ended succeeds")
 	}
 	if value := quotaOf(t, path); value != "50000" {
 		t.Errorf("quota %s", value)

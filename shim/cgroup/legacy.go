@@ -3,8 +3,10 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -21,11 +23,7 @@ type legacy struct {
 }
 
 func open1(path string, limits limits) (_ hierarchy, missing []string, err error) {
-	here, err := homePath()
-	if err != nil {
-		return nil, nil, err
-	}
-	home, err := cgroup1.Load(here, cgroup1.WithHierarchy(mounted))
+	home, err := groupsOf("self")
 	if err != nil {
 		return nil, nil, fmt.Errorf("the shim's own groups, which it goes back to: %w", err)
 	}
@@ -44,13 +42,30 @@ func open1(path string, limits limits) (_ hierarchy, missing []string, err error
 	return legacy{path, group, home}, missing, nil
 }
 
-// homePath is where this process is in each hierarchy, as seen from the root of its mount. One
-// that is not mounted here, such as systemd's of a container that runs systemd, is left out.
-func homePath() (cgroup1.Path, error) {
-	const self = "/proc/self/cgroup"
-	paths, err := cgroup1.ParseCgroupFile(self)
+func join1(pid int) error {
+	groups, err := groupsOf(strconv.Itoa(pid))
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", self, err)
+		return err
+	}
+	return groups.AddProc(uint64(os.Getpid()))
+}
+
+// groupsOf are those that a process, a directory of /proc, is in.
+func groupsOf(process string) (cgroup1.Cgroup, error) {
+	path, err := pathOf(filepath.Join("/proc", process, "cgroup"))
+	if err != nil {
+		return nil, err
+	}
+	return cgroup1.Load(path, cgroup1.WithHierarchy(mounted))
+}
+
+// pathOf is where a process is in each hierarchy, as seen from the root of its mount, by its file
+// (cgroups(7)). One that is not mounted here, such as systemd's of a container that runs systemd, is
+// left out.
+func pathOf(file string) (cgroup1.Path, error) {
+	paths, err := cgroup1.ParseCgroupFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup"))
 	if err != nil {
@@ -65,7 +80,7 @@ func homePath() (cgroup1.Path, error) {
 			}
 			below, err := filepath.Rel(root, path)
 			if err != nil {
-				return "", fmt.Errorf("%s: %s of %s is not below its mount's root %s: %w", self, path, option, root, err)
+				return "", fmt.Errorf("%s: %s of %s is not below its mount's root %s: %w", file, path, option, root, err)
 			}
 			return filepath.Join("/", below), nil
 		}

@@ -19,11 +19,7 @@ type unified struct {
 const unifiedRoot = "/sys/fs/cgroup"
 
 func open2(path string, limits limits) (_ hierarchy, missing []string, err error) {
-	here, err := cgroup2.PidGroupPath(os.Getpid())
-	if err != nil {
-		return nil, nil, err
-	}
-	home, err := cgroup2.Load(here)
+	home, here, err := groupOf(os.Getpid())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -37,6 +33,23 @@ func open2(path string, limits limits) (_ hierarchy, missing []string, err error
 		return nil, nil, errors.Join(err, group.Delete())
 	}
 	return u, missing, nil
+}
+
+// groupOf is the one that a process is in, and its path.
+func groupOf(pid int) (group *cgroup2.Manager, path string, err error) {
+	if path, err = cgroup2.PidGroupPath(pid); err != nil {
+		return nil, "", err
+	}
+	group, err = cgroup2.Load(path)
+	return group, path, err
+}
+
+func join2(pid int) error {
+	group, _, err := groupOf(pid)
+	if err != nil {
+		return err
+	}
+	return group.AddProc(uint64(os.Getpid()))
 }
 
 // limit sets what the group's controllers can, after turning all of them on.

@@ -75,7 +75,7 @@ func arguments(params *bootapi.BootstrapParams) []string {
 }
 
 func environment(tracing config.Tracing, began time.Time) []string {
-	return append(os.Environ(), "GOMAXPROCS=4", daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10), trace.Endpoint+"="+tracing.Endpoint)
+	return append(os.Environ(), spare.Processors, daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10), trace.Endpoint+"="+tracing.Endpoint)
 }
 
 // takeDaemon hands what a daemon needs over to a spare of a size; nil if there is none.

@@ -100,31 +100,34 @@ func daemonFor(params *bootapi.BootstrapParams, configuration config.Config, beg
 	return startDaemon(params, configuration.Tracing, began)
 }
 
-// spareFor is a spare of the size that the bundle's container asks for; nil if there is none.
-// What is wrong with the container is told by Create.
+// spareFor is a spare that fits the bundle's container; nil if there is none. What is wrong with
+// the container is told by Create.
 func spareFor(params *bootapi.BootstrapParams, configuration config.Config, began time.Time) (*daemon, error) {
 	pool, err := spare.Open(configuration, params.GetContainerdGrpcAddress(), mountns.Namespace{})
 	if err != nil {
 		return nil, nil
 	}
-	size, err := sizeOf(".", configuration)
-	if err != nil {
+	size, fits, err := sparedSize(".", configuration)
+	if err != nil || !fits {
 		return nil, nil
 	}
 	return takeDaemon(pool, size, params, configuration.Tracing, began)
 }
 
-// sizeOf is the size of the VM for a bundle's container. Of a sandbox of the Sandbox API it is
-// not known yet: most have the default.
-func sizeOf(bundle string, configuration config.Config) (spec.Size, error) {
+// sparedSize is the size of the VM for a bundle's container, and tells whether that may be a
+// spare: one that is handed over to a container which needs another VM is lost. Of a sandbox of
+// the Sandbox API nothing is known yet: most have the default size, and a network of their own.
+func sparedSize(bundle string, configuration config.Config) (size spec.Size, fits bool, err error) {
 	plan, err := spec.Load(bundle)
 	if errors.Is(err, os.ErrNotExist) {
-		return sandbox.DefaultSize(configuration.VM), nil
+		return sandbox.DefaultSize(configuration.VM), true, nil
 	}
 	if err != nil {
-		return spec.Size{}, err
+		return spec.Size{}, false, err
 	}
-	return sandbox.SizeOf(configuration.VM, plan.Size)
+	size, err = sandbox.SizeOf(configuration.VM, plan.Size)
+	refused := len(plan.HostNamespaces()) > 0 && !configuration.Compat.VMForHost()
+	return size, !refused && sandbox.Config{Network: plan.Network(), Users: plan.Users()}.TakesSpare(), err
 }
 
 // result tells containerd where a shim is, that it speaks version 3 of the Task API, and which

@@ -86,9 +86,12 @@ func (h Host) platform(address, events string) func(config.Config) sandbox.Platf
 	return func(config config.Config) sandbox.Platform {
 		platform := sandbox.PlatformOf(config)
 		platform.Mounts, platform.Spare = h.Mounts, h.Spare
-		platform.Refill = func(p *sandbox.Prepared, ordered func()) {
+		if config.Spare.Count == 0 {
+			return platform
+		}
+		platform.Refill = func(ctx context.Context, p *sandbox.Prepared, ordered func()) {
 			maker := spare.Maker{Address: address, Events: events, Mounts: h.Mounts, Outside: p.Outside}
-			if err := maker.Refill(".", config, p.Size(), ordered); err != nil {
+			if err := maker.Refill(ctx, ".", p.Size(), ordered); err != nil {
 				log.L.WithError(err).Warn("the next container's VM boots when it is needed")
 			}
 		}

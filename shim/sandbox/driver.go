@@ -54,10 +54,10 @@ type Platform struct {
 	// Spare is a VM that runs already and waits to become the first that is prepared; nil if
 	// there is none.
 	Spare *Spare
-	// Refill sees to it that there is a spare of the size of a VM that runs; nil: nobody does.
-	// It calls ordered, which may be called more than once, when what it has begun goes on
-	// without this process.
-	Refill func(p *Prepared, ordered func())
+	// Refill sees to it that there is a spare of the size of a VM that runs, as long as the
+	// context lasts; nil: nobody does. It calls ordered, which may be called more than once, when
+	// what it has begun goes on without this process.
+	Refill func(ctx context.Context, p *Prepared, ordered func())
 	// Shell lets the host's operator run programs in the guest.
 	Shell bool
 	// ClockJumps tells when the host's clock is set (clockset.Notify); nil: nobody does.

@@ -76,8 +76,8 @@ func (s *Sandbox) watchFiles() {
 // milliseconds.
 const orderTime = 5 * time.Second
 
-// Refill sees to it, once, that the next VM of this size can be a spare. The VM's end waits until
-// one is ordered: of a container that ends at once, the shim ends as soon.
+// Refill sees to it, once and until this VM ends, that the next one of its size can be a spare. The
+// end waits until one is ordered: of a container that ends at once, the shim ends as soon.
 func (s *Sandbox) Refill() {
 	refill := s.platform.Refill
 	if refill == nil {
@@ -93,9 +93,14 @@ func (s *Sandbox) Refill() {
 			return nil
 		})
 		order := sync.OnceFunc(func() { close(ordered) })
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() {
+			<-s.Done()
+			cancel()
+		}()
 		go func() {
 			defer order()
-			refill(s.Prepared, order)
+			refill(ctx, s.Prepared, order)
 		}()
 	})
 }

@@ -94,8 +94,8 @@ func (s *Spare) Close() error {
 }
 
 // take is the spare's place, once, for a VM that is to be as config says; nil if there is
-// none, or if it does not fit and was closed. What is decided when a VM boots cannot be
-// changed: its size, the host's network, and a user namespace.
+// none, or if it does not fit and was closed. "start" looks for one only for what it knows to
+// fit. It does not know what a sandbox of the Sandbox API is to have.
 func (s *Spare) take(config Config) *Prepared {
 	if s == nil {
 		return nil
@@ -116,8 +116,12 @@ func (s *Spare) take(config Config) *Prepared {
 }
 
 func (s *Spare) fits(config Config) bool {
-	return s.lives() && config.Size == s.sandbox.Size() && !config.Network.Host && config.Users.IsZero()
+	return s.lives() && config.Size == s.sandbox.Size() && config.TakesSpare()
 }
+
+// TakesSpare tells whether a VM of the size that has booted already can be the one that config
+// says: not with the host's network or a user namespace, which are decided when a VM boots.
+func (c Config) TakesSpare() bool { return !c.Network.Host && c.Users.IsZero() }
 
 // become makes the place of a spare that of a bundle's VM. VMM and file servers move into its
 // control group, too. What is made for the bundle is undone after what the spare had.

@@ -1,6 +1,7 @@
 package sandbox_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -196,11 +197,16 @@ func TestRefillBeforeTheEnd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPlace(t)
 				p.driver.Pid = victim(t)
-				refilling, made := make(chan struct{}), make(chan struct{})
-				p.platform.Refill = func(_ *sandbox.Prepared, ordered func()) {
+				refilling := make(chan struct{})
+				ended := make(chan struct{})
+				p.platform.Refill = func(ctx context.Context, _ *sandbox.Prepared, ordered func()) {
 					<-refilling
+					if ctx.Err() != nil && name == "in time" {
+						t.Error("it is given up before it was ordered")
+					}
 					ordered()
-					<-made // what was ordered boots for long
+					<-ctx.Done() // what was ordered boots for long
+					close(ended)
 				}
 				s := p.boot()
 				s.Refill()
@@ -216,7 +222,9 @@ func TestRefillBeforeTheEnd(t *testing.T) {
 				if took := time.Since(begin); took != want {
 					t.Errorf("the end took %v, want %v", took, want)
 				}
-				close(made)
+				if name == "in time" {
+					<-ended
+				}
 				p.wantNothing()
 			})
 		})

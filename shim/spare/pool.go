@@ -2,6 +2,7 @@
 // to become the daemon of a shim.
 //
 //	Refill    a shim whose container runs starts a spare (refill.go)
+//	Fill      so does a process that an operator runs (fill.go)
 //	Wait      the spare boots its VM, and waits (wait.go)
 //	Take      the "start" of another shim hands over to it what a daemon needs (take.go)
 //
@@ -135,6 +136,9 @@ func (p Pool) waiting(size spec.Size) ([]string, error) {
 	}
 	return names, nil
 }
+
+// socket is the path of a spare's.
+func (p Pool) socket(name string) string { return filepath.Join(p.dir, name, socketFile) }
 
 // A place is the directory of one spare, with its lock.
 type place struct {

@@ -1,6 +1,7 @@
 package spare
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +10,11 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -23,6 +27,9 @@ import (
 
 // niceness is the priority of a spare until it is used: it boots while others work.
 const niceness = 10
+
+// Processors, in the environment of a shim, bounds how many of them it uses.
+const Processors = "GOMAXPROCS=4"
 
 // maxReport is how much of what a spare says is read, in bytes.
 const maxReport = 4 << 10
@@ -37,34 +44,84 @@ type Maker struct {
 	Outside func(start func(*syscall.SysProcAttr) error) error
 }
 
-// Refill makes spares of a size until there are enough, one after the other, for containers
-// with the runtime's options of a bundle. They live on without this process: ordered is called
-// when one has been started and told all that it needs.
-func (m Maker) Refill(bundle string, configuration config.Config, size spec.Size, ordered func()) error {
-	if configuration.Spare.Count == 0 {
-		return nil
-	}
-	pool, err := Open(configuration, m.Address, m.Mounts)
-	if err != nil {
-		return err
-	}
+// pauses are how long a shim waits before it tries again to make a spare that has not booted.
+// After the last of them it leaves that to the next container's.
+var pauses = []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute}
+
+// Refill makes spares of a size until there are enough, for containers with the runtime's options
+// of a bundle. They live on without this process: ordered is called when one has been started and
+// told all that it needs. One that does not boot is made again after a pause, a few times, as long
+// as the context lasts.
+func (m Maker) Refill(ctx context.Context, bundle string, size spec.Size, ordered func()) error {
 	options, err := config.SavedOptions(bundle)
 	if err != nil {
 		return err
 	}
-	for range configuration.Spare.Count {
+	return again(ctx, pauses, func() error {
+		defer ordered()
+		configuration, err := config.Load(options)
+		if err != nil {
+			return err
+		}
+		err = m.fill(configuration, options, size, configuration.Spare.Count, ordered)
+		if errors.Is(err, errLowMemory) {
+			return nil
+		}
+		return err
+	})
+}
+
+// again does something until it succeeds or the context ends, with a pause before each further
+// try. It returns the error of the last.
+func again(ctx context.Context, pauses []time.Duration, try func() error) error {
+	for _, pause := range pauses {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		log.L.WithError(err).Warnf("a spare VM is made again in %s", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+	return try()
+}
+
+// errLowMemory says that a spare would leave too little of the host's memory to others.
+var errLowMemory = fmt.Errorf("the host has not twice its memory available: have fewer spares, or smaller ones: %w", errdefs.ErrResourceExhausted)
+
+// fill makes spares of a size, one after the other, until so many wait. There are never more than
+// the configuration says.
+func (m Maker) fill(configuration config.Config, options *anypb.Any, size spec.Size, count int, ordered func()) error {
+	if count == 0 {
+		return nil
+	}
+	pool, err := m.pool(configuration, count)
+	if err != nil {
+		return err
+	}
+	for range count {
 		if needed, err := pool.needs(size); !needed || err != nil {
 			return err
 		}
 		// As much is left for others as this one takes.
 		if !hasMemory(2 * size.Memory) {
-			return nil
+			return fmt.Errorf("making a spare of %s: %w", units.BytesSize(float64(size.Memory)), errLowMemory)
 		}
 		if err := m.make(options, size, ordered); err != nil {
 			return fmt.Errorf("making a spare: %w", err)
 		}
 	}
 	return nil
+}
+
+// pool is that of a configuration, in which so many are enough.
+func (m Maker) pool(configuration config.Config, count int) (Pool, error) {
+	pool, err := Open(configuration, m.Address, m.Mounts)
+	pool.limits.Count = count
+	return pool, err
 }
 
 // make makes one, and returns when it waits.
@@ -93,7 +150,7 @@ func (m Maker) make(given *anypb.Any, size spec.Size, ordered func()) error {
 	defer heard.Close()
 	cmd := exec.Command(self, "-address", m.Address, "spare", padding())
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), spareEnv+"="+string(order))
+	cmd.Env = append(os.Environ(), Processors, spareEnv+"="+string(order))
 	err = m.start(cmd, reading, saying)
 	err = errors.Join(err, reading.Close(), saying.Close())
 	if err != nil {

@@ -3,7 +3,6 @@ package spare
 import (
 	"math/rand/v2"
 	"net"
-	"path/filepath"
 	"time"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
@@ -25,7 +24,7 @@ func (p Pool) Take(size spec.Size, start Start) bool {
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	deadline := time.Now().Add(patience)
 	for _, name := range names {
-		if handOver(filepath.Join(p.dir, name, socketFile), start, deadline) {
+		if handOver(p.socket(name), start, deadline) {
 			return true
 		}
 	}

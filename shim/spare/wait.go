@@ -38,7 +38,7 @@ type order struct {
 // last of them for the files of a start, and has been given the second.
 type Descriptors struct{ Socket, Mounts, Released int }
 
-// IsSpare tells whether this process is a spare, which Refill has started, and no start was
+// IsSpare tells whether this process is a spare, which a Maker has started, and no start was
 // handed over to it yet.
 func IsSpare() bool { return os.Getenv(spareEnv) != "" }
 

@@ -102,6 +102,12 @@ func TestSpares(t *testing.T) {
 			t.Errorf("a container of another size has shim %d; spares are %v", shim, host.Spares())
 		}
 	})
+	t.Run("of what takes none", func(t *testing.T) {
+		c := start(t, spared(file, oci.WithHostNamespace(specs.NetworkNamespace)), sleeper...)
+		if shim := shimOf(t, c.ID()); shim == next || !slices.Contains(host.Spares(), next) {
+			t.Errorf("a container with the host's network has shim %d, the spare was %d, and spares are %v", shim, next, host.Spares())
+		}
+	})
 	t.Run("killed while it waits", func(t *testing.T) {
 		vmm, before := findVMM(next), host.Spares()
 		if err := unix.Kill(next, unix.SIGKILL); err != nil {
