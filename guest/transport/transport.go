@@ -21,12 +21,6 @@ const (
 	// wait bounds how long the port may take to appear after boot, and the host to open it:
 	// long, because the host may be busy, and has a limit of its own for all of the boot.
 	wait = 30 * time.Second
-	// credit is how many bytes the host may have on the way, as many as libkrun
-	// lets the guest have. It gives new credit after half of this.
-	credit = 8 << 20
-	// keepAlive is the time between two keep-alives. The host allows
-	// mux.KeepAlivesPerSecond.
-	keepAlive = time.Second
 )
 
 // Listen returns the session on which the host's streams arrive. It is the only
@@ -36,35 +30,11 @@ func Listen(wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, err
 	conn, err := vsock.Dial(vsock.Host, mux.VsockPort, nil)
 	switch {
 	case err == nil:
-		return listenVsock(conn, wrap)
+		return mux.Guest(wrap(conn)), nil
 	case errors.Is(err, unix.ENODEV):
 		return listenPort(wrap)
 	}
 	return nil, fmt.Errorf("connecting to the host's vsock port %d: %w", mux.VsockPort, err)
-}
-
-// listenVsock guards against libkrun's losing of a notification: a host that has
-// used up the credit of a connection asks for more, sometimes without an
-// interrupt, and both sides wait (libkrun 1.18 and 1.19, vsock/unix.rs). So there is much
-// credit, and a keep-alive from this side every now and then, which makes the guest
-// look at its queues.
-func listenVsock(conn *vsock.Conn, wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	var optionErr error
-	err = raw.Control(func(fd uintptr) {
-		optionErr = errors.Join(
-			unix.SetsockoptUint64(int(fd), unix.AF_VSOCK, unix.SO_VM_SOCKETS_BUFFER_MAX_SIZE, credit),
-			unix.SetsockoptUint64(int(fd), unix.AF_VSOCK, unix.SO_VM_SOCKETS_BUFFER_SIZE, credit))
-	})
-	if err := errors.Join(err, optionErr); err != nil {
-		return nil, errors.Join(fmt.Errorf("setting the vsock's buffer: %w", err), conn.Close())
-	}
-	session := mux.Guest(wrap(conn))
-	go session.KeepAlive(keepAlive)
-	return session, nil
 }
 
 func listenPort(wrap func(io.ReadWriteCloser) io.ReadWriteCloser) (*mux.Session, error) {

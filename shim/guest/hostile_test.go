@@ -158,7 +158,7 @@ func TestViolations(t *testing.T) {
 		"answers to calls that nobody made": many(fake.Frame{Stream: 1001, Type: 2, Payload: []byte("x")}, 2),
 		"many answers to one call":          many(fake.Frame{Stream: 1, Type: 2, Payload: bytes.Repeat([]byte{0x0a, 0}, 30<<10)}, 0),
 		"data as an answer":                 many(fake.Frame{Stream: 1, Type: 3}, 0),
-		"a flood of keep-alives":            (*fake.Agent).PingFlood,
+		"a flood of frames of no kind":      (*fake.Agent).Noise,
 		"streams without a header": func(a *fake.Agent) error {
 			_, err := a.OpenStreams(4 * mux.Backlog)
 			return err

@@ -118,7 +118,7 @@ func TestStopOfAHostileGuest(t *testing.T) {
 	for name, turn := range map[string]func(*fake.Agent) error{
 		"reads no more": (*fake.Agent).StopReading,
 		"does not kill": func(a *fake.Agent) error { a.On("Kill", fake.Pretend); return nil },
-		"floods":        (*fake.Agent).PingFlood,
+		"floods":        (*fake.Agent).Noise,
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(w *world) {

@@ -43,7 +43,7 @@ const (
 )
 
 // attacks are the words about what the agent does by itself, which it tells on its console.
-var attacks = []string{"event", "pings", "deaf", "mux", "ttrpc", "headers", "names", "sockets", "console", "end"}
+var attacks = []string{"event", "noise", "deaf", "mux", "ttrpc", "headers", "names", "sockets", "console", "end"}
 
 // alone are guests beside which there is no other but the good one: their figure is about
 // what a client gets that asks for all.
@@ -101,8 +101,8 @@ const flood = 8 * time.Second
 
 // greedy are guests that have the shim keep or do much.
 var greedy = []hostileRow{
-	{name: "pings and reads no answer", words: "pings", goesOn: flood, when: everywhere},
-	{name: "pings and reads the answers", words: "pings:read", goesOn: flood},
+	{name: "frames of no kind, and reads nothing", words: "noise", goesOn: flood, when: everywhere},
+	{name: "frames of no kind, and reads", words: "noise:read", goesOn: flood},
 	{name: "data on streams that are not open", words: "mux:unknown", goesOn: flood},
 	{name: "opens streams as fast as it can", words: "mux:unopened", goesOn: flood},
 	{name: "opens and closes streams", words: "mux:churn", goesOn: flood},

@@ -77,20 +77,20 @@ func (a *Agent) Inject(bytes []byte) error {
 	return link.wire.inject(bytes)
 }
 
-// pingBatch is how many pings go out in one write.
-const pingBatch = 64
+// noiseBatch is how many frames go out in one write.
+const noiseBatch = 64
 
-// PingFlood sends keep-alives as fast as the host takes them, until the machine ends, and
-// reads nothing.
-func (a *Agent) PingFlood() error {
+// Noise sends frames of a kind that there is not as fast as the host takes them, until the
+// machine ends, and reads nothing.
+func (a *Agent) Noise() error {
 	link, err := a.link()
 	if err != nil {
 		return err
 	}
 	link.wire.stopReading()
 	var batch []byte
-	for range pingBatch {
-		batch = mux.Frame{Kind: mux.FrameKeepAlive}.Append(batch)
+	for range noiseBatch {
+		batch = mux.Frame{Kind: mux.FrameCredit + 1}.Append(batch)
 	}
 	go func() {
 		for link.wire.inject(batch) == nil {

@@ -131,7 +131,7 @@ func TestRawFrames(t *testing.T) {
 func TestViolation(t *testing.T) {
 	for name, attack := range map[string]func(*Agent) error{
 		"garbage": func(a *Agent) error { return a.Inject([]byte("no frame at all")) },
-		"pings":   (*Agent).PingFlood,
+		"noise":   (*Agent).Noise,
 		"streams": func(a *Agent) error {
 			_, err := a.OpenStreams(mux.Backlog + 1)
 			return err

@@ -72,12 +72,10 @@ func (p plan) machine() api.Machine {
 func (p plan) commandLine() string {
 	words := []string{
 		"console=hvc0", "quiet", "reboot=k", "panic=-1", "nomodule", "no-kvmapf",
-		// Interfaces that the tunnels' drivers make in each network namespace are not the host's.
-		"fb_tunnels=none",
 		"initcall_blacklist=" + strings.Join(p.withoutInitcalls(), ","),
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
 	}
-	words = append(words, p.config.Parameters...)
+	words = append(append(words, vm.Words...), p.config.Parameters...)
 	if p.config.Network.Host {
 		// HostNetworkKernel makes sockets the host's; and it has what msb's kernel is built without.
 		words = append(words, "mitigations=off", "tsi_hijack")

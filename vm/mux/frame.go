@@ -18,8 +18,6 @@ const (
 	FrameClose
 	// FrameCredit allows the receiver Length more bytes on the stream.
 	FrameCredit
-	// FrameKeepAlive means nothing.
-	FrameKeepAlive
 )
 
 // aborted is the Length of a FrameClose that breaks a stream off.

@@ -71,10 +71,6 @@ const (
 	// ControlBuffer is how many bytes of frames without a payload, for which nobody
 	// waits, may be in the send buffer beyond that.
 	ControlBuffer = 64 << 10
-	// KeepAlivesPerSecond is how many keep-alives the guest may send, and
-	// KeepAliveBurst how many at once. The agent sends one per second.
-	KeepAlivesPerSecond = 5
-	KeepAliveBurst      = 20
 	// StallTimeout is how long the guest may take to read what is sent to it at a
 	// time, which is less than SendBuffer and ControlBuffer together.
 	StallTimeout = time.Minute

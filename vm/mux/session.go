@@ -10,8 +10,6 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"github.com/msb-runtime/containerd-shim-msb/internal/flood"
 )
 
 // A Session is one end of the connection that carries the streams. It implements
@@ -22,7 +20,6 @@ type Session struct {
 	conn     io.ReadWriteCloser
 	accepted chan *Stream
 	done     chan struct{} // closed when err is set
-	now      func() time.Time
 
 	mu      sync.Mutex // guards all below, and the state of the streams
 	streams map[uint32]*Stream
@@ -50,7 +47,7 @@ func start(conn io.ReadWriteCloser, side side) *Session {
 
 func newSession(conn io.ReadWriteCloser, side side) *Session {
 	s := &Session{
-		side: side, conn: conn, accepted: make(chan *Stream, side.backlog), done: make(chan struct{}), now: time.Now,
+		side: side, conn: conn, accepted: make(chan *Stream, side.backlog), done: make(chan struct{}),
 		streams: make(map[uint32]*Stream), next: side.first, large: side.large,
 	}
 	s.unsent, s.room = sync.NewCond(&s.mu), sync.NewCond(&s.mu)
@@ -105,24 +102,6 @@ type address struct{}
 
 func (address) Network() string { return "msb" }
 func (address) String() string  { return Port }
-
-// KeepAlive sends the other side something in each interval, until the session ends.
-func (s *Session) KeepAlive(interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			s.mu.Lock()
-			if len(s.out) == 0 { // what waits to be sent is as good
-				s.control(Frame{Kind: FrameKeepAlive})
-			}
-			s.mu.Unlock()
-		case <-s.done:
-			return
-		}
-	}
-}
 
 // Close ends the session and its streams at once, and closes the connection.
 func (s *Session) Close() error {
@@ -237,12 +216,11 @@ func (s *Session) write(batch []byte) error {
 // so two sides that both write cannot wait for each other.
 func (s *Session) receive() {
 	in := bufio.NewReader(s.conn)
-	keepAlives := flood.NewGate(KeepAliveBurst, KeepAlivesPerSecond)
 	var header [FrameSize]byte
 	for {
 		_, err := io.ReadFull(in, header[:])
 		if err == nil {
-			err = s.handle(ParseFrame(header[:]), in, keepAlives)
+			err = s.handle(ParseFrame(header[:]), in)
 		}
 		if err != nil {
 			if errors.Is(err, io.EOF) {
@@ -259,15 +237,9 @@ func (s *Session) receive() {
 	}
 }
 
-func (s *Session) handle(frame Frame, in *bufio.Reader, keepAlives *flood.Gate) error {
-	switch frame.Kind {
-	case FrameData:
+func (s *Session) handle(frame Frame, in *bufio.Reader) error {
+	if frame.Kind == FrameData {
 		return s.receiveData(frame, in)
-	case FrameKeepAlive:
-		if _, ok := keepAlives.Pass(s.now(), 1); !ok {
-			return s.violation("sent more than %d keep-alives a second", KeepAlivesPerSecond)
-		}
-		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -177,11 +177,9 @@ func (p plan) cpu() string {
 func (p plan) commandLine() string {
 	words := []string{
 		"console=hvc0", "quiet", "panic=-1",
-		// Interfaces that the tunnels' drivers make in each network namespace are not the host's.
-		"fb_tunnels=none",
 		"root=/dev/vda", "rootfstype=erofs", "ro", "init=" + p.config.Init,
 	}
-	words = append(words, p.board.words...)
+	words = append(append(words, vm.Words...), p.board.words...)
 	if p.accel == accelTCG {
 		// QEMU keeps translated code for a page until the guest's processor
 		// writes to it. virtiofsd writes to the guest's memory behind QEMU's

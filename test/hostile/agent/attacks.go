@@ -21,7 +21,7 @@ import (
 // container has started. Those that do something again and again never end.
 var attacks = map[string]func(context.Context, *guest, string) error{
 	"event":   sendEvents,
-	"pings":   pings,
+	"noise":   noise,
 	"deaf":    deaf,
 	"mux":     badMux,
 	"ttrpc":   badTTRPC,
@@ -32,13 +32,13 @@ var attacks = map[string]func(context.Context, *guest, string) error{
 	"end":     end,
 }
 
-// pings sends keep-alives as fast as they go, and reads nothing; with the argument "read"
-// it reads.
-func pings(_ context.Context, g *guest, argument string) error {
+// noise sends frames of a kind that there is not as fast as they go, and reads nothing; with
+// the argument "read" it reads.
+func noise(_ context.Context, g *guest, argument string) error {
 	if argument != "read" {
 		g.wire.stopReading()
 	}
-	return g.repeat(bytes.Repeat(muxFrame(mux.FrameKeepAlive, 0, 0, nil), 1000))
+	return g.repeat(bytes.Repeat(muxFrame(mux.FrameCredit+1, 0, 0, nil), 1000))
 }
 
 // deaf reads nothing any more.
