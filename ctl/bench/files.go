@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,9 +20,6 @@ import (
 type Files struct {
 	// Count is how many small files there are, Rounds how often each job counts.
 	Count, Rounds int
-	// Dir is a directory of the host, in which one is made that containers have mounted; empty
-	// is that for temporary files.
-	Dir string
 }
 
 // A Row is a job in a place, and how long it took, by way and in the order of the rounds.
@@ -45,8 +43,11 @@ type placeDir struct {
 	dir   string
 }
 
+// mountDir is where in a container the directory of the host is.
+const mountDir = "/msbctl-bench-mount"
+
 // placeDirs are the directories of places, in a container.
-var placeDirs = []placeDir{{InRoot, "/msbctl-bench-root"}, {InMount, "/msbctl-bench-mount"}}
+var placeDirs = []placeDir{{InRoot, "/msbctl-bench-root"}, {InMount, mountDir}}
 
 // A job is a script for a POSIX shell, in which $d is the directory and $n the number of small
 // files. It takes the programs that it needs from the image. Each job uses what those before it
@@ -107,7 +108,7 @@ func orNothing(script string) string {
 // Files has a shell in a container of each way do jobs to files, in turns. The first round does
 // not count. leftOut says of each job that is left out what the image has not got for it.
 func (b *Bench) Files(ctx context.Context, files Files) (rows []Row, leftOut []string, err error) {
-	dir, err := os.MkdirTemp(files.Dir, "msbctl-bench-")
+	dir, err := os.MkdirTemp("", "msbctl-bench-")
 	if err != nil {
 		return nil, nil, fmt.Errorf("a directory to mount: %w", err)
 	}
@@ -183,11 +184,11 @@ func turn(ctx context.Context, s *shell, jobs []job, places []placeDir, count in
 	return nil
 }
 
-// noShellError says that a shell starts in no container of the image.
+// noShellError says that the image has no shell.
 type noShellError struct{ error }
 
 func (e noShellError) Error() string {
-	return fmt.Sprintf("no shell starts in the image (%v)", e.error)
+	return fmt.Sprintf("the image has no shell (%v)", e.error)
 }
 
 // shells starts a container of each way, whose process is a shell of root's, with a directory of
@@ -211,7 +212,7 @@ func (b *Bench) shells(ctx context.Context, dir string) (shells []*shell, end fu
 		}
 		container, err := b.create(ctx, "files-"+strconv.Itoa(way), b.ways[way],
 			oci.WithImageConfig(b.image), oci.WithProcessArgs("sh"), oci.WithUIDGID(0, 0), oci.WithProcessCwd("/"),
-			oci.WithMounts([]specs.Mount{{Type: "bind", Source: mounted, Destination: placeDirs[1].dir, Options: []string{"rbind", "rw"}}}))
+			oci.WithMounts([]specs.Mount{{Type: "bind", Source: mounted, Destination: mountDir, Options: []string{"rbind", "rw"}}}))
 		if err != nil {
 			return nil, end, b.explain(way, err)
 		}
@@ -235,13 +236,17 @@ func (b *Bench) shells(ctx context.Context, dir string) (shells []*shell, end fu
 	return shells, end, judge(failed, len(b.ways))
 }
 
-// judge tells an image that has no shell, which starts in no way, from a way in which none starts.
+// judge tells an image that has no shell, which no way finds, from all else that a start fails of.
 func judge(failed []error, ways int) error {
-	switch len(failed) {
-	case 0:
+	if len(failed) == 0 {
 		return nil
-	case ways:
+	}
+	if len(failed) == ways && !slices.ContainsFunc(failed, func(err error) bool { return !isNotFound(err) }) {
 		return noShellError{failed[0]}
 	}
-	return failed[0]
+	return errors.Join(failed...)
 }
+
+// isNotFound tells whether a container did not start because it has not got the program. The
+// words are those of Go's os/exec, which runc looks for it with; no class comes with them.
+func isNotFound(err error) bool { return strings.Contains(err.Error(), exec.ErrNotFound.Error()) }

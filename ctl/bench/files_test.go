@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -103,9 +104,10 @@ func TestLeftOut(t *testing.T) {
 	}
 }
 
-// Where a shell starts in one way and not in the other, that is an error of the way, not the image's.
+// Only where no way finds a shell is that the image's; all else is an error.
 func TestJudge(t *testing.T) {
 	broken := errors.New("broken")
+	lacking := fmt.Errorf("runc create failed: %w: unknown", &exec.Error{Name: "sh", Err: exec.ErrNotFound})
 	for _, c := range []struct {
 		failed []error
 		ways   int
@@ -113,8 +115,11 @@ func TestJudge(t *testing.T) {
 	}{
 		{nil, 2, "<nil>"},
 		{[]error{broken}, 2, "broken"},
-		{[]error{broken, broken}, 2, "no shell starts in the image (broken)"},
-		{[]error{broken}, 1, "no shell starts in the image (broken)"},
+		{[]error{lacking}, 2, lacking.Error()},
+		{[]error{lacking, lacking}, 2, "the image has no shell (" + lacking.Error() + ")"},
+		{[]error{lacking}, 1, "the image has no shell (" + lacking.Error() + ")"},
+		{[]error{broken}, 1, "broken"},
+		{[]error{lacking, broken}, 2, lacking.Error() + "\nbroken"},
 	} {
 		if err := judge(c.failed, c.ways); fmt.Sprint(err) != c.want {
 			t.Errorf("%v of %d: %v, want %s", c.failed, c.ways, err, c.want)
@@ -143,19 +148,24 @@ func TestShell(t *testing.T) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
 	}
-	for name, script := range map[string]string{"silent": "sleep 1000", "endless": "while :; do echo more >&2; done", "one line": "while :; do printf more >&2; done"} {
+	for name, script := range map[string]string{"silent": "exec sleep 1000", "endless": "while :; do echo more >&2; done", "one line": "while :; do printf more >&2; done"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		in, scripts := io.Pipe()
 		answers, out := io.Pipe()
+		said := make(chan struct{})
+		var much sync.Once
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
-		cmd.Stderr, cmd.WaitDelay = out, time.Millisecond
+		cmd.Stderr, cmd.WaitDelay = &counter{out, 1 << 20, func() { much.Do(func() { close(said) }) }}, time.Millisecond
+		if name == "silent" {
+			close(said)
+		}
 		go func() { _, _ = io.Copy(io.Discard, in); out.Close() }()
 		done := make(chan struct{})
 		s := newShell(scripts, answers, done)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(10*time.Millisecond, cancel)
+		go func() { <-said; cancel() }()
 		if err := s.do(ctx, ":"); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -166,4 +176,18 @@ func TestShell(t *testing.T) {
 			continue
 		}
 	}
+}
+
+// A counter passes what is written, and calls full when it has passed as many bytes as are left.
+type counter struct {
+	io.Writer
+	left int
+	full func()
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	if c.left -= len(b); c.left <= 0 {
+		c.full()
+	}
+	return c.Writer.Write(b)
 }

@@ -29,7 +29,8 @@ whoever is on this host; any other address is refused.`,
 		Name: "metrics", Usage: "print or serve metrics of the sandboxes, for Prometheus",
 		Description: `What the sandboxes of this host are and use, the VMs that wait, and what all shims have counted since
 the host's boot, in Prometheus' text form. It is read from the host: a shim that hangs is told as
-such, and delays the answer by a second, however many hang. For a collector that reads files: msbctl metrics >FILE.new && mv FILE.new FILE.prom`,
+such, and delays the answer by a second, however many hang. For a collector that reads files:
+msbctl metrics >FILE.new && mv FILE.new FILE.prom`,
 		Flags: []cli.Flag{stateFlag()}, Action: metricsPrint, Commands: []*cli.Command{serve},
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A Bars is a plot. Bars begin at 1, to the left if they are less, on a logarithmic axis.
+// Bars are a plot of them. They begin at 1, to the left if they are less, on a logarithmic axis.
 type Bars struct {
 	Title  string
 	Series []string // at most as many as there are colours

@@ -198,7 +198,7 @@ func TestWithoutFile(t *testing.T) {
 	if err := Open("/proc/1/no"); err == nil {
 		t.Error("a directory that cannot be made")
 	}
-	if err := Open("/sys"); err == nil { // without O_TMPFILE
+	if err := Open("/proc/self"); err == nil { // without O_TMPFILE
 		t.Error("a file system without nameless files")
 	}
 	AddOverrun()

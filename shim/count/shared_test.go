@@ -44,7 +44,7 @@ func countAlone(dir, times string) {
 	}
 }
 
-// A counter is a process that counts.
+// A process is one that counts.
 type process struct {
 	cmd    *exec.Cmd
 	input  io.WriteCloser

@@ -63,7 +63,7 @@ func (s *Services) RegisterTTRPC(server *ttrpc.Server) error {
 	server.RegisterService(shellService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 		"Run": method(s.calls, s.shell.Run),
 	}, Streams: map[string]ttrpc.Stream{
-		"RunInTerminal": {Handler: stream(counted(s.calls, s.shell.RunInTerminal)), StreamingClient: true, StreamingServer: true},
+		"RunInTerminal": {Handler: stream(asCall(s.calls, s.shell.RunInTerminal)), StreamingClient: true, StreamingServer: true},
 	}})
 	return nil
 }
@@ -133,9 +133,9 @@ func stream(call func(context.Context, ttrpc.StreamServer) error) ttrpc.StreamHa
 	}
 }
 
-// counted counts a stream as an open call until it has ended, as method does: there is an answer to
+// asCall counts a stream as an open call until it has ended, as method does: there is an answer to
 // wait for.
-func counted(calls *calls, call func(context.Context, ttrpc.StreamServer) error) func(context.Context, ttrpc.StreamServer) error {
+func asCall(calls *calls, call func(context.Context, ttrpc.StreamServer) error) func(context.Context, ttrpc.StreamServer) error {
 	return func(ctx context.Context, server ttrpc.StreamServer) error {
 		defer calls.begin()()
 		return call(ctx, server)
