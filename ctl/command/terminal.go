@@ -54,10 +54,11 @@ func lend(in io.Reader, out io.Writer, end context.CancelCauseFunc) (*terminal, 
 			return nil, os.NewSyscallError("TCGETS", err)
 		}
 	}
+	signal.Notify(t.signals, unix.SIGWINCH, unix.SIGCONT, unix.SIGQUIT) // before one could end this program in raw mode
 	if err := t.raw(); err != nil {
+		signal.Stop(t.signals)
 		return nil, err
 	}
-	signal.Notify(t.signals, unix.SIGWINCH, unix.SIGCONT, unix.SIGQUIT)
 	go t.follow()
 	return t, nil
 }
