@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/urfave/cli/v3"
 
@@ -31,7 +32,11 @@ whoever is on this host; any other address is refused.`,
 the host's boot, in Prometheus' text form. It is read from the host: a shim that hangs is told as
 such, and delays the answer by a second, however many hang. For a collector that reads files:
 msbctl metrics >FILE.new && mv FILE.new FILE.prom`,
-		Flags: []cli.Flag{stateFlag()}, Action: metricsPrint, Commands: []*cli.Command{serve},
+		Flags: []cli.Flag{
+			stateFlag(),
+			&cli.StringFlag{Name: "run", Value: count.Dir, Hidden: true}, // tests have another one
+		},
+		Action: metricsPrint, Commands: []*cli.Command{serve},
 	}
 }
 
@@ -43,10 +48,11 @@ func source(c *cli.Command) (metrics.Source, error) {
 	if os.Geteuid() != 0 {
 		return metrics.Source{}, errNotRoot
 	}
+	run := c.String("run")
 	return metrics.Source{
 		Host:   survey.Host{State: c.String("state"), Proc: "/proc", Patience: shimPatience},
-		Spares: func() ([]spare.Listed, error) { return spare.List(spare.Root) },
-		Counts: count.Dir,
+		Spares: func() ([]spare.Listed, error) { return spare.List(filepath.Join(run, filepath.Base(spare.Root))) },
+		Counts: run,
 	}, nil
 }
 

@@ -2,18 +2,23 @@ package command
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
 func TestMetrics(t *testing.T) {
-	state := t.TempDir()
+	state, empty, broken := t.TempDir(), t.TempDir(), t.TempDir() // each of the latter for /run/msb
+	if err := os.Symlink("nowhere", filepath.Join(broken, "counts-1")); err != nil {
+		t.Fatal(err)
+	}
 	for args, want := range map[string]struct {
 		code           int
 		stdout, stderr string
 	}{
 		"metrics --state " + state:                          {0, `msb_sandboxes{state="running"} 0`, ""},
+		"metrics --state " + state + " --run " + broken:     {exitFailed, "", "symbolic link"},
 		"metrics --state /no":                               {exitFailed, "", "state directory"},
 		"metrics a":                                         {exitUsage, "", "1 arguments"},
 		"metrics --no-such":                                 {exitUsage, "", "no-such"},
@@ -25,7 +30,11 @@ func TestMetrics(t *testing.T) {
 		"metrics --help":                                    {0, "serve", ""},
 		"metrics serve --help":                              {0, "/run/msb/metrics.sock", ""},
 	} {
-		stdout, stderr, code := run(t, strings.Fields(args)...)
+		command := strings.Fields(args)
+		if !strings.Contains(args, "--run") {
+			command = append(command, "--run", empty)
+		}
+		stdout, stderr, code := run(t, command...)
 		if code != want.code || !strings.Contains(stdout, want.stdout) || !strings.Contains(stderr, want.stderr) {
 			t.Errorf("msbctl %s: code %d, printed %q, %q; want %+v", args, code, stdout, stderr, want)
 		}
@@ -34,7 +43,7 @@ func TestMetrics(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out, errs strings.Builder
-	if code := Main(ctx, []string{"msbctl", "metrics", "serve", "--listen", "127.0.0.1:0", "--state", state}, &out, &errs); code != 0 ||
+	if code := Main(ctx, []string{"msbctl", "metrics", "serve", "--listen", "127.0.0.1:0", "--state", state, "--run", empty}, &out, &errs); code != 0 ||
 		!strings.HasPrefix(out.String(), "serving metrics on tcp:127.0.0.1:") {
 		t.Errorf("serve: code %d, %q, %q", code, out.String(), errs.String())
 	}

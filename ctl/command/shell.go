@@ -109,7 +109,7 @@ func runProgram(ctx context.Context, host survey.Host, s survey.Sandbox, dir str
 		return 0, err
 	}
 	defer t.restore()
-	p.Stdin, p.Stdout, p.Terminal = &keyboard{Reader: p.Stdin, terminal: t}, t, t.program()
+	p.Stdin, p.Stdout, p.Terminal = t.keyboard(p.Stdin), t, t.program()
 	return host.Run(ctx, s, dir, p)
 }
 

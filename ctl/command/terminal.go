@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,6 +22,10 @@ const (
 	// machinectl(1).
 	leaveKey   = ']' - '@'
 	leaveTimes = 3
+	// chunk is how much is read of a terminal at once, in bytes, and maxChunks how many of them wait for
+	// a program that does not read: a large paste.
+	chunk     = 4 << 10
+	maxChunks = 256
 	// unshown is how long to wait for a terminal that takes no text, before it is left as it is.
 	unshown = time.Second
 )
@@ -54,10 +59,11 @@ func lend(in io.Reader, out io.Writer, end context.CancelCauseFunc) (*terminal, 
 			return nil, os.NewSyscallError("TCGETS", err)
 		}
 	}
+	signal.Notify(t.signals, unix.SIGWINCH, unix.SIGCONT, unix.SIGQUIT) // before one could end this program in raw mode
 	if err := t.raw(); err != nil {
+		signal.Stop(t.signals)
 		return nil, err
 	}
-	signal.Notify(t.signals, unix.SIGWINCH, unix.SIGCONT, unix.SIGQUIT)
 	go t.follow()
 	return t, nil
 }
@@ -174,26 +180,59 @@ func (t *terminal) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// A keyboard is what the operator types, who can leave.
+// A keyboard is what the operator types, who can leave. It is read whether or not the program reads:
+// what nobody has room for is dropped, as a terminal does (n_tty), so that leaveKey is seen behind it.
 type keyboard struct {
-	io.Reader
-	terminal *terminal
-	pressed  int // how often leaveKey was the last key
+	chunks chan []byte
+	rest   []byte // of the chunk that is read
+}
+
+// keyboard begins to read what is typed. What comes from no terminal is not typed, and stays as it is.
+func (t *terminal) keyboard(in io.Reader) io.Reader {
+	if t.in == nil {
+		return in
+	}
+	k := &keyboard{chunks: make(chan []byte, maxChunks)}
+	go k.listen(t)
+	return k
+}
+
+// listen reads until the input ends or the operator leaves.
+func (k *keyboard) listen(t *terminal) {
+	defer t.guard()
+	defer close(k.chunks)
+	pressed := 0 // how often leaveKey was the last key
+	text := make([]byte, chunk)
+	for {
+		n, err := t.in.Read(text)
+		for _, key := range text[:n] {
+			if key != leaveKey {
+				pressed = 0
+			} else if pressed++; pressed == leaveTimes {
+				t.end(errors.New("ended by ^], and the program with it"))
+				return
+			}
+		}
+		if n > 0 {
+			select {
+			case k.chunks <- bytes.Clone(text[:n]):
+			default:
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 func (k *keyboard) Read(text []byte) (int, error) {
-	defer k.terminal.guard()
-	n, err := k.Reader.Read(text)
-	if k.terminal.in == nil {
-		return n, err
-	}
-	for _, key := range text[:n] {
-		if key != leaveKey {
-			k.pressed = 0
-		} else if k.pressed++; k.pressed == leaveTimes {
-			k.terminal.end(errors.New("ended by ^], and the program with it"))
+	for len(k.rest) == 0 {
+		var more bool
+		if k.rest, more = <-k.chunks; !more {
 			return 0, io.EOF
 		}
 	}
-	return n, err
+	n := copy(text, k.rest)
+	k.rest = k.rest[n:]
+	return n, nil
 }

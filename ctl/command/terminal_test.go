@@ -16,6 +16,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/containerd/console"
@@ -31,6 +32,9 @@ const (
 	shimAddress = "MSB_TEST_SHIM"
 	breaks      = "MSB_TEST_BREAKS" // what shows panics
 )
+
+// patience is how long a test waits for one thing. It bounds what never comes.
+const patience = 10 * time.Minute
 
 func TestMain(m *testing.M) {
 	address := os.Getenv(shimAddress)
@@ -200,7 +204,7 @@ func openWindow(t *testing.T, env ...string) *window {
 	})
 	select {
 	case w.program = <-begun:
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Fatalf("the program has not begun: %q", w.shown())
 	}
 	return w
@@ -235,7 +239,7 @@ func (w *window) resize(rows, columns uint16) {
 // size waits until the shim has been told a size.
 func (w *window) size(want survey.Size) {
 	w.t.Helper()
-	for limit := time.After(time.Minute); ; {
+	for limit := time.After(patience); ; {
 		select {
 		case size := <-w.program.sizes:
 			if size == want {
@@ -257,7 +261,7 @@ func (w *window) typeKeys(keys string) {
 // await waits for a text on the terminal.
 func (w *window) await(text string) {
 	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(w.shown(), text); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(w.shown(), text); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("the terminal shows %q, and not %q", w.shown(), text)
 		}
@@ -275,7 +279,7 @@ func (w *window) print(text string) {
 // exit waits for msbctl's end, which leaves the terminal as it was.
 func (w *window) exit() int {
 	w.t.Helper()
-	late := time.AfterFunc(time.Minute, func() { _ = w.msbctl.Process.Kill() })
+	late := time.AfterFunc(patience, func() { _ = w.msbctl.Process.Kill() })
 	defer late.Stop()
 	_ = w.msbctl.Wait()
 	if got := termios(w.t, w.slave); !reflect.DeepEqual(got, w.found) {
@@ -328,11 +332,14 @@ func TestTerminalRestored(t *testing.T) {
 		code int
 		want string
 	}{
-		"the shim goes away":    {"", func(w *window) { w.program.vanish() }, 1, "the shim of n/i has ended or was killed"},
-		"SIGTERM":               {"", func(w *window) { _ = w.msbctl.Process.Signal(unix.SIGTERM) }, 1, "ended by a signal"},
-		"SIGHUP":                {"", func(w *window) { _ = w.msbctl.Process.Signal(unix.SIGHUP) }, 1, "ended by a signal"},
-		"SIGQUIT":               {"", func(w *window) { _ = w.msbctl.Process.Signal(unix.SIGQUIT) }, 1, "ended by a signal"},
-		"the operator leaves":   {"", func(w *window) { w.typeKeys("ab\x1d\x1d\x1d") }, 1, "ended by ^]"},
+		"the shim goes away":  {"", func(w *window) { w.program.vanish() }, 1, "the shim of n/i has ended or was killed"},
+		"SIGTERM":             {"", func(w *window) { _ = w.msbctl.Process.Signal(unix.SIGTERM) }, 1, "ended by a signal"},
+		"SIGHUP":              {"", func(w *window) { _ = w.msbctl.Process.Signal(unix.SIGHUP) }, 1, "ended by a signal"},
+		"SIGQUIT":             {"", func(w *window) { _ = w.msbctl.Process.Signal(unix.SIGQUIT) }, 1, "ended by a signal"},
+		"the operator leaves": {"", func(w *window) { w.typeKeys("ab\x1d\x1d\x1d") }, 1, "ended by ^]"},
+		"the operator leaves what reads nothing": {"", func(w *window) {
+			go func() { _, _ = io.WriteString(w.master, strings.Repeat("paste\r", 1<<20)+"\x1d\x1d\x1d") }()
+		}, 1, "ended by ^]"},
 		"a panic of what shows": {"1", func(w *window) { w.print("text") }, 2, "what shows is broken"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -365,6 +372,17 @@ func TestTerminalThatStandsStill(t *testing.T) {
 	}
 	if code := w.exit(); code != 1 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// What is typed comes whole and in order, however little of it is read at once, and ends.
+func TestKeyboard(t *testing.T) {
+	k := &keyboard{chunks: make(chan []byte, 2)}
+	k.chunks <- []byte("ab")
+	k.chunks <- []byte("c")
+	close(k.chunks)
+	if text, err := io.ReadAll(iotest.OneByteReader(k)); string(text) != "abc" || err != nil {
+		t.Errorf("read %q, %v", text, err)
 	}
 }
 

@@ -53,7 +53,8 @@ var controls = map[byte]int{
 // is shown, the alternate screen in its several forms, and a paste that is marked as one.
 var modes = []string{"1", "7", "25", "47", "1047", "1048", "1049", "2004"}
 
-// undo is what ends each mode, set by ESC 7 and 8 around what moves the cursor.
+// undo resets every mode that may have been set. It saves the cursor (ESC 7) around the reset of the
+// scroll region, which would move it.
 const undo = "\x0f\x1b(B\x1b)B\x1b[m\x1b>\x1b[4l\x1b[?1l\x1b[?7h\x1b[?25h\x1b[?2004l\x1b7\x1b[r\x1b8"
 
 // A state is where in a sequence the text is.

@@ -2656,7 +2656,7 @@ func (x *ShellStream) GetTerminal() *Terminal {
 // Terminal is a pseudoterminal, the program's controlling terminal (pty(7)).
 type Terminal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// $TERM, as CheckTerm allows it.
+	// $TERM, as CheckTerminal allows it.
 	Term          string      `protobuf:"bytes,1,opt,name=term,proto3" json:"term,omitempty"`
 	Size          *WindowSize `protobuf:"bytes,2,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,29 +34,37 @@ const (
 	reader  = "msb-test-reader"  // prints what it reads, until its end
 )
 
-func TestMain(m *testing.M) {
-	switch filepath.Base(os.Args[0]) {
-	case sleeper:
-		time.Sleep(time.Hour)
-	case leaver:
+// programs are what each of them does. One that returns has failed, or was to be killed before.
+var programs = map[string]func(){
+	sleeper: func() { time.Sleep(time.Hour) },
+	leaver: func() {
 		cmd := exec.Command(filepath.Join(os.Getenv("TOOLS"), sleeper))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		if err := cmd.Start(); err != nil {
-			os.Exit(2)
+		if err := cmd.Start(); err == nil {
+			os.Exit(3)
 		}
-		os.Exit(3)
-	case teller:
-		tell()
-	case hungUp:
-		awaitHangup()
-	case deaf:
+	},
+	teller: tell,
+	hungUp: awaitHangup,
+	deaf: func() {
 		signal.Ignore(unix.SIGHUP)
 		fmt.Println("waiting")
 		time.Sleep(time.Hour)
-	case reader:
+	},
+	reader: func() {
 		text, err := io.ReadAll(os.Stdin)
 		fmt.Printf("read %q %v\n", text, err)
 		os.Exit(4)
+	},
+}
+
+// patience is how long a test waits for one thing. It bounds what never comes.
+const patience = 10 * time.Minute
+
+func TestMain(m *testing.M) {
+	if program, is := programs[filepath.Base(os.Args[0])]; is {
+		program()
+		os.Exit(2)
 	}
 	os.Exit(m.Run())
 }
@@ -82,7 +92,7 @@ func inGuest(t *testing.T, f func(share string)) {
 			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 			unix.Mount("tmpfs", "/run", "tmpfs", 0, ""),
 			os.MkdirAll(api.SharePath(share), 0o755))
-		for _, name := range []string{sleeper, leaver, teller, hungUp, deaf, reader} {
+		for name := range programs {
 			err = errors.Join(err, os.WriteFile(filepath.Join(api.SharePath(share), name), self, 0o755))
 		}
 		if err == nil {
@@ -94,12 +104,35 @@ func inGuest(t *testing.T, f func(share string)) {
 		t.Fatal(err)
 	}
 	// Nothing of it runs on.
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); errors.Is(err, unix.ECHILD) {
 			return
 		}
 		if time.Now().After(deadline) {
+			killChildren(t)
 			t.Fatal("a program runs on")
+		}
+	}
+}
+
+// killChildren kills the children of this process, and theirs, which are its own then.
+func killChildren(t *testing.T) {
+	t.Helper()
+	for {
+		lists, err := filepath.Glob("/proc/self/task/*/children") // of each thread
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, list := range lists {
+			pids, _ := os.ReadFile(list) // of a thread that has ended an error
+			for _, field := range strings.Fields(string(pids)) {
+				if pid, err := strconv.Atoi(field); err == nil {
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+		}
+		if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+			return
 		}
 	}
 }

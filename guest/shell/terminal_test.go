@@ -55,6 +55,7 @@ func awaitHangup() {
 		<-hungUps
 		_ = os.WriteFile(name+"foreground", nil, 0o600)
 		time.Sleep(time.Hour) // and does not end by itself
+		os.Exit(2)
 	}
 	cmd := exec.Command(filepath.Join(os.Getenv("TOOLS"), hungUp), "foreground")
 	cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
@@ -63,7 +64,7 @@ func awaitHangup() {
 		os.Exit(2)
 	}
 	<-hungUps
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(name + "foreground"); err == nil {
 			_ = os.WriteFile(name+"leader", nil, 0o600)
 			os.Exit(0)
@@ -137,7 +138,7 @@ func sit(t *testing.T, share, name string, host func(*seat)) {
 
 func (s *seat) expect(want string) {
 	s.t.Helper()
-	if err := s.out.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := s.out.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		s.t.Error(err)
 	}
 	if line, err := s.shown.ReadString('\n'); line != want+"\r\n" {

@@ -22,6 +22,9 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
 
+// patience is how long a test waits for one thing. It bounds what never comes.
+const patience = 10 * time.Minute
+
 func TestMain(m *testing.M) { rig.Main(m) }
 
 // A world is a shim with a container, a directory of programs, and what runs them.
@@ -235,7 +238,7 @@ func TestUnreadOutput(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Error("the shim still waits for the reader")
 	}
 	if w.isShared() {
