@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -132,8 +135,8 @@ func (p Pool) boots(size spec.Size) (bool, error) {
 // rlimits is how many limits a process has (getrlimit(2), RLIM_NLIMITS).
 const rlimits = 16
 
-// inherit gives this process what it would have as a shim of a process: control groups, limits, and
-// a score for the OOM killer that is one more. It fails if that one is in other namespaces.
+// inherit gives this process what it would have as a shim of a process: control groups, limits, its
+// umask, and a score for the OOM killer that is one more. It fails if that one is in other namespaces.
 func inherit(pid int) error {
 	for _, kind := range []string{"cgroup", "ipc", "net", "pid", "user", "uts"} {
 		own, err := os.Readlink("/proc/self/ns/" + kind)
@@ -157,6 +160,11 @@ func inherit(pid int) error {
 			return os.NewSyscallError("prlimit", err)
 		}
 	}
+	mask, err := umaskOf(pid)
+	if err != nil {
+		return err
+	}
+	unix.Umask(mask)
 	score, err := sys.GetOOMScoreAdj(pid)
 	if err != nil {
 		return err
@@ -165,4 +173,29 @@ func inherit(pid int) error {
 		return err
 	}
 	return cgroup.Join(pid)
+}
+
+// umaskOf is the mask for the modes of files that a process makes (proc_pid_status(5)).
+func umaskOf(pid int) (int, error) {
+	text, err := statusOf(strconv.Itoa(pid), "Umask")
+	if err != nil {
+		return 0, err
+	}
+	mask, err := strconv.ParseUint(text, 8, 32)
+	return int(mask), err
+}
+
+// statusOf is a field of a process's status, which is a directory of /proc.
+func statusOf(process, field string) (string, error) {
+	file := filepath.Join("/proc", process, "status")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, found := strings.CutPrefix(line, field+":"); found {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", fmt.Errorf("%s has no %s: %w", file, field, errdefs.ErrNotFound)
 }

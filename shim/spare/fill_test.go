@@ -95,21 +95,26 @@ const inheritEnv = "MSB_TEST_INHERIT"
 
 func tellInherited(pid string) {
 	number, _ := strconv.Atoi(pid)
+	unix.Umask(0o077) // an operator's
 	if err := inherit(number); err != nil {
 		fmt.Println(err)
 		return
 	}
 	limits, _ := os.ReadFile("/proc/self/limits")
 	score, _ := os.ReadFile("/proc/self/oom_score_adj")
-	fmt.Printf("%s%s", limits, score)
+	fmt.Printf("%s%s%#o\n", limits, score, unix.Umask(0))
 }
 
-// Who makes spares for a containerd has its limits and, but for one more, its score, whatever it
-// had itself; it refuses to where it cannot have its namespaces.
+// Who makes spares for a containerd has its limits, its umask and, but for one more, its score,
+// whatever it had itself; it refuses to where it cannot have its namespaces.
 func TestInherit(t *testing.T) {
 	run := func(t *testing.T, attributes *syscall.SysProcAttr) int {
-		cmd := exec.Command("sleep", "1000")
+		cmd := exec.Command("sh", "-c", "umask 027; echo; exec sleep 1000")
 		cmd.SysProcAttr = attributes
+		output, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -117,6 +122,9 @@ func TestInherit(t *testing.T) {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 		})
+		if _, err := output.Read(make([]byte, 1)); err != nil { // until it has its umask
+			t.Fatal(err)
+		}
 		return cmd.Process.Pid
 	}
 	inherited := func(t *testing.T, pid int) string {
@@ -141,7 +149,7 @@ func TestInherit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := inherited(t, pid), string(limits)+"501\n"; got != want {
+	if got, want := inherited(t, pid), string(limits)+"501\n027\n"; got != want {
 		t.Errorf("it has\n%swant\n%s", got, want)
 	}
 
