@@ -92,8 +92,11 @@ func (r Request) fill() error {
 		}
 		// Somebody else's may boot yet. If it does not, there is one to make.
 		boots, err := pool.boots(size)
-		if err != nil || !boots {
+		if err != nil {
 			return err
+		}
+		if !boots {
+			return pool.full(size)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -130,6 +133,29 @@ func (p Pool) boots(size spec.Size) (bool, error) {
 		}
 	}
 	return false, err
+}
+
+// full is an error if fewer spares of a size wait than are to, since there may be no more of all
+// sizes.
+func (p Pool) full(size spec.Size) error {
+	all, err := p.sweep()
+	if err != nil {
+		return err
+	}
+	defer all.Close()
+	same, err := p.waiting(size)
+	if err != nil {
+		return err
+	}
+	every, err := p.waiting(spec.Size{})
+	if err != nil {
+		return err
+	}
+	if len(same) < p.limits.Count && len(every) >= p.limits.Max {
+		return fmt.Errorf("%d of %d spares of this size wait, and there are %d of all sizes, which is spare.max: raise it, or msbctl spare drain: %w",
+			len(same), p.limits.Count, len(every), errdefs.ErrResourceExhausted)
+	}
+	return nil
 }
 
 // rlimits is how many limits a process has (getrlimit(2), RLIM_NLIMITS).

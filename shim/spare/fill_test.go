@@ -89,6 +89,41 @@ func TestBoots(t *testing.T) {
 	boots("one that has died", false)
 }
 
+// Where those of other sizes are as many as there may be, a fill has not done what it is for. One
+// that has died is in nobody's place.
+func TestFull(t *testing.T) {
+	for name, test := range map[string]struct {
+		limits config.Spare
+		dead   bool
+		says   string
+	}{
+		"max reached":              {config.Spare{Count: 1, Max: 1}, false, "0 of 1 spares of this size wait, and there are 1 of all sizes"},
+		"one that died":            {config.Spare{Count: 1, Max: 1}, true, ""},
+		"fewer, but of others":     {config.Spare{Count: 1, Max: 2}, false, ""},
+		"none is ever to be there": {config.Spare{Count: 1}, true, "0 of 1 spares of this size wait, and there are 0 of all sizes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := poolAt(t.TempDir())
+			pool.limits = test.limits
+			other := listen(t, pool, prefix(large)+"1")
+			if test.dead {
+				other.place.lock.Close()
+			}
+			err := pool.full(small)
+			if test.says == "" && err != nil {
+				t.Errorf("the error is %v", err)
+			}
+			if test.says != "" && (!errors.Is(err, errdefs.ErrResourceExhausted) || !strings.Contains(err.Error(), test.says)) {
+				t.Errorf("the error is %v, want %q", err, test.says)
+			}
+			// Those of the size itself that wait are what is asked for.
+			if err := pool.full(large); !test.dead && err != nil {
+				t.Errorf("of the size that waits: %v", err)
+			}
+		})
+	}
+}
+
 // inheritEnv makes this program a process that inherits from the one that it names, and tells what
 // it has.
 const inheritEnv = "MSB_TEST_INHERIT"
