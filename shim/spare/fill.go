@@ -2,6 +2,7 @@ package spare
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,7 +88,7 @@ func (r Request) fill() error {
 		return err
 	}
 	for {
-		if err := maker.fill(configuration, options, size, count, func() {}); err != nil {
+		if err := maker.fill(context.Background(), configuration, options, size, count, func() {}); err != nil {
 			return err
 		}
 		// Somebody else's may boot yet. If it does not, there is one to make.
@@ -223,5 +224,5 @@ func statusOf(process, field string) (string, error) {
 			return strings.TrimSpace(value), nil
 		}
 	}
-	return "", fmt.Errorf("%s has no %s: %w", file, field, errdefs.ErrNotFound)
+	return "", fmt.Errorf("the status of process %s has no line %s: %w", process, field, errdefs.ErrNotFound)
 }
