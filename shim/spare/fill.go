@@ -163,7 +163,8 @@ func (p Pool) full(size spec.Size) error {
 const rlimits = 16
 
 // inherit gives this process what it would have as a shim of a process: control groups, limits, its
-// umask, and a score for the OOM killer that is one more. It fails if that one is in other namespaces.
+// umask, and a score for the OOM killer that is one more. It fails if that one is in other namespaces,
+// or confined in another way.
 func inherit(pid int) error {
 	for _, kind := range []string{"cgroup", "ipc", "net", "pid", "user", "uts"} {
 		own, err := os.Readlink("/proc/self/ns/" + kind)
@@ -176,6 +177,21 @@ func inherit(pid int) error {
 		}
 		if own != other {
 			return fmt.Errorf("it is in another namespace (%s) than this process: run this where containerd runs: %w", kind, errdefs.ErrFailedPrecondition)
+		}
+	}
+	// What confines a process cannot be taken off, and is not put on here.
+	for _, field := range []string{"CapBnd", "NoNewPrivs", "Seccomp"} {
+		own, err := statusOf("self", field)
+		if err != nil {
+			return err
+		}
+		other, err := statusOf(strconv.Itoa(pid), field)
+		if err != nil {
+			return err
+		}
+		if own != other {
+			return fmt.Errorf("it is confined in another way (%s %s) than this process (%s): give both the same, in msb-spares.service what containerd's unit has: %w",
+				field, other, own, errdefs.ErrFailedPrecondition)
 		}
 	}
 	for limit := range rlimits {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
@@ -191,5 +192,20 @@ func TestInherit(t *testing.T) {
 	elsewhere := run(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS})
 	if got := inherited(t, elsewhere); !strings.Contains(got, "another namespace (uts)") {
 		t.Errorf("from a process in another namespace: %s", got)
+	}
+
+	confined := 0
+	err = thread.Run(func() error {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return err
+		}
+		confined = run(t, nil)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := inherited(t, confined); !strings.Contains(got, "confined in another way (NoNewPrivs 1) than this process (0)") {
+		t.Errorf("from a process that is confined: %s", got)
 	}
 }
