@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 func spareCommand() *cli.Command {
 	return group(&cli.Command{
 		Name: "spare", Usage: "look after the VMs that wait to be used",
+		// Tests have a directory of their own.
+		Flags: []cli.Flag{&cli.StringFlag{Name: "root", Value: spare.Root, Hidden: true}},
 		Commands: []*cli.Command{
 			{
 				Name: "ls", Usage: "list the spares of this host",
@@ -75,7 +78,7 @@ func findSpares(c *cli.Command) ([]survey.Spare, error) {
 	if os.Geteuid() != 0 {
 		return nil, errNotRoot
 	}
-	return survey.Host{Proc: "/proc"}.Spares(spare.Root, strings.TrimPrefix(c.String("address"), "unix://"))
+	return survey.Host{Proc: "/proc"}.Spares(c.String("root"), strings.TrimPrefix(c.String("address"), "unix://"))
 }
 
 func spareLs(_ context.Context, c *cli.Command) error {
@@ -108,10 +111,12 @@ func spareFill(ctx context.Context, c *cli.Command) error {
 	if errors.Is(filled, context.Canceled) {
 		return filled
 	}
-	spares, err := survey.Host{Proc: "/proc"}.Spares(spare.Root, request.Address)
+	spares, err := survey.Host{Proc: "/proc"}.Spares(c.String("root"), request.Address)
 	if err != nil {
 		return errors.Join(filled, err)
 	}
+	// Whose a dead one was is not known, and it waits for nobody.
+	spares = slices.DeleteFunc(spares, func(s survey.Spare) bool { return s.State == spare.Dead })
 	if c.Bool("json") {
 		return errors.Join(filled, printJSON(c.Root().Writer, spares))
 	}
@@ -165,7 +170,7 @@ func spareDrain(ctx context.Context, c *cli.Command) error {
 	patience := c.Duration("timeout")
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	drain, err := survey.DrainSpares(ctx, spare.Root, spares)
+	drain, err := survey.DrainSpares(ctx, c.String("root"), spares)
 	if c.Bool("json") {
 		err = errors.Join(err, printJSON(c.Root().Writer, drain))
 	} else {

@@ -68,7 +68,8 @@ func fillCommand(ctx context.Context, program string, request spare.Request) (*e
 	return cmd, nil
 }
 
-// startAt starts a program in the namespaces of a process, but for those of process ids and users.
+// startAt starts a program in the namespaces of a process, but for those of process ids and users,
+// and below its root.
 func startAt(cmd *exec.Cmd, pid int) error {
 	kinds := []string{"cgroup", "ipc", "net", "uts", "mnt"}
 	files := make(map[string]*os.File)
@@ -80,6 +81,11 @@ func startAt(cmd *exec.Cmd, pid int) error {
 		defer file.Close()
 		files[kind] = file
 	}
+	root, err := os.Open(fmt.Sprintf("/proc/%d/root", pid))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	return thread.Run(func() error {
 		// A thread that shares its root with others cannot change it (setns(2)).
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
@@ -89,6 +95,13 @@ func startAt(cmd *exec.Cmd, pid int) error {
 			if err := unix.Setns(int(files[kind].Fd()), 0); err != nil {
 				return fmt.Errorf("entering its namespace (%s): %w", kind, os.NewSyscallError("setns", err))
 			}
+		}
+		// With a mount namespace comes the root of that, which the process may have changed.
+		if err := unix.Fchdir(int(root.Fd())); err != nil {
+			return os.NewSyscallError("fchdir", err)
+		}
+		if err := unix.Chroot("."); err != nil {
+			return os.NewSyscallError("chroot", err)
 		}
 		return cmd.Start()
 	})

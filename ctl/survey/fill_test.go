@@ -1,15 +1,22 @@
 package survey
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
@@ -78,9 +85,45 @@ func TestFillSpares(t *testing.T) {
 			if _, err := os.Stat(started); err == nil {
 				cancel()
 			}
+			time.Sleep(time.Millisecond)
 		}
 	}()
 	if err := FillSpares(ctx, script("touch "+started+"; exec sleep 1000"), request); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended by its caller: %v", err)
+	}
+}
+
+// Of a containerd that has changed its root, a program is started below that.
+func TestStartAtRoot(t *testing.T) {
+	root := t.TempDir()
+	containerd := exec.Command("sleep", "1000")
+	// The host's files are in it once more, and in one of its directories there is another.
+	err := mountns.Namespace{}.Copy(func() error {
+		mnt := filepath.Join(root, "mnt")
+		if err := errors.Join(unix.Mount("/", root, "", unix.MS_BIND|unix.MS_REC, ""), unix.Mount("msb-test", mnt, "tmpfs", 0, "")); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(mnt, "below"), nil, 0o600); err != nil {
+			return err
+		}
+		containerd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+		containerd.Dir = "/"
+		return containerd.Start()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = containerd.Process.Kill()
+		_ = containerd.Wait()
+	})
+	var said bytes.Buffer
+	program := exec.Command("/bin/sh", "-c", "cd /mnt && echo *")
+	program.Dir, program.Stdout = "/", &said
+	if err := startAt(program, containerd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := program.Wait(); err != nil || said.String() != "below\n" {
+		t.Errorf("the program sees %q, %v", said.String(), err)
 	}
 }

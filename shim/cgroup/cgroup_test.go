@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -220,6 +221,33 @@ func TestEnterWithOthers(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	removeParents()
+}
+
+// Where both versions are mounted, this process joins another in that of version 2, too.
+func TestJoinBeside(t *testing.T) {
+	root := t.TempDir()
+	file := filepath.Join(root, "cgroup")
+	group := filepath.Join(root, "system.slice", "containerd.service")
+	procs := filepath.Join(group, "cgroup.procs")
+	err := errors.Join(
+		os.WriteFile(file, []byte("4:memory:/elsewhere\n1:name=systemd:/elsewhere\n0::/system.slice/containerd.service\n"), 0o600),
+		os.MkdirAll(group, 0o700),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := joinBeside(root, file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("where there is no such group: %v", err)
+	}
+	if err := os.WriteFile(procs, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := joinBeside(root, file); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(procs); err != nil || string(data) != strconv.Itoa(os.Getpid()) {
+		t.Errorf("in the group: %q, %v", data, err)
+	}
 }
 
 func membership(t *testing.T) string {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -47,7 +48,26 @@ func join1(pid int) error {
 	if err != nil {
 		return err
 	}
-	return groups.AddProc(uint64(os.Getpid()))
+	if err := groups.AddProc(uint64(os.Getpid())); err != nil || cgroups.Mode() != cgroups.Hybrid {
+		return err
+	}
+	return joinBeside(filepath.Join(unifiedRoot, "unified"), filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+}
+
+// joinBeside moves this process to where another is, by its file (cgroups(7)), in the hierarchy of
+// version 2 that is mounted beside those of version 1. It limits nothing, and systemd follows the
+// processes of its units by it.
+func joinBeside(root, file string) error {
+	_, path, err := cgroups.ParseCgroupFileUnified(file)
+	if err != nil {
+		return err
+	}
+	procs, err := os.OpenFile(filepath.Join(root, path, "cgroup.procs"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = procs.WriteString(strconv.Itoa(os.Getpid()))
+	return errors.Join(err, procs.Close())
 }
 
 // groupsOf are those that a process, a directory of /proc, is in.

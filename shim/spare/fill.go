@@ -2,10 +2,14 @@ package spare
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -84,13 +88,16 @@ func (r Request) fill() error {
 		return err
 	}
 	for {
-		if err := maker.fill(configuration, options, size, count, func() {}); err != nil {
+		if err := maker.fill(context.Background(), configuration, options, size, count, func() {}); err != nil {
 			return err
 		}
 		// Somebody else's may boot yet. If it does not, there is one to make.
 		boots, err := pool.boots(size)
-		if err != nil || !boots {
+		if err != nil {
 			return err
+		}
+		if !boots {
+			return pool.full(size)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -129,11 +136,35 @@ func (p Pool) boots(size spec.Size) (bool, error) {
 	return false, err
 }
 
+// full is an error if fewer spares of a size wait than are to, since there may be no more of all
+// sizes.
+func (p Pool) full(size spec.Size) error {
+	all, err := p.sweep()
+	if err != nil {
+		return err
+	}
+	defer all.Close()
+	same, err := p.waiting(size)
+	if err != nil {
+		return err
+	}
+	every, err := p.waiting(spec.Size{})
+	if err != nil {
+		return err
+	}
+	if len(same) < p.limits.Count && len(every) >= p.limits.Max {
+		return fmt.Errorf("%d of %d spares of this size wait, and there are %d of all sizes, which is spare.max: raise it, or msbctl spare drain: %w",
+			len(same), p.limits.Count, len(every), errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
 // rlimits is how many limits a process has (getrlimit(2), RLIM_NLIMITS).
 const rlimits = 16
 
-// inherit gives this process what it would have as a shim of a process: control groups, limits, and
-// a score for the OOM killer that is one more. It fails if that one is in other namespaces.
+// inherit gives this process what it would have as a shim of a process: control groups, limits, its
+// umask, and a score for the OOM killer that is one more. It fails if that one is in other namespaces,
+// or confined in another way.
 func inherit(pid int) error {
 	for _, kind := range []string{"cgroup", "ipc", "net", "pid", "user", "uts"} {
 		own, err := os.Readlink("/proc/self/ns/" + kind)
@@ -148,6 +179,21 @@ func inherit(pid int) error {
 			return fmt.Errorf("it is in another namespace (%s) than this process: run this where containerd runs: %w", kind, errdefs.ErrFailedPrecondition)
 		}
 	}
+	// What confines a process cannot be taken off, and is not put on here.
+	for _, field := range []string{"CapBnd", "NoNewPrivs", "Seccomp"} {
+		own, err := statusOf("self", field)
+		if err != nil {
+			return err
+		}
+		other, err := statusOf(strconv.Itoa(pid), field)
+		if err != nil {
+			return err
+		}
+		if own != other {
+			return fmt.Errorf("it is confined in another way (%s %s) than this process (%s): give both the same, in msb-spares.service what containerd's unit has: %w",
+				field, other, own, errdefs.ErrFailedPrecondition)
+		}
+	}
 	for limit := range rlimits {
 		var value unix.Rlimit
 		if err := unix.Prlimit(pid, limit, nil, &value); err != nil {
@@ -157,6 +203,11 @@ func inherit(pid int) error {
 			return os.NewSyscallError("prlimit", err)
 		}
 	}
+	mask, err := umaskOf(pid)
+	if err != nil {
+		return err
+	}
+	unix.Umask(mask)
 	score, err := sys.GetOOMScoreAdj(pid)
 	if err != nil {
 		return err
@@ -165,4 +216,29 @@ func inherit(pid int) error {
 		return err
 	}
 	return cgroup.Join(pid)
+}
+
+// umaskOf is the mask for the modes of files that a process makes (proc_pid_status(5)).
+func umaskOf(pid int) (int, error) {
+	text, err := statusOf(strconv.Itoa(pid), "Umask")
+	if err != nil {
+		return 0, err
+	}
+	mask, err := strconv.ParseUint(text, 8, 32)
+	return int(mask), err
+}
+
+// statusOf is a field of a process's status, which is a directory of /proc.
+func statusOf(process, field string) (string, error) {
+	file := filepath.Join("/proc", process, "status")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, found := strings.CutPrefix(line, field+":"); found {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", fmt.Errorf("the status of process %s has no line %s: %w", process, field, errdefs.ErrNotFound)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
@@ -89,27 +90,67 @@ func TestBoots(t *testing.T) {
 	boots("one that has died", false)
 }
 
+// Where those of other sizes are as many as there may be, a fill has not done what it is for. One
+// that has died is in nobody's place.
+func TestFull(t *testing.T) {
+	for name, test := range map[string]struct {
+		limits config.Spare
+		dead   bool
+		says   string
+	}{
+		"max reached":              {config.Spare{Count: 1, Max: 1}, false, "0 of 1 spares of this size wait, and there are 1 of all sizes"},
+		"one that died":            {config.Spare{Count: 1, Max: 1}, true, ""},
+		"fewer, but of others":     {config.Spare{Count: 1, Max: 2}, false, ""},
+		"none is ever to be there": {config.Spare{Count: 1}, true, "0 of 1 spares of this size wait, and there are 0 of all sizes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := poolAt(t.TempDir())
+			pool.limits = test.limits
+			other := listen(t, pool, prefix(large)+"1")
+			if test.dead {
+				other.place.lock.Close()
+			}
+			err := pool.full(small)
+			if test.says == "" && err != nil {
+				t.Errorf("the error is %v", err)
+			}
+			if test.says != "" && (!errors.Is(err, errdefs.ErrResourceExhausted) || !strings.Contains(err.Error(), test.says)) {
+				t.Errorf("the error is %v, want %q", err, test.says)
+			}
+			// Those of the size itself that wait are what is asked for.
+			if err := pool.full(large); !test.dead && err != nil {
+				t.Errorf("of the size that waits: %v", err)
+			}
+		})
+	}
+}
+
 // inheritEnv makes this program a process that inherits from the one that it names, and tells what
 // it has.
 const inheritEnv = "MSB_TEST_INHERIT"
 
 func tellInherited(pid string) {
 	number, _ := strconv.Atoi(pid)
+	unix.Umask(0o077) // an operator's
 	if err := inherit(number); err != nil {
 		fmt.Println(err)
 		return
 	}
 	limits, _ := os.ReadFile("/proc/self/limits")
 	score, _ := os.ReadFile("/proc/self/oom_score_adj")
-	fmt.Printf("%s%s", limits, score)
+	fmt.Printf("%s%s%#o\n", limits, score, unix.Umask(0))
 }
 
-// Who makes spares for a containerd has its limits and, but for one more, its score, whatever it
-// had itself; it refuses to where it cannot have its namespaces.
+// Who makes spares for a containerd has its limits, its umask and, but for one more, its score,
+// whatever it had itself; it refuses to where it cannot have its namespaces.
 func TestInherit(t *testing.T) {
 	run := func(t *testing.T, attributes *syscall.SysProcAttr) int {
-		cmd := exec.Command("sleep", "1000")
+		cmd := exec.Command("sh", "-c", "umask 027; echo; exec sleep 1000")
 		cmd.SysProcAttr = attributes
+		output, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -117,6 +158,9 @@ func TestInherit(t *testing.T) {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 		})
+		if _, err := output.Read(make([]byte, 1)); err != nil { // until it has its umask
+			t.Fatal(err)
+		}
 		return cmd.Process.Pid
 	}
 	inherited := func(t *testing.T, pid int) string {
@@ -141,12 +185,27 @@ func TestInherit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := inherited(t, pid), string(limits)+"501\n"; got != want {
+	if got, want := inherited(t, pid), string(limits)+"501\n027\n"; got != want {
 		t.Errorf("it has\n%swant\n%s", got, want)
 	}
 
 	elsewhere := run(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS})
 	if got := inherited(t, elsewhere); !strings.Contains(got, "another namespace (uts)") {
 		t.Errorf("from a process in another namespace: %s", got)
+	}
+
+	confined := 0
+	err = thread.Run(func() error {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return err
+		}
+		confined = run(t, nil)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := inherited(t, confined); !strings.Contains(got, "confined in another way (NoNewPrivs 1) than this process (0)") {
+		t.Errorf("from a process that is confined: %s", got)
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/containerd/log"
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
@@ -63,7 +62,7 @@ func (m Maker) Refill(ctx context.Context, bundle string, size spec.Size, ordere
 		if err != nil {
 			return err
 		}
-		err = m.fill(configuration, options, size, configuration.Spare.Count, ordered)
+		err = m.fill(ctx, configuration, options, size, configuration.Spare.Count, ordered)
 		if errors.Is(err, errLowMemory) {
 			return nil
 		}
@@ -72,12 +71,12 @@ func (m Maker) Refill(ctx context.Context, bundle string, size spec.Size, ordere
 }
 
 // again does something until it succeeds or the context ends, with a pause before each further
-// try. It returns the error of the last.
+// try. It returns the error of the last, or that of one during which the context has ended.
 func again(ctx context.Context, pauses []time.Duration, try func() error) error {
 	for _, pause := range pauses {
 		err := try()
-		if err == nil {
-			return nil
+		if err == nil || ctx.Err() != nil {
+			return err
 		}
 		log.L.WithError(err).Warnf("a spare VM is made again in %s", pause)
 		select {
@@ -92,9 +91,9 @@ func again(ctx context.Context, pauses []time.Duration, try func() error) error 
 // errLowMemory says that a spare would leave too little of the host's memory to others.
 var errLowMemory = fmt.Errorf("the host has not twice its memory available: have fewer spares, or smaller ones: %w", errdefs.ErrResourceExhausted)
 
-// fill makes spares of a size, one after the other, until so many wait. There are never more than
-// the configuration says.
-func (m Maker) fill(configuration config.Config, options *anypb.Any, size spec.Size, count int, ordered func()) error {
+// fill makes spares of a size, one after the other, until so many wait, or the context ends after
+// the first. There are never more than the configuration says.
+func (m Maker) fill(ctx context.Context, configuration config.Config, options *anypb.Any, size spec.Size, count int, ordered func()) error {
 	if count == 0 {
 		return nil
 	}
@@ -102,7 +101,10 @@ func (m Maker) fill(configuration config.Config, options *anypb.Any, size spec.S
 	if err != nil {
 		return err
 	}
-	for range count {
+	for made := range count {
+		if made > 0 && ctx.Err() != nil {
+			return nil
+		}
 		if needed, err := pool.needs(size); !needed || err != nil {
 			return err
 		}
@@ -125,11 +127,7 @@ func (m Maker) pool(configuration config.Config, count int) (Pool, error) {
 }
 
 // make makes one, and returns when it waits.
-func (m Maker) make(given *anypb.Any, size spec.Size, ordered func()) error {
-	options, err := proto.Marshal(given)
-	if err != nil {
-		return err
-	}
+func (m Maker) make(options *anypb.Any, size spec.Size, ordered func()) error {
 	order, err := json.Marshal(order{size, m.Address, m.Events})
 	if err != nil {
 		return err
@@ -157,7 +155,7 @@ func (m Maker) make(given *anypb.Any, size spec.Size, ordered func()) error {
 		return err
 	}
 	go func() { _ = cmd.Wait() }()
-	if _, err := writing.Write(options); err != nil {
+	if err := writeOptions(writing, options); err != nil {
 		return err
 	}
 	if err := writing.Close(); err != nil {

@@ -50,6 +50,21 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// What fails while the VM ends is not said to be tried again.
+func TestAgainAtTheEnd(t *testing.T) {
+	failure := errors.New("no kernel")
+	ctx, cancel := context.WithCancel(t.Context())
+	tries := 0
+	err := again(ctx, pauses, func() error {
+		tries++
+		cancel()
+		return failure
+	})
+	if !errors.Is(err, failure) || tries != 1 {
+		t.Errorf("%v after %d tries", err, tries)
+	}
+}
+
 // A shim whose configuration wants no spares any more makes none, and is told of no error.
 func TestRefillOff(t *testing.T) {
 	bundle := t.TempDir()

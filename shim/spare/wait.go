@@ -2,6 +2,7 @@ package spare
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -117,12 +119,29 @@ func wait(ctx context.Context, numbers Descriptors, mounts mountns.Namespace) (_
 	return w, nil
 }
 
-// readOptions reads the runtime's options from a descriptor, whose number stays taken.
+// writeOptions writes the runtime's options for a spare: their length, and then they.
+func writeOptions(out io.Writer, options *anypb.Any) error {
+	data, err := proto.Marshal(options)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...))
+	return err
+}
+
+// readOptions reads the runtime's options from a descriptor, whose number stays taken. No options
+// are no bytes, which is also what a shim leaves that has ended before it wrote any: so the length
+// tells.
 func readOptions(fd int) (typeurl.Any, error) {
 	data, err := io.ReadAll(reader(fd))
 	if err != nil {
 		return nil, err
 	}
+	const length = 4
+	if len(data) < length || uint64(len(data)-length) != uint64(binary.BigEndian.Uint32(data)) {
+		return nil, fmt.Errorf("the shim that has ordered a spare has ended before all of the runtime's options were written: %w", errdefs.ErrAborted)
+	}
+	data = data[length:]
 	options := new(anypb.Any)
 	if err := proto.Unmarshal(data, options); err != nil {
 		return nil, fmt.Errorf("the runtime's options: %w", err)

@@ -1,6 +1,7 @@
 package spare
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -8,6 +9,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // Why there is no spare is told to the shim that has ordered it, and if that one has ended, to the
@@ -61,4 +67,45 @@ func TestReport(t *testing.T) {
 	// Nobody's log takes it.
 	conn.Close()
 	tell(errors.New("no kernel"), false)
+}
+
+// Options that are not whole are refused, whatever a shim had written of them when it ended: those
+// of the default configuration are empty.
+func TestReadOptions(t *testing.T) {
+	given, err := anypb.New(&runtimeoptions.Options{ConfigPath: "/etc/msb/other.toml"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(data []byte) (typeurl.Any, error) {
+		t.Helper()
+		reading, writing, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reading.Close()
+		if _, err := writing.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		writing.Close()
+		return readOptions(int(reading.Fd()))
+	}
+	for _, options := range []*anypb.Any{given, new(anypb.Any)} {
+		var whole bytes.Buffer
+		if err := writeOptions(&whole, options); err != nil {
+			t.Fatal(err)
+		}
+		data := whole.Bytes()
+		got, err := read(data)
+		if err != nil || got.GetTypeUrl() != options.GetTypeUrl() || !bytes.Equal(got.GetValue(), options.GetValue()) {
+			t.Errorf("%v are read as %v, %v", options, got, err)
+		}
+		for n := range data {
+			if got, err := read(data[:n]); !errors.Is(err, errdefs.ErrAborted) {
+				t.Errorf("%d of %d bytes are read as %v, %v", n, len(data), got, err)
+			}
+		}
+		if got, err := read(append(data, 0)); !errors.Is(err, errdefs.ErrAborted) {
+			t.Errorf("a byte more is read as %v, %v", got, err)
+		}
+	}
 }

@@ -103,7 +103,7 @@ func brokenKit(t *testing.T) string {
 	return kit
 }
 
-// fillInterrupted ends a fill while its spare boots.
+// fillInterrupted ends a fill while its spare boots. It may be ready by then.
 func fillInterrupted(t *testing.T, args []string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(host.Output, "bin", "msbctl"), args...)
@@ -117,7 +117,7 @@ func fillInterrupted(t *testing.T, args []string) {
 	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 1 {
+	if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("the command ended with %v", err)
 	}
 	for pid, name := range harness.Processes() {
