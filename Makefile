@@ -16,7 +16,7 @@ TOOLS   := $(OUTPUT)/tools
 SHIM    := $(OUTPUT)/bin/containerd-shim-msb-v2
 CTL     := $(OUTPUT)/bin/msbctl
 AGENT   := $(OUTPUT)/guest/msb-agent
-RUNC    := $(OUTPUT)/guest/runc
+CRUN    := $(OUTPUT)/guest/crun
 IMAGE   := $(OUTPUT)/images/busybox.tar
 LAYERS  := $(OUTPUT)/images/layers.tar
 KRUNFW  := $(OUTPUT)/guest/libkrunfw.so.5
@@ -102,7 +102,7 @@ BESIDE ?= test-krun test-docker test-qemu-kvm test-1.7
 AT_ONCE := $(filter lint test-unit,$(LANES))
 test: root ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc make bc bison flex libelf-dev xz dpkg-deb keyring qemu virtiofsd erofs seccomp busybox pgrep mke2fs npm fakeroot \
-		cargo patch libcap-ng-dev iptables nft wg ip systemd mkfs.xfs lsof shellcheck
+		cargo patch libcap-ng-dev libcap-dev libyajl-dev pkg-config python3 iptables nft wg ip systemd mkfs.xfs lsof shellcheck
 	@hack/lanes parts $(AT_ONCE) $(if $(filter msb,$(KERNEL)),-- kernel) then build then \
 		$(filter-out $(AT_ONCE),$(LANES)) $(if $(BESIDE),-- $(BESIDE)) at-last test-contract
 
@@ -216,18 +216,16 @@ test-buildkit: root build tools buildkit ## an image that BuildKit builds in mic
 buildkit:
 	@$(STEP) "building BuildKit (minutes when new)" bash -c 'cd hack/tools/buildkit && GOBIN=$(BUILDKIT) go install -ldflags "-s -w" tool'
 
-# A kit for arm64, and a root file system with one program, built across. runc is without seccomp:
-# its library would have to be arm64's.
+# A kit for arm64, and a root file system with one program, built across.
 ARM64 := $(OUTPUT)/arm64
 test-arm64: root build tools ## a container of arm64 in an emulated machine, on any host (root)
 	@$(DEPS) aarch64-linux-gnu-gcc qemu-arm
 	@mkdir -p $(ARM64)/kit $(ARM64)/root/proc $(ARM64)/root/dev $(ARM64)/root/sys
 	@hack/build-kernel $(ARM64)/vmlinux arm64
+	@hack/build-crun $(ARM64)/crun arm64
 	@$(STEP) "building the guest's programs for arm64" bash -c 'GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/msb-agent ./cmd/msb-agent && \
-		GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/root/hello ./test/arm64/hello && \
-		CGO_ENABLED=1 GOARCH=arm64 CC=aarch64-linux-gnu-gcc go build -C hack/tools/runc -tags "netgo osusergo urfave_cli_no_docs" \
-			-ldflags "-s -w -extldflags -static" -o $(ARM64)/runc github.com/opencontainers/runc'
-	@hack/guest-image $(ARM64)/msb-agent $(ARM64)/runc $(ARM64)/guest.erofs
+		GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/root/hello ./test/arm64/hello'
+	@hack/guest-image $(ARM64)/msb-agent $(ARM64)/crun $(ARM64)/guest.erofs
 	@cp -a $(KIT)/. $(ARM64)/kit/ && cp $(ARM64)/vmlinux $(ARM64)/guest.erofs $(ARM64)/kit/
 	@echo "==> a container of arm64"
 	@MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/arm64
@@ -443,7 +441,7 @@ shield:
 	@$(STEP) "building the shield of mounted files" go build -ldflags '-s -w' -o $(SHIELD) ./cmd/msb-shield
 
 kit: agent vmm shield placeholder
-	@$(DEPS) qemu virtiofsd erofs seccomp gcc
+	@$(DEPS) qemu virtiofsd erofs
 	@$(MAKE) $(KIT)/vmlinux $(KIT)/vmlinux-tsi $(KIT)/guest.erofs $(KIT)/VERSIONS
 
 deps-krun: $(KRUN) ## build libkrun, with msb's changes, into _output (Rust)
@@ -464,12 +462,12 @@ hostile:
 	@$(STEP) "building the hostile agent" go build -ldflags '-s -w' -o $(OUTPUT)/guest/hostile-agent ./test/hostile/agent
 	@$(MAKE) $(HOSTILE)
 
-$(OUTPUT)/guest/hostile-sums: $(OUTPUT)/guest/hostile-agent $(RUNC)
-	@cd $(@D) && sha256sum hostile-agent runc >$@.$$$$ && $(REPLACE)
+$(OUTPUT)/guest/hostile-sums: $(OUTPUT)/guest/hostile-agent $(CRUN)
+	@cd $(@D) && sha256sum hostile-agent crun >$@.$$$$ && $(REPLACE)
 
 $(HOSTILE): $(OUTPUT)/guest/hostile-sums hack/guest-image
 	@mkdir -p $(@D)
-	@$(STEP) "making the disk of the hostile guest" hack/guest-image $(OUTPUT)/guest/hostile-agent $(RUNC) $@
+	@$(STEP) "making the disk of the hostile guest" hack/guest-image $(OUTPUT)/guest/hostile-agent $(CRUN) $@
 
 tools: probe
 	@$(DEPS) busybox pgrep erofs mke2fs
@@ -490,24 +488,20 @@ KERNEL_FILE := $(if $(filter libkrunfw,$(KERNEL)),$(KIT)/vmlinux-tsi,$(if $(filt
 $(KIT)/vmlinux: $(KERNEL_FILE) always
 	@cmp -s $< $@ || { cp $< $(OUTPUT)/guest/kit.$$$$ && mv $(OUTPUT)/guest/kit.$$$$ $@; }
 
-# Without urfave_cli_no_docs each process of runc makes tables first for manuals that it never prints.
-$(RUNC): hack/tools/runc/go.mod
-	@$(STEP) "building runc for the guest (static, about a minute when new)" env CGO_ENABLED=1 \
-		go build -C hack/tools/runc -tags 'seccomp netgo osusergo urfave_cli_no_docs' \
-		-ldflags '-s -w -extldflags -static' -o $@ github.com/opencontainers/runc
-	@touch $@
+$(CRUN): hack/build-crun hack/debian
+	@hack/build-crun $@
 
 # go build touches a program that it leaves as it is: its sum tells.
-$(OUTPUT)/guest/sums: $(AGENT) $(RUNC)
-	@cd $(@D) && sha256sum msb-agent runc >$@.$$$$ && $(REPLACE)
+$(OUTPUT)/guest/sums: $(AGENT) $(CRUN)
+	@cd $(@D) && sha256sum msb-agent crun >$@.$$$$ && $(REPLACE)
 
 $(KIT)/guest.erofs: $(OUTPUT)/guest/sums hack/guest-image
-	@$(STEP) "making the guest's disk" hack/guest-image $(AGENT) $(RUNC) $@
+	@$(STEP) "making the guest's disk" hack/guest-image $(AGENT) $(CRUN) $@
 
-$(KIT)/VERSIONS: $(RUNC) $(KIT)/vmlinux $(ORIGIN) always
+$(KIT)/VERSIONS: $(CRUN) $(KIT)/vmlinux $(ORIGIN) always
 	@{ echo "msb $(VERSION)"; \
 		grep -aom1 'Linux version [^ ]*' $(KIT)/vmlinux; \
-		$(if $(filter msb,$(KERNEL)),cat $(LINUX).origin;) cat $(ORIGIN); $(RUNC) --version; } >$@.$$$$ && $(REPLACE)
+		$(if $(filter msb,$(KERNEL)),cat $(LINUX).origin;) cat $(ORIGIN) $(CRUN).origin; } >$@.$$$$ && $(REPLACE)
 
 $(TOOLS)/containerd: hack/tools/containerd/go.mod
 	@$(STEP) "building containerd and ctr (one or two minutes when new)" \
@@ -539,8 +533,12 @@ $(KUBERNETES)/kubelet: hack/tools/kubernetes/go.mod
 		go build -ldflags "-s -w" -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3'
 	@touch $@
 
-$(TOOLS)/runc: $(RUNC)
-	@install -D -m 0755 $(RUNC) $@
+# What ours is compared with.
+$(TOOLS)/runc: hack/tools/runc/go.mod
+	@$(STEP) "building runc (static, about a minute when new)" env CGO_ENABLED=1 \
+		go build -C hack/tools/runc -tags 'seccomp netgo osusergo urfave_cli_no_docs' \
+		-ldflags '-s -w -extldflags -static' -o $@ github.com/opencontainers/runc
+	@touch $@
 
 $(IMAGE): $(wildcard hack/image/*.go)
 	@mkdir -p $(@D)

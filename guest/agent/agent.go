@@ -86,7 +86,7 @@ func newServer(ctx context.Context, guest *service, c change) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the task service: %w", err)
 	}
-	rpc, err := ttrpc.NewServer(append(c.options, ttrpc.WithChainUnaryServerInterceptor(shortenErrors))...)
+	rpc, err := ttrpc.NewServer(append(c.options, ttrpc.WithChainUnaryServerInterceptor(wordErrors))...)
 	if err != nil {
 		return nil, err
 	}

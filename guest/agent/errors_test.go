@@ -12,7 +12,7 @@ import (
 )
 
 // Long texts are cut, short ones are as they were, and the class of an error remains.
-func TestShortenErrors(t *testing.T) {
+func TestWordErrors(t *testing.T) {
 	long := strings.Repeat("ä", maxText)
 	for name, c := range map[string]struct {
 		err  error
@@ -24,7 +24,7 @@ func TestShortenErrors(t *testing.T) {
 		"long":              {errgrpc.ToGRPCf(errdefs.ErrInvalidArgument, "%s", long), errdefs.IsInvalidArgument, "ä …"},
 		"long, of no class": {errors.New(long), errdefs.IsUnknown, "ä …"},
 	} {
-		_, err := shortenErrors(context.Background(), nil, nil, func(context.Context, func(any) error) (any, error) { return nil, c.err })
+		_, err := wordErrors(context.Background(), nil, nil, func(context.Context, func(any) error) (any, error) { return nil, c.err })
 		if native := errgrpc.ToNative(err); !c.is(native) {
 			t.Errorf("%s: %T %.100v", name, native, native)
 		}

@@ -23,8 +23,8 @@ const (
 const (
 	// Init is the agent.
 	Init = "/sbin/msb-agent"
-	// Runc is the OCI runtime.
-	Runc = "/sbin/runc"
+	// Crun is the OCI runtime.
+	Crun = "/sbin/crun"
 
 	run     = "/run/msb"
 	pool    = run + "/pool"
@@ -78,11 +78,11 @@ func BundlePath(container string) string { return path.Join(bundles, container) 
 // RemovedPath is the directory in which bundles are that go.
 func RemovedPath() string { return removed }
 
-// FilesPath is the directory of the places from which runc takes a container's
+// FilesPath is the directory of the places from which crun takes a container's
 // mounted files.
 func FilesPath(container string) string { return path.Join(files, container) }
 
-// FilePath is the place from which runc takes one mounted file.
+// FilePath is the place from which crun takes one mounted file.
 func FilePath(container, tag string) string { return path.Join(files, container, tag) }
 
 // SocketPath is where the agent listens for a socket in a container's directories.

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An option is one of the kernel's configuration that the guest or runc cannot do without,
+// An option is one of the kernel's configuration that the guest or crun cannot do without,
 // and what shows that it is on.
 type option struct {
 	name string
@@ -41,7 +41,7 @@ var options = []option{
 	{name: "CONFIG_IPC_NS", file: "/proc/self/ns/ipc"},
 	{name: "CONFIG_UTS_NS", file: "/proc/self/ns/uts"},
 	{name: "CONFIG_SECCOMP_FILTER", file: "/proc/sys/kernel/seccomp/actions_avail"},
-	{name: "CONFIG_BPF_SYSCALL", file: "/proc/sys/kernel/unprivileged_bpf_disabled"}, // runc's rules of devices
+	{name: "CONFIG_BPF_SYSCALL", file: "/proc/sys/kernel/unprivileged_bpf_disabled"}, // crun's rules of devices
 }
 
 // checkKernel refuses a kernel that lacks an option, by the names of all that are missing,

@@ -1,5 +1,5 @@
 // Package bundle keeps the bundles of the guest's containers: the runtime
-// configuration, and the mounted files that runc takes from beside it.
+// configuration, and the mounted files that crun takes from beside it.
 //
 // A mounted file is bound in three steps. The files tree is mounted at a point
 // of the bundle's own; the staged file is bound from there to the place that
@@ -68,7 +68,7 @@ func Create(request *api.CreateBundleRequest) (path string, err error) {
 }
 
 // enter has the kernel make the mounts of directories of the pool in the agent's mount
-// namespace, of which containers' are copies. What cannot be entered is found so by runc.
+// namespace, of which containers' are copies. What cannot be entered is found so by crun.
 func enter(submounts [][]byte) {
 	for _, path := range submounts {
 		if dir, err := os.Open(filepath.Join(api.PoolPath(), filepath.Clean("/"+string(path)))); err == nil {
@@ -144,7 +144,7 @@ func bindFile(container, stage string, file *api.FileMount) error {
 	return nil
 }
 
-// ReleaseFiles unmounts the places from which runc took a container's files.
+// ReleaseFiles unmounts the places from which crun took a container's files.
 func ReleaseFiles(container string) error {
 	if err := api.CheckName("container id", container); err != nil {
 		return err
@@ -186,7 +186,7 @@ func Remove(container string, shares []string) error {
 }
 
 // removeBundle takes a bundle away. It goes to another place first: where a container was deleted
-// that never ran, the task service may still call runc, which makes its log file in the bundle, and
+// that never ran, the task service may still call crun, which makes its log file in the bundle, and
 // a directory into which something comes while it is emptied is not removed. There nobody finds it,
 // and only what was on its way into it already can still come.
 func removeBundle(container string) (err error) {

@@ -66,7 +66,7 @@ func mounts(t *testing.T) (points []string) {
 	return points
 }
 
-// The files are where runc takes them from, the tree is out of sight, and all of
+// The files are where crun takes them from, the tree is out of sight, and all of
 // it goes again.
 func TestCreate(t *testing.T) {
 	inGuest(t, func(tree string) {
@@ -234,7 +234,7 @@ func FuzzFileMount(f *testing.F) {
 	})
 }
 
-// The task service may have runc write its log into a bundle that goes.
+// The task service may have crun write its log into a bundle that goes.
 func TestRemoveWhileWritten(t *testing.T) {
 	inGuest(t, func(string) {
 		// The writer's thread has not this one's mounts.

@@ -39,7 +39,7 @@ func New(host *mux.Session) *Sockets {
 	}
 }
 
-// Listen makes a container's sockets where runc takes them from, and serves them
+// Listen makes a container's sockets where crun takes them from, and serves them
 // until Close. After an error none is left.
 func (s *Sockets) Listen(ctx context.Context, container string, sockets []*api.SocketMount) (err error) {
 	defer func() {

@@ -23,7 +23,7 @@ func (r *Roots) Enter(container string) (in func(func() error) error, done func(
 }
 
 // A guide is a thread that enters the namespaces of containers, and comes back. It stays for
-// as long as the agent does: a thread that ended could be one from which runc was started,
+// as long as the agent does: a thread that ended could be one from which crun was started,
 // which the kernel would then kill (prctl(2), PR_SET_PDEATHSIG).
 type guide struct {
 	once sync.Once

@@ -12,9 +12,11 @@ const versions = `msb v1
 Linux version 6.12.117-msb
 vmlinux from Debian package linux-source-6.12 6.12.117-1, source's sha256 aa
 libkrunfw from npm package @some/where@0.6.18, sha256 bb
-runc version 1.5.2
-libseccomp: 2.5.4
-glibc 2.36
+crun from crun_1.21.orig.tar.gz of Debian, sha256 cc
+crun has libc6-dev 2.36-9
+crun has libcap-dev 1:2.66-4
+crun has libseccomp-dev 2.5.4-1
+crun has libyajl-dev 2.1.0-3
 `
 
 // installed is a root with one file, and a part in it whose source has a licence.
@@ -54,15 +56,19 @@ func TestOthers(t *testing.T) {
 	for purl, file := range map[string]string{
 		"pkg:deb/debian/linux-source-6.12@6.12.117-1": "vmlinux",
 		"pkg:npm/%40some/where@0.6.18":                "vmlinux-tsi",
-		"pkg:generic/libseccomp@2.5.4":                "guest.erofs",
-		"pkg:generic/glibc@2.36":                      "guest.erofs",
+		"pkg:deb/debian/crun@1.21":                    "guest.erofs",
+		"pkg:deb/debian/libseccomp-dev@2.5.4-1":       "guest.erofs",
+		"pkg:deb/debian/libc6-dev@2.36-9":             "guest.erofs",
 	} {
 		if one := all[purl]; one == nil || one.in[0] != "usr/lib/msb/"+file || one.license == "" {
 			t.Errorf("%s: %+v", purl, one)
 		}
 	}
+	if err := (parts{}).addOthers(strings.Replace(versions, "libcap-dev", "libother-dev", 1)); err == nil {
+		t.Error("a library of no known licence is no error")
+	}
 	for _, line := range strings.SplitAfter(versions, "\n") {
-		known := source.MatchString(line) || krunfw.MatchString(line) || seccomp.MatchString(line) || libc.MatchString(line)
+		known := source.MatchString(line) || krunfw.MatchString(line) || crun.MatchString(line) || library.MatchString(line)
 		if err := (parts{}).addOthers(strings.Replace(versions, line, "", 1)); known && err == nil {
 			t.Errorf("without %q there is no error", line)
 		}

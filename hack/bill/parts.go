@@ -60,7 +60,6 @@ func collect(output, root string) (parts, error) {
 	// The guest's disk is an image: what is in it is there as files, too.
 	programs := map[string]string{
 		filepath.Join(output, "guest/msb-agent"): kit + "/guest.erofs",
-		filepath.Join(output, "guest/runc"):      kit + "/guest.erofs",
 	}
 	files, err := filesOf(root)
 	if err != nil {
@@ -226,19 +225,27 @@ func (p parts) addCrates(name, file string) error {
 var (
 	source  = regexp.MustCompile(`(?m)^vmlinux from Debian package (\S+) (\S+), source's sha256 (\S+)$`)
 	krunfw  = regexp.MustCompile(`(?m)^libkrunfw from npm package (\S+)@(\S+), sha256 (\S+)$`)
-	seccomp = regexp.MustCompile(`(?m)^libseccomp: (\S+)$`)
-	libc    = regexp.MustCompile(`(?m)^glibc (\S+)$`)
+	crun    = regexp.MustCompile(`(?m)^crun from crun_(\S+)\.orig\.tar\.gz of Debian, sha256 (\S+)$`)
+	library = regexp.MustCompile(`(?m)^crun has (\S+) (\S+)$`)
 )
 
-// addOthers adds the kernels, and what is linked into runc in C, from what the kit says of itself.
+// libraries are what is linked into crun, by their packages, with their licences.
+var libraries = map[string]string{
+	"libc6-dev":      "LGPL-2.1-or-later",
+	"libcap-dev":     "BSD-3-Clause OR GPL-2.0-only",
+	"libseccomp-dev": "LGPL-2.1-only",
+	"libyajl-dev":    "ISC",
+}
+
+// addOthers adds the kernels and crun, with what is linked into it, from what the kit says of itself.
 func (p parts) addOthers(versions string) error {
 	find := func(what *regexp.Regexp) []string {
 		found := what.FindStringSubmatch(versions)
 		return append(found, make([]string, 4)...)
 	}
-	linux, fw := find(source), find(krunfw)
-	if linux[0] == "" || fw[0] == "" || find(seccomp)[0] == "" || find(libc)[0] == "" {
-		return errors.New("VERSIONS does not say that the kit has a kernel of Debian's source, one of libkrunfw's package, and runc with libseccomp")
+	linux, fw, oci, linked := find(source), find(krunfw), find(crun), library.FindAllStringSubmatch(versions, -1)
+	if linux[0] == "" || fw[0] == "" || oci[0] == "" || len(linked) != len(libraries) {
+		return errors.New("VERSIONS does not say that the kit has a kernel of Debian's source, one of libkrunfw's package, and crun of Debian's source with its libraries")
 	}
 	const kernels = "GPL-2.0-only WITH Linux-syscall-note"
 	p.add(kit+"/vmlinux", part{
@@ -250,13 +257,19 @@ func (p parts) addOthers(versions string) error {
 		comment: "the kernel of the library with sha256 " + fw[3] + ", in another wrapping",
 	})
 	p.add(kit+"/guest.erofs", part{
-		name: "libseccomp", version: find(seccomp)[1], license: "LGPL-2.1-only", purl: "pkg:generic/libseccomp@" + find(seccomp)[1],
-		comment: "of the distribution that it was built on, linked into runc",
+		name: "crun", version: oci[1], license: "GPL-2.0-or-later AND LGPL-2.1-or-later", purl: "pkg:deb/debian/crun@" + oci[1],
+		comment: "built from Debian's crun_" + oci[1] + ".orig.tar.gz with sha256 " + oci[2] + ", by hack/build-crun",
 	})
-	p.add(kit+"/guest.erofs", part{
-		name: "glibc", version: find(libc)[1], license: "LGPL-2.1-or-later", purl: "pkg:generic/glibc@" + find(libc)[1],
-		comment: "of the distribution that it was built on, linked into runc",
-	})
+	for _, one := range linked {
+		license, known := libraries[one[1]]
+		if !known {
+			return fmt.Errorf("VERSIONS says that crun has %s, whose licence is not known here", one[1])
+		}
+		p.add(kit+"/guest.erofs", part{
+			name: strings.TrimSuffix(one[1], "-dev"), version: one[2], license: license, purl: "pkg:deb/debian/" + one[1] + "@" + one[2],
+			comment: "of the distribution that it was built on, linked into crun",
+		})
+	}
 	return nil
 }
 

@@ -27,7 +27,7 @@ func (c *Client) CreateBundle(ctx context.Context, r *api.CreateBundleRequest) (
 	return response.GetPath(), err
 }
 
-// ReleaseFiles unmounts what runc has taken a container's files from.
+// ReleaseFiles unmounts what crun has taken a container's files from.
 func (c *Client) ReleaseFiles(ctx context.Context, container string) error {
 	_, err := invoke(ctx, c, "ReleaseFiles", c.budgets.Load().Prompt, c.agent.ReleaseFiles, &api.ReleaseFilesRequest{Container: container})
 	return err

@@ -20,7 +20,7 @@ import (
 const warmID = "msb-warm"
 
 // warm has the guest make a container of nothing but the guest's own disk, and delete it. What
-// it reads of the disk and has to learn for its first container it has then: runc's and the
+// it reads of the disk and has to learn for its first container it has then: crun's and the
 // kernel's code for namespaces, mounts and control groups.
 func (s *Sandbox) warm(ctx context.Context) (err error) {
 	ctx = namespaces.WithNamespace(ctx, warmID) // the guest's task service wants one
@@ -32,7 +32,7 @@ func (s *Sandbox) warm(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("warming the guest: %w", err)
 	}
-	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Runc})
+	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Crun})
 	if err != nil {
 		return err
 	}
@@ -60,11 +60,11 @@ func warmSpec() *specs.Spec {
 		Version: specs.Version,
 		Root:    &specs.Root{Path: "."}, // the bundle, which goes with it
 		Process: &specs.Process{
-			Args: []string{api.Runc, "--version"}, Cwd: "/", NoNewPrivileges: true,
+			Args: []string{api.Crun, "--version"}, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
 		},
 		Mounts: []specs.Mount{
-			{Destination: filepath.Dir(api.Runc), Type: "bind", Source: filepath.Dir(api.Runc), Options: []string{"bind", "ro"}},
+			{Destination: filepath.Dir(api.Crun), Type: "bind", Source: filepath.Dir(api.Crun), Options: []string{"bind", "ro"}},
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: safe},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},

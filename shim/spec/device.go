@@ -66,7 +66,7 @@ type BlockDevice struct {
 
 // devices are those of a configuration.
 type devices struct {
-	guest  []specs.LinuxDevice // for runc in the guest
+	guest  []specs.LinuxDevice // for crun in the guest
 	blocks []BlockDevice
 	missed []string
 }

@@ -115,7 +115,7 @@ func (b *Bind) checkFile() error {
 	return nil
 }
 
-// forOthers tells an option that is for somebody else: neither the kernel nor runc
+// forOthers tells an option that is for somebody else: neither the kernel nor crun
 // would take it (fstab(5), mount(8), "x-").
 func forOthers(option string) bool {
 	return strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "X-")

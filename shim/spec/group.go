@@ -11,7 +11,7 @@ const (
 	sysfs        = "/sys"
 	groups       = "/sys/fs/cgroup"
 	belowSysfs   = "fs/cgroup"
-	mountOfGroup = "cgroup" // runc mounts version 2, where it is
+	mountOfGroup = "cgroup" // crun mounts version 2, where it is
 )
 
 // ownGroup gives a container a cgroup namespace where it asks for none, as Docker does on a

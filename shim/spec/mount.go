@@ -56,7 +56,7 @@ var guestNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", 
 const socketType = "uds"
 
 // planMount decides what a mount is: a bind of something of the host, or (bind
-// false) a file system of the guest's own, which runc makes there. users are the
+// false) a file system of the guest's own, which crun makes there. users are the
 // container's.
 func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap) (_ Bind, isBind bool, _ error) {
 	if err := checkDestination(mount.Destination); err != nil {
@@ -166,7 +166,7 @@ func checkDestination(destination string) error {
 }
 
 // apply takes in one mount option (runtime-spec, config.md, "Linux mount
-// options"). Those that are not about sharing pass on to runc, which knows
+// options"). Those that are not about sharing pass on to crun, which knows
 // them all and refuses the others.
 func (b *Bind) apply(option string) error {
 	switch {

@@ -16,7 +16,7 @@ import (
 // Where a limit of a container is kept. One that is kept nowhere holds all the same, or it
 // has a reason in limitRules, which is told.
 const (
-	inGuest = 1 << iota // by the guest's runc, for the container
+	inGuest = 1 << iota // by the guest's crun, for the container
 	onHost              // by package cgroup, for the VM
 )
 
@@ -26,7 +26,7 @@ type limitRule struct {
 }
 
 // limitRules are for every limit of LinuxResources, by the names that it has there
-// (runtime-spec, config-linux.md). What the guest's runc is to set needs a file of the
+// (runtime-spec, config-linux.md). What the guest's crun is to set needs a file of the
 // guest's kernel, which is Linux 6.12 with control groups of version 2:
 // TestResourceLimits (test/e2e) compares.
 var limitRules = map[string]limitRule{
@@ -111,7 +111,7 @@ var unifiedRules = map[string]limitRule{
 
 // Limits are what becomes of the resources that a client asks for.
 type Limits struct {
-	// Guest is for runc in the guest. Only what the guest's kernel has is in it.
+	// Guest is for crun in the guest. Only what the guest's kernel has is in it.
 	Guest *specs.LinuxResources
 	// Host is for the VM: its size and its control group.
 	Host *specs.LinuxResources

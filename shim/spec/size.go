@@ -29,9 +29,10 @@ var ownAnnotations = []string{AnnotationCPUs, AnnotationMemory, AnnotationMetada
 const (
 	mib = 1 << 20
 	// Overhead is the memory in bytes that a guest needs beside its containers:
-	// kernel, page tables, agent, runc. docs/decisions has the measurement.
+	// kernel, page tables, agent, crun. docs/decisions has the measurement.
 	Overhead = 128 * mib
-	// minLimit is the smallest memory limit in bytes with which runc starts.
+	// minLimit is the smallest memory limit in bytes with which a container starts for sure. It is
+	// also the smallest that Docker takes.
 	minLimit = 6 * mib
 	// unlimited and above mean no limit: cgroup v1's largest is just below 2⁶³.
 	unlimited = 1 << 60

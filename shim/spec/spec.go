@@ -1,6 +1,6 @@
 // Package spec turns an OCI runtime configuration written for this host into
 // what a microVM needs: how big it must be, what of the host it is given, and
-// the configuration for the runc inside. It only plans: nothing here touches
+// the configuration for the crun inside. It only plans: nothing here touches
 // the host, and what is not supported is refused here, before anything starts.
 package spec
 
@@ -226,7 +226,7 @@ type Places struct {
 	PodFiles map[string]string
 }
 
-// Guest is the configuration for runc in the guest.
+// Guest is the configuration for crun in the guest.
 func (p *Plan) Guest(places Places) ([]byte, error) {
 	guest := *p.spec
 	root, linux := *guest.Root, *guest.Linux

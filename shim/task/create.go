@@ -202,7 +202,7 @@ func (c *container) giveUp(ctx context.Context, sb *sandbox.Sandbox) (stop func(
 func (c *container) createInGuest(ctx context.Context, sb *sandbox.Sandbox, r *taskapi.CreateTaskRequest, bundle string, undo *undo.Stack) error {
 	detached := context.WithoutCancel(ctx)
 	uid, gid := c.plan.IOOwner()
-	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Runc, IoUid: uid, IoGid: gid})
+	runcOptions, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: api.Crun, IoUid: uid, IoGid: gid})
 	if err != nil {
 		return err
 	}

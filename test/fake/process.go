@@ -25,7 +25,7 @@ import (
 //	cat                 copies stdin to stdout until its end, and ends
 //	flood BYTES         writes so many bytes, and ends
 //	ignores-term        as sleep, and only SIGKILL ends it
-//	sbin/runc           does nothing: it is of the guest's disk, and never starts
+//	sbin/crun           does nothing: it is of the guest's disk, and never starts
 //
 // Any other program is missing: runc fails to create a container of it, and to start an
 // exec ("missing" is kept for that).
@@ -45,7 +45,7 @@ var programs = map[string]func(*process) uint32{
 	"cat":      cat,
 	"flood":    flood,
 
-	strings.TrimPrefix(api.Runc, "/"): func(*process) uint32 { return 0 },
+	strings.TrimPrefix(api.Crun, "/"): func(*process) uint32 { return 0 },
 }
 
 func sleep(p *process) uint32 {

@@ -101,7 +101,7 @@ func (t *tasks) create(_ context.Context, r *taskapi.CreateTaskRequest) (*taskap
 	c.init = newProcess(c, "", args)
 	c.init.files, c.init.terminal = [3]string{r.Stdin, r.Stdout, r.Stderr}, r.Terminal
 	if err := errors.Join(c.init.lookPath(), c.init.open(t.agent.stdio)); err != nil {
-		return nil, fmt.Errorf("OCI runtime create failed: runc create failed: %w", err)
+		return nil, fmt.Errorf("OCI runtime create failed: %w", err)
 	}
 	t.mu.Lock()
 	if t.containers[r.ID] != nil {

@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// runtimeFailed is how containerd's task service begins an error of the OCI runtime's (go-runc).
+const runtimeFailed = "OCI runtime "
+
+// rootPath is where the guest has a container's root file system: the container's own paths
+// begin behind it.
+var rootPath = regexp.MustCompile(`/run/msb/(?:pool|roots)/[^/` + "`" + `]+`)
+
+// words are what crun says of what clients send most often wrongly, and runc's words for it:
+// clients look for some of them (Docker takes exit codes from them), and people know them. In
+// crun's text a name stands between backquotes, and the kernel's error is glibc's (strerror(3)).
+var words = []struct {
+	crun *regexp.Regexp
+	runc string
+}{
+	{regexp.MustCompile("executable file `(.*)` not found in \\$PATH: No such file or directory$"),
+		`unable to start container process: exec: "$1": executable file not found in $$PATH`},
+	{regexp.MustCompile("executable file `(.*)` not found: No such file or directory$"),
+		`unable to start container process: exec: "$1": stat $1: no such file or directory`},
+	{regexp.MustCompile("the path `(.*)` exists but it is not executable: Operation not permitted$"),
+		`unable to start container process: exec: "$1": permission denied`},
+	{regexp.MustCompile("the path `(.*)` is not a regular file: Operation not permitted$"),
+		`unable to start container process: exec: "$1": is a directory or no regular file: permission denied`},
+	{regexp.MustCompile("cannot open `(.*)`: Permission denied$"),
+		`unable to start container process: exec: "$1": permission denied`},
+	{regexp.MustCompile("chdir to `(.*)`: (.*)$"),
+		`unable to start container process: chdir to cwd ("$1") set in config.json failed: $2`},
+	{regexp.MustCompile("mount `(.*)` to `/?(.*)`: Not a directory$"),
+		`unable to start container process: error mounting "$1" to rootfs at "/$2": not a directory: ` +
+			`Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type`},
+	{regexp.MustCompile("mount `(.*)` to `/?(.*)`: (.*)$"),
+		`unable to start container process: error mounting "$1" to rootfs at "/$2": $3`},
+}
+
+// missingTarget is what crun says of a target of a mount that is not there and cannot be made:
+// also where the reason is that its file system is read-only.
+var missingTarget = regexp.MustCompile("open `(" + rootPath.String() + ")(/.*)`: No such file or directory$")
+
+// kernelErrors are glibc's words for errors of the kernel's that end a text, which Go, and so
+// runc, has with small letters.
+var kernelErrors = regexp.MustCompile(`(: )([A-Z])([a-z -]+)$`)
+
+// inRuncsWords is an error's text as runc would say it, as far as it is of the OCI runtime's.
+// readOnly tells of a directory whether it is on a file system that is read-only.
+func inRuncsWords(text string, readOnly func(dir string) bool) string {
+	if !strings.HasPrefix(text, runtimeFailed) {
+		return text
+	}
+	if found := missingTarget.FindStringSubmatchIndex(text); found != nil && readOnly(text[found[2]:found[3]]) {
+		text = text[:found[0]] + string(missingTarget.ExpandString(nil,
+			`unable to start container process: error mounting to rootfs at "$2": create mountpoint for $2 mount: read-only file system`, text, found))
+	}
+	text = rootPath.ReplaceAllString(text, "")
+	for _, known := range words {
+		if known.crun.MatchString(text) {
+			text = known.crun.ReplaceAllString(text, known.runc)
+			break
+		}
+	}
+	text = strings.ReplaceAll(text, "`", `"`)
+	if found := kernelErrors.FindStringSubmatchIndex(text); found != nil {
+		text = text[:found[4]] + strings.ToLower(text[found[4]:])
+	}
+	return text
+}
+
+// onReadOnly tells whether a directory is on a file system that is mounted read-only (statfs(2)).
+func onReadOnly(dir string) bool {
+	var stat unix.Statfs_t
+	return unix.Statfs(dir, &stat) == nil && stat.Flags&unix.ST_RDONLY != 0
+}

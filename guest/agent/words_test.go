@@ -1,0 +1,33 @@
+package agent
+
+import "testing"
+
+func TestInRuncsWords(t *testing.T) {
+	const root = "/run/msb/pool/dm_17226b0c0cef44a83cad1b5b38d3f72f"
+	for text, want := range map[string]string{
+		"OCI runtime create failed: executable file `nosuch` not found in $PATH: No such file or directory":          `OCI runtime create failed: unable to start container process: exec: "nosuch": executable file not found in $PATH`,
+		"OCI runtime exec failed: executable file `a$1 b` not found in $PATH: No such file or directory":             `OCI runtime exec failed: unable to start container process: exec: "a$1 b": executable file not found in $PATH`,
+		"OCI runtime create failed: executable file `/nosuch` not found: No such file or directory":                  `OCI runtime create failed: unable to start container process: exec: "/nosuch": stat /nosuch: no such file or directory`,
+		"OCI runtime create failed: the path `/etc/passwd` exists but it is not executable: Operation not permitted": `OCI runtime create failed: unable to start container process: exec: "/etc/passwd": permission denied`,
+		"OCI runtime create failed: the path `/etc` is not a regular file: Operation not permitted":                  `OCI runtime create failed: unable to start container process: exec: "/etc": is a directory or no regular file: permission denied`,
+		"OCI runtime create failed: cannot open `/root/x`: Permission denied":                                        `OCI runtime create failed: unable to start container process: exec: "/root/x": permission denied`,
+		"OCI runtime create failed: chdir to `/root`: Permission denied":                                             `OCI runtime create failed: unable to start container process: chdir to cwd ("/root") set in config.json failed: permission denied`,
+		"OCI runtime create failed: mount `/run/msb/files/c/fm_1` to `etc`: Not a directory": `OCI runtime create failed: unable to start container process: error mounting "/run/msb/files/c/fm_1" to rootfs at "/etc": not a directory: ` +
+			`Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type`,
+		"OCI runtime create failed: mount `tmpfs` to `/x/y`: Invalid argument":                     `OCI runtime create failed: unable to start container process: error mounting "tmpfs" to rootfs at "/x/y": invalid argument`,
+		"OCI runtime create failed: open `" + root + "/etc/missing`: No such file or directory":    `OCI runtime create failed: unable to start container process: error mounting to rootfs at "/etc/missing": create mountpoint for /etc/missing mount: read-only file system`,
+		"OCI runtime create failed: open `/run/msb/roots/c/etc/m`: No such file or directory":      `OCI runtime create failed: open "/etc/m": no such file or directory`,
+		"OCI runtime create failed: mkdir `" + root + "/etc/missing`: Read-only file system":       `OCI runtime create failed: mkdir "/etc/missing": read-only file system`,
+		"OCI runtime create failed: write to `/proc/sys/net/x`: Too many levels of symbolic links": `OCI runtime create failed: write to "/proc/sys/net/x": too many levels of symbolic links`,
+		"OCI runtime create failed: unknown syscall":                                               "OCI runtime create failed: unknown syscall",
+		"mount `a` to `b`: Not a directory":                                                        "mount `a` to `b`: Not a directory",
+		"":                                                                                         "",
+	} {
+		if is := inRuncsWords(text, func(dir string) bool { return dir == root }); is != want {
+			t.Errorf("%s\n is %s\nnot %s", text, is, want)
+		}
+	}
+	if onReadOnly("/proc/no/such") {
+		t.Error("what is not there is read-only")
+	}
+}
