@@ -488,7 +488,7 @@ KERNEL_FILE := $(if $(filter libkrunfw,$(KERNEL)),$(KIT)/vmlinux-tsi,$(if $(filt
 $(KIT)/vmlinux: $(KERNEL_FILE) always
 	@cmp -s $< $@ || { cp $< $(OUTPUT)/guest/kit.$$$$ && mv $(OUTPUT)/guest/kit.$$$$ $@; }
 
-$(CRUN): hack/build-crun hack/debian
+$(CRUN): hack/build-crun hack/debian hack/crun/crun.patch
 	@hack/build-crun $@
 
 # go build touches a program that it leaves as it is: its sum tells.

@@ -258,7 +258,7 @@ func (p parts) addOthers(versions string) error {
 	})
 	p.add(kit+"/guest.erofs", part{
 		name: "crun", version: oci[1], license: "GPL-2.0-or-later AND LGPL-2.1-or-later", purl: "pkg:deb/debian/crun@" + oci[1],
-		comment: "built from Debian's crun_" + oci[1] + ".orig.tar.gz with sha256 " + oci[2] + ", by hack/build-crun",
+		comment: "built from Debian's crun_" + oci[1] + ".orig.tar.gz with sha256 " + oci[2] + ", by hack/build-crun with hack/crun/crun.patch",
 	})
 	for _, one := range linked {
 		license, known := libraries[one[1]]
