@@ -21,23 +21,45 @@ var words = []struct {
 	crun *regexp.Regexp
 	runc string
 }{
-	{regexp.MustCompile("executable file `(.*)` not found in \\$PATH: No such file or directory$"),
-		`unable to start container process: exec: "$1": executable file not found in $$PATH`},
-	{regexp.MustCompile("executable file `(.*)` not found: No such file or directory$"),
-		`unable to start container process: exec: "$1": stat $1: no such file or directory`},
-	{regexp.MustCompile("the path `(.*)` exists but it is not executable: Operation not permitted$"),
-		`unable to start container process: exec: "$1": permission denied`},
-	{regexp.MustCompile("the path `(.*)` is not a regular file: Operation not permitted$"),
-		`unable to start container process: exec: "$1": is a directory or no regular file: permission denied`},
-	{regexp.MustCompile("cannot open `(.*)`: Permission denied$"),
-		`unable to start container process: exec: "$1": permission denied`},
-	{regexp.MustCompile("chdir to `(.*)`: (.*)$"),
-		`unable to start container process: chdir to cwd ("$1") set in config.json failed: $2`},
-	{regexp.MustCompile("mount `(.*)` to `/?(.*)`: Not a directory$"),
-		`unable to start container process: error mounting "$1" to rootfs at "/$2": not a directory: ` +
-			`Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type`},
-	{regexp.MustCompile("mount `(.*)` to `/?(.*)`: (.*)$"),
-		`unable to start container process: error mounting "$1" to rootfs at "/$2": $3`},
+	{
+		regexp.MustCompile("executable file `(.*)` not found in \\$PATH: No such file or directory$"),
+		`exec: "$1": executable file not found in $$PATH`,
+	},
+	{
+		regexp.MustCompile("executable file `(.*)` not found: No such file or directory$"),
+		`exec: "$1": stat $1: no such file or directory`,
+	},
+	{
+		regexp.MustCompile("the path `(.*)` exists but it is not executable: Operation not permitted$"),
+		`exec: "$1": permission denied`,
+	},
+	{
+		regexp.MustCompile("the path `(.*)` is not a regular file: Operation not permitted$"),
+		`exec: "$1": is a directory or no regular file: permission denied`,
+	},
+	{
+		regexp.MustCompile("cannot open `(.*)`: Permission denied$"),
+		`exec: "$1": permission denied`,
+	},
+	{
+		regexp.MustCompile("chdir to `(.*)`: (.*)$"),
+		`chdir to cwd ("$1") set in config.json failed: $2`,
+	},
+	{
+		regexp.MustCompile("mount `(.*)` to `/?(.*)`: Not a directory$"),
+		`error mounting "$1" to rootfs at "/$2": not a directory: ` +
+			`Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type`,
+	},
+	{
+		regexp.MustCompile("mount `(.*)` to `/?(.*)`: (.*)$"),
+		`error mounting "$1" to rootfs at "/$2": $3`,
+	},
+}
+
+// begins are the words that each of runc's own layers puts before an error.
+var begins = []struct{ crun, runc string }{
+	{"OCI runtime create failed: ", "OCI runtime create failed: runc create failed: unable to start container process: error during container init: "},
+	{"OCI runtime exec failed: ", "OCI runtime exec failed: exec failed: unable to start container process: "},
 }
 
 // missingTarget is what crun says of a target of a mount that is not there and cannot be made:
@@ -56,13 +78,18 @@ func inRuncsWords(text string, readOnly func(dir string) bool) string {
 	}
 	if found := missingTarget.FindStringSubmatchIndex(text); found != nil && readOnly(text[found[2]:found[3]]) {
 		text = text[:found[0]] + string(missingTarget.ExpandString(nil,
-			`unable to start container process: error mounting to rootfs at "$2": create mountpoint for $2 mount: read-only file system`, text, found))
+			`error mounting to rootfs at "$2": create mountpoint for $2 mount: read-only file system`, text, found))
 	}
 	text = rootPath.ReplaceAllString(text, "")
 	for _, known := range words {
-		if known.crun.MatchString(text) {
-			text = known.crun.ReplaceAllString(text, known.runc)
+		if found := known.crun.FindStringSubmatchIndex(text); found != nil {
+			text = text[:found[0]] + string(known.crun.ExpandString(nil, known.runc, text, found))
 			break
+		}
+	}
+	for _, begin := range begins {
+		if rest, is := strings.CutPrefix(text, begin.crun); is {
+			text = begin.runc + rest
 		}
 	}
 	text = strings.ReplaceAll(text, "`", `"`)
