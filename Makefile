@@ -397,8 +397,9 @@ packages: build deps-krun deps-qemu ## build packages for Debian and RPM, an arc
 	@hack/packages/build $(OUTPUT) $(PACKAGES)
 
 test-packages: ## install, upgrade and remove the packages of "make packages" in empty roots (root)
-	@$(DEPS) rpm dpkg-deb systemd
-	@hack/packages/test $(OUTPUT) $(PACKAGES)
+	@$(DEPS) rpm dpkg-deb systemd busybox
+	@echo "==> packages"
+	@status=0; for part in test test-timer; do hack/packages/$$part $(OUTPUT) $(PACKAGES) || status=1; done; exit $$status
 
 image: build deps-krun deps-qemu ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
 	@rm -rf $(INSTALL)
