@@ -72,7 +72,7 @@ REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
 .PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-trace bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
-	install install-kit uninstall share packages test-packages image clean distclean root clients guests kubernetes always
+	install install-kit uninstall share packer packages test-packages image clean distclean root clients guests kubernetes always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -97,17 +97,20 @@ shell: root build tools ## a shell with a private containerd to try things in (r
 # there runs beside the others. What they would all build or install is there before; what
 # needs no VM runs meanwhile, beside the kernel's build. Those of the second line run beside
 # the first, the longest first: a row that has ended takes lanes of the other.
-LANES  ?= lint test-unit test-e2e test-race
+LANES  ?= lint test-unit test-packages test-e2e test-race
 BESIDE ?= test-krun test-docker test-qemu-kvm test-1.7
 AT_ONCE := $(filter lint test-unit,$(LANES))
+# Before those that have VMs, because it builds shim and kit again, and a program that is touched
+# has another spare; not with another kernel, which no package has.
+BEFORE := $(if $(filter msb,$(KERNEL)),$(filter test-packages,$(LANES)))
 test: root ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc make bc bison flex libelf-dev xz dpkg-deb keyring qemu virtiofsd erofs seccomp busybox pgrep mke2fs npm fakeroot \
-		cargo patch libcap-ng-dev libcap-dev libyajl-dev pkg-config python3 iptables nft wg ip systemd mkfs.xfs lsof shellcheck
-	@hack/lanes parts $(AT_ONCE) $(if $(filter msb,$(KERNEL)),-- kernel) then build then \
-		$(filter-out $(AT_ONCE),$(LANES)) $(if $(BESIDE),-- $(BESIDE)) at-last test-contract
+		cargo patch libcap-ng-dev libcap-dev libyajl-dev pkg-config python3 iptables nft wg ip systemd mkfs.xfs lsof shellcheck rpm
+	@hack/lanes parts $(AT_ONCE) $(if $(filter msb,$(KERNEL)),-- kernel) then build $(if $(BEFORE),then $(BEFORE)) then \
+		$(filter-out $(AT_ONCE) test-packages,$(LANES)) $(if $(BESIDE),-- $(BESIDE)) at-last test-contract
 
 # What the lanes take, but for the kernel.
-parts: shim agent vmm placeholder shield tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(LANES) $(BESIDE)),critest suites) $(if $(findstring buildkit,$(LANES) $(BESIDE)),buildkit)
+parts: shim agent vmm placeholder shield tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(LANES) $(BESIDE)),critest suites) $(if $(findstring buildkit,$(LANES) $(BESIDE)),buildkit) $(if $(BEFORE),packer)
 
 test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
@@ -390,21 +393,25 @@ uninstall: ## remove what install put there
 share: ctl
 	@$(STEP) "making the manual, completions and examples" hack/share $(CTL) $(PREFIX) $(SHARE) $(ZSH_FUNCTIONS) $(DOC)
 
-packages: build deps-krun deps-qemu ## build packages for Debian and RPM, an archive, and what is in them, into _output/packages
+packer:
+	@$(STEP) "building the packer" bash -c 'cd hack/tools/nfpm && GOBIN=$(TOOLS) go install -ldflags "-s -w" tool'
+
+packages: build deps-krun deps-qemu packer ## build packages for Debian and RPM, an archive, and what is in them, into _output/packages
 	@$(if $(filter msb,$(KERNEL)),,$(error a package has msb's kernel: leave KERNEL out))
 	@$(DEPS) gcc
-	@$(STEP) "building the packer" bash -c 'cd hack/tools/nfpm && GOBIN=$(TOOLS) go install -ldflags "-s -w" tool'
 	@hack/packages/build $(OUTPUT) $(PACKAGES)
 
-test-packages: ## install, upgrade and remove the packages of "make packages" in empty roots (root)
-	@$(DEPS) rpm dpkg-deb systemd
-	@hack/packages/test $(OUTPUT) $(PACKAGES)
+test-packages: root packages ## install, upgrade and remove the packages in empty roots, and compare the image (root)
+	@$(DEPS) rpm dpkg-deb systemd busybox
+	@echo "==> packages"
+	@status=0; for part in test test-timer test-image; do hack/packages/$$part $(OUTPUT) $(PACKAGES) || status=1; done; exit $$status
 
 image: build deps-krun deps-qemu ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
 	@rm -rf $(INSTALL)
 	@$(MAKE) install-kit DESTDIR=$(INSTALL) PREFIX=/kit
 	@install -m 0644 deploy/config.toml $(INSTALL)/kit/
 	@$(STEP) "building the installer" go build -ldflags '-s -w' -o $(INSTALL)/msb-install ./cmd/msb-install
+	@chmod 0755 $(INSTALL)/msb-install
 	@$(STEP) "building the installer's image" go run -C hack ./image tree $(INSTALL) $(IMAGE_NAME) /msb-install $(OUTPUT)/images/msb-install.tar
 	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
 
