@@ -43,6 +43,10 @@ func main() {
 		}
 		exitIf(err)
 	}
+	host.Exit = func(err error) {
+		exitIf(err)
+		os.Exit(0)
+	}
 	ctx := context.Background()
 	started, err := manager.StartLegacy(ctx)
 	exitIf(err)

@@ -308,3 +308,53 @@ func needRoot(t *testing.T) {
 		t.Fatal("this test makes a mount namespace: run it as root")
 	}
 }
+
+// As soon as a shim has answered that it ends, another of the same name can start: a client
+// that has deleted a container makes one of its name at once. What the first still does, here for
+// a collector of traces that answers nothing, takes nothing from the second.
+func TestStartAgainAtOnce(t *testing.T) {
+	needRoot(t)
+	collector, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer collector.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+collector.Addr().String())
+	c := newContainerd(t)
+	var earlier []*ttrpc.Client
+	var last *ttrpc.Client
+	var address string
+	for range 10 {
+		params := &bootapi.BootstrapParams{InstanceID: id, Namespace: namespace, ContainerdGrpcAddress: c.socket}
+		var result bootapi.BootstrapResult
+		if err := proto.Unmarshal(c.start(marshal(t, params)), &result); err != nil {
+			t.Fatal(err)
+		}
+		address = result.GetAddress()
+		last = dial(t, address)
+		connect(t, last, "containerd.task.v3.Task")
+		if len(earlier) == 9 {
+			break
+		}
+		if err := last.Call(t.Context(), "containerd.task.v3.Task", "Shutdown", &taskapi.ShutdownRequest{ID: id}, new(emptypb.Empty)); err != nil && !errors.Is(err, ttrpc.ErrClosed) {
+			t.Error(err)
+		}
+		earlier = append(earlier, last)
+		c.renewBundle()
+	}
+	for _, client := range earlier {
+		if err := client.UserOnCloseWait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect(t, dial(t, address), "containerd.task.v3.Task")
+	end(t, last, address)
+}
+
+// renewBundle is what containerd does between two containers of a name.
+func (c *containerd) renewBundle() {
+	c.t.Helper()
+	if err := errors.Join(os.RemoveAll(c.bundle), os.Mkdir(c.bundle, 0o700), unix.Mkfifo(filepath.Join(c.bundle, "log"), 0o600)); err != nil {
+		c.t.Fatal(err)
+	}
+}

@@ -281,6 +281,7 @@ func TestLint(t *testing.T) {
 	w := newWorld(t)
 	w.many(1)
 	w.must(count.Open(w.source.Counts))
+	count.SetDriver("qemu")
 	count.AddPhase("start", time.Second)
 	w.source.Spares = func() ([]spare.Listed, error) { return []spare.Listed{{Pid: 1000, State: spare.Waiting}}, nil }
 	registry := prometheus.NewPedanticRegistry()

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +32,9 @@ const removal = 5 * time.Second
 type Group struct {
 	path string
 	hierarchy
+
+	leaving sync.Once
+	left    error // why this process is still in it; set by leaving
 }
 
 // hierarchy is a group in one of the two versions of the kernel's interface.
@@ -150,14 +154,28 @@ func Join(pid int) error {
 	return nil
 }
 
+// Leave moves this process back, once. The kernel takes its time for that, a grace period in each
+// hierarchy, in which other processes of the group may end.
+func (g *Group) Leave() error {
+	if g == nil {
+		return nil
+	}
+	g.leaving.Do(func() {
+		if err := g.leave(os.Getpid()); err != nil {
+			g.left = failed(g.path, "leaving it", err)
+		}
+	})
+	return g.left
+}
+
 // Close moves this process back and removes the group, whose other processes
 // have ended.
 func (g *Group) Close() error {
 	if g == nil {
 		return nil
 	}
-	if err := g.leave(os.Getpid()); err != nil {
-		return failed(g.path, "leaving it", err)
+	if err := g.Leave(); err != nil {
+		return err
 	}
 	return removeSoon(g.path, g)
 }

@@ -115,11 +115,22 @@ func TestGroup(t *testing.T) {
 	if value := quotaOf(t, path); value != "70000" {
 		t.Errorf("quota after the update %s", value)
 	}
+	for range 2 {
+		if err := group.Leave(); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := membership(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if left := groups(path); len(left) == 0 {
+		t.Error("the group goes when it is left")
+	}
 	if err := group.Close(); err != nil {
 		t.Error(err)
 	}
 	if after := membership(t); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+		t.Errorf("closed, before:\n%s\nafter:\n%s", before, after)
 	}
 	if left := groups(path); len(left) > 0 {
 		t.Errorf("left: %v", left)

@@ -9,6 +9,7 @@ package count
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,9 +39,50 @@ const (
 )
 
 // SetDriver says which driver has started this process' VM: one for all, as a shim has one VM.
-func SetDriver(name string) { driver.Store(int32(max(slices.Index(drivers[:], name), 0))) }
+func SetDriver(name string) {
+	driver.Store(int32(max(slices.Index(drivers[:], name), 0)))
+	early.count(true)
+}
 
 var driver atomic.Int32 // of drivers
+
+// early are the phases that ended before there was a driver: shim start, the first share, network.
+// They are counted with it, or with none when the start ends without one.
+var early waiting
+
+// waiting are phases that wait to be counted.
+type waiting struct {
+	mu    sync.Mutex
+	over  bool                      // there is a driver; guarded by mu
+	n     int                       // guarded by mu
+	ended [2 * len(phases)]struct { // guarded by mu
+		phase int
+		took  time.Duration
+	}
+}
+
+// add keeps a phase, and tells whether it has: not when none is early any more, nor any number.
+func (w *waiting) add(phase int, took time.Duration) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over || w.n == len(w.ended) {
+		return false
+	}
+	w.ended[w.n].phase, w.ended[w.n].took = phase, took
+	w.n++
+	return true
+}
+
+// count counts what waits. From the last time on nothing does.
+func (w *waiting) count(last bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = w.over || last
+	for _, ended := range w.ended[:w.n] {
+		addPhase(ended.phase, ended.took)
+	}
+	w.n = 0
+}
 
 // AddPhase counts a phase that has ended. A name that is none of the table's is not counted.
 func AddPhase(name string, took time.Duration) {
@@ -49,6 +91,13 @@ func AddPhase(name string, took time.Duration) {
 		return
 	}
 	took = max(took, 0) // a clock that was set back
+	if early.add(phase, took) {
+		return
+	}
+	addPhase(phase, took)
+}
+
+func addPhase(phase int, took time.Duration) {
 	bucket := 0
 	for bucket < len(bounds) && took > bounds[bucket] {
 		bucket++
@@ -66,11 +115,13 @@ func AddStart(vm VM, succeeded bool) {
 	if vm == NoVM {
 		return
 	}
+	early.count(false)
 	add(func(p *page) { p.starts[driver.Load()][vm-1][index(!succeeded)].Add(1) })
 }
 
 // AddRefusal counts a start that was refused before a VM was booted or joined.
 func AddRefusal(err error) {
+	early.count(false)
 	class := classOf(err)
 	add(func(p *page) { p.refusals[class].Add(1) })
 }

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func opened(t testing.TB) (dir string) {
 	if err := Open(dir); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { mapped.Store(nil); driver.Store(0) })
+	t.Cleanup(func() { mapped.Store(nil); driver.Store(0); early = waiting{} })
 	return dir
 }
 
@@ -157,7 +158,7 @@ func TestHistogram(t *testing.T) {
 	SetDriver("krun")
 	AddPhase("start", time.Second)
 	got := read(t, dir).Phases
-	if len(got) != 2 || got[0].Name != "guest boot" || got[0].Driver != "none" || got[1].Name != "start" || got[1].Driver != "krun" {
+	if len(got) != 2 || got[0].Name != "guest boot" || got[0].Driver != "krun" || got[1].Name != "start" || got[1].Driver != "krun" {
 		t.Fatalf("the phases are %+v", got)
 	}
 	if p := got[0]; p.Count != 8 || p.Sum != sum || len(p.Buckets) != len(bounds) {
@@ -168,6 +169,41 @@ func TestHistogram(t *testing.T) {
 			t.Errorf("%d took no longer than %v s, want %d", n, bound, want)
 		}
 	}
+}
+
+// A phase that ends before there is a driver is counted with the driver that comes, with none when
+// the start ends without one, and in any case when there are many.
+func TestPhasesBeforeTheDriver(t *testing.T) {
+	dir := opened(t)
+	wait := func(n int) {
+		for range n {
+			AddPhase("share", time.Second)
+		}
+	}
+	expect := func(driver string, want ...uint64) {
+		t.Helper()
+		var got []uint64
+		for _, p := range read(t, dir).Phases {
+			got = append(got, p.Count)
+			driver = strings.TrimPrefix(driver, p.Driver)
+		}
+		if !slices.Equal(got, want) || driver != "" {
+			t.Errorf("counted %v, want %v; without %q", got, want, driver)
+		}
+	}
+	wait(3)
+	expect("")
+	AddRefusal(errdefs.ErrNotFound)
+	expect("none", 3)
+	wait(4)
+	AddStart(Cold, false)
+	expect("none", 7)
+	wait(len(early.ended) + 5)
+	expect("none", 12)
+	SetDriver("qemu")
+	expect("noneqemu", 12, uint64(len(early.ended)))
+	wait(1)
+	expect("noneqemu", 12, uint64(len(early.ended))+1)
 }
 
 // Counting costs no memory, whether there is a file or not.

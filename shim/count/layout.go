@@ -19,7 +19,7 @@ var phases = [...]string{
 	"hand over", "hooks", "start", "drain", "delete in the guest", "remove", "leave",
 }
 
-// drivers are their names, and "none" for what is done before a VMM is started.
+// drivers are their names, and "none" for starts that ended before a VMM was started.
 var drivers = [...]string{"none", "krun", "qemu"}
 
 // bounds are the upper ends of a histogram's buckets. One more is for what takes longer.

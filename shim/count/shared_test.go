@@ -37,6 +37,7 @@ func countAlone(dir, times string) {
 		fmt.Println(err)
 		return
 	}
+	SetDriver("krun")
 	for n := 1; most == 0 || n <= most; n++ {
 		AddOverrun()
 		AddPhase("guest boot", time.Second)

@@ -48,6 +48,8 @@ type daemon struct {
 	process *os.Process // nil if it was a spare: that ends when start is closed
 	socket  *os.File    // shared with the daemon: what is bound here is bound there
 	start   *os.File    // the other end of startFD's pipe
+
+	patience time.Duration // with the earlier shim of its name
 }
 
 // newDaemon makes what a daemon needs, of which waiting is the daemon's end of start. Its
@@ -57,7 +59,7 @@ func newDaemon() (_ *daemon, waiting *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the shim's socket: %w", err)
 	}
-	d := &daemon{socket: os.NewFile(uintptr(fd), "socket")}
+	d := &daemon{socket: os.NewFile(uintptr(fd), "socket"), patience: giveWay}
 	if waiting, d.start, err = os.Pipe(); err != nil {
 		d.close()
 		return nil, nil, err
@@ -141,10 +143,19 @@ func startDaemon(params *bootapi.BootstrapParams, tracing config.Tracing, began 
 	return d, nil
 }
 
+// giveWay is how long a start waits for the earlier shim of its name. That has answered, and may
+// still be waiting until containerd has taken its last events, for 5 s at most (rpc).
+const giveWay = 6 * time.Second
+
 // listen makes the file of the daemon's socket at an address, and has the socket listen
-// there. The file of another socket is replaced if nobody serves that.
+// there. The file of another socket is replaced if nobody serves that, and waited for if somebody
+// does.
 func (d *daemon) listen(address string) error {
 	err := d.bind(address)
+	for deadline := time.Now().Add(d.patience); errors.Is(err, unix.EADDRINUSE) && shim.CanConnect(address) && time.Now().Before(deadline); {
+		time.Sleep(2 * time.Millisecond)
+		err = d.bind(address)
+	}
 	if errors.Is(err, unix.EADDRINUSE) && !shim.CanConnect(address) {
 		if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing the socket of an earlier shim: %w", err)

@@ -127,12 +127,21 @@ func TestListenAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := open()
-	defer second.close()
 	if err := second.listen(address); !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), address) {
 		t.Errorf("a socket that is served: %v", err)
 	}
 	first.close()
 	if err := second.listen(address); err != nil || !shim.CanConnect(address) {
 		t.Errorf("a socket that nobody serves: %v", err)
+	}
+	third := open()
+	defer third.close()
+	third.patience = time.Minute
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		second.close()
+	}()
+	if err := third.listen(address); err != nil || !shim.CanConnect(address) {
+		t.Errorf("a socket that is served for a moment: %v", err)
 	}
 }

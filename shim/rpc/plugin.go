@@ -42,8 +42,12 @@ var tracesTimeout = time.Second
 type Host struct {
 	// Mounts is containerd's mount namespace.
 	Mounts mountns.Namespace
-	// RemoveSocket removes the file of the shim's socket. It is called when the shim ends.
+	// RemoveSocket removes the file of the shim's socket. It is called when the shim ends, before
+	// anything for which a shim of the same name need not wait.
 	RemoveSocket func() error
+	// Exit ends the shim's process, with what is still to be told; nil returns to pkg/shim, which
+	// removes the file of the socket again: it may be the next shim's by then.
+	Exit func(error)
 	// Tracer takes the spans of what is done; nil if nobody wants them.
 	Tracer *trace.Tracer
 	// Spare is the VM that this process has waited with; nil if it was no spare.
@@ -127,8 +131,9 @@ func openTracer(ctx context.Context) *trace.Tracer {
 	return trace.Open(target, namespace, filepath.Base(bundle), version.Version)
 }
 
-// newServices makes the services of a shim. When life ends, it ends the pod, and waits for
-// its last events and answers. Then the file of its socket goes.
+// newServices makes the services of a shim. When life ends, it ends the pod, and waits for its
+// last events. Then the file of its socket goes: a shim of the same name can start. What it waits
+// for from there on, the answers that clients still wait for, is nobody else's.
 func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Service, host Host, began time.Time,
 	platform func(config.Config) sandbox.Platform,
 ) *Services {
@@ -149,11 +154,15 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 		if flushErr := queue.Flush(flushing); flushErr != nil {
 			log.G(ctx).WithError(flushErr).Warn("containerd has not taken the last events")
 		}
+		err = errors.Join(err, host.RemoveSocket())
 		services.calls.settle()
-		err = errors.Join(err, host.Spare.Close(), publisher.Close(), host.RemoveSocket())
+		err = errors.Join(err, host.Spare.Close(), publisher.Close())
 		closing, cancel := context.WithTimeout(ctx, tracesTimeout)
 		defer cancel()
 		host.Tracer.Close(closing)
+		if host.Exit != nil {
+			host.Exit(err)
+		}
 		return err
 	})
 	return services

@@ -97,6 +97,7 @@ type world struct {
 	services *Services
 	events   *taker
 	life     shutdown.Service
+	freed    time.Time // when the file of its socket was removed, readable after its end
 }
 
 // open makes a shim. It ends with the test.
@@ -115,9 +116,14 @@ func openTraced(t *testing.T, tracer *trace.Tracer) *world {
 	}
 	ctx, life := shutdown.WithShutdown(namespaces.WithNamespace(context.Background(), "test"))
 	s.life = life
-	s.services = newServices(ctx, s.events, life, Host{RemoveSocket: func() error { return nil }, Tracer: tracer}, time.Now(), func(config.Config) sandbox.Platform { return s.Platform })
+	s.services = newServices(ctx, s.events, life, Host{RemoveSocket: s.removeSocket, Tracer: tracer}, time.Now(), func(config.Config) sandbox.Platform { return s.Platform })
 	t.Cleanup(s.end)
 	return s
+}
+
+func (s *world) removeSocket() error {
+	s.freed = time.Now()
+	return nil
 }
 
 // end ends the shim.

@@ -56,9 +56,14 @@ func TestShutdown(t *testing.T) {
 		s := open(t)
 		s.events.take = func() { time.Sleep(time.Second / 2) }
 		s.run("c")
+		began := time.Now()
 		s.end()
 		if !errors.Is(s.life.Err(), shutdown.ErrShutdown) {
 			t.Errorf("the shim ends with %v", s.life.Err())
+		}
+		// The next shim's events come after its last.
+		if waited := s.freed.Sub(began); waited < time.Second/2 {
+			t.Errorf("its name is free after %v, before containerd has taken its events", waited)
 		}
 		if n := s.exits(); n != 1 {
 			t.Errorf("%d exits were told", n)
@@ -143,7 +148,8 @@ func TestShutdownFails(t *testing.T) {
 }
 
 // Whoever waits for an answer gets it, before the process goes with the shim: containerd may
-// end the shim when one of its clients has deleted the task, and a second is about to.
+// end the shim when one of its clients has deleted the task, and a second is about to. A shim of
+// the same name does not wait for that.
 func TestShutdownDuringACall(t *testing.T) {
 	for name, test := range map[string]struct {
 		takes, shim time.Duration
@@ -175,6 +181,9 @@ func TestShutdownDuringACall(t *testing.T) {
 				s.end()
 				if took := time.Since(began).Round(time.Millisecond); took != test.shim {
 					t.Errorf("the shim ends after %v, not %v", took, test.shim)
+				}
+				if !s.freed.Equal(began) {
+					t.Errorf("its name is free after %v", s.freed.Sub(began))
 				}
 				c.Close()
 				if err := <-answer; (err == nil) != test.answered {

@@ -157,11 +157,19 @@ func (s *Sandbox) Err() error {
 	return s.machine.Err()
 }
 
-// stop ends the machine and waits for it.
+// stop ends the machine and waits for it. Meanwhile this process leaves the VM's control group; an
+// error of that is Close's, which tries no more than it.
 func (s *Sandbox) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	return s.machine.Stop(ctx)
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		_ = s.group.Leave()
+	}()
+	err := s.machine.Stop(ctx)
+	<-left
+	return err
 }
 
 // AllowsShell tells whether the host's operator may run programs in the guest.

@@ -72,6 +72,41 @@ func (r *recorder) until(t *testing.T, id, topic string) (topics []string, all [
 	}
 }
 
+// As soon as a container is deleted its name and its snapshot are free, whatever its shim still
+// does, or if that is killed then: each container finds all that the one before has written.
+func TestAgainAtOnce(t *testing.T) {
+	nothingLeft(t)
+	c := create(t, options{}, "sh", "-c", "echo >>/rounds; exit $(wc -l </rounds)")
+	rounds := harness.FewEmulated(4, harness.Many(8, 40))
+	for round := 1; ; round++ {
+		if err := c.Start(c.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if code := await(t, c.exit); code != uint32(round) {
+			t.Fatalf("container %d finds what %d have written", round, int(code)-1)
+		}
+		shim, err := os.FindProcess(findShim(c.ID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Delete(c.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if round == rounds {
+			return
+		}
+		if round%2 == 0 {
+			_ = shim.Kill() // if it is still there
+		}
+		if c.Task, err = c.container.NewTask(c.ctx, cio.NullIO); err != nil {
+			t.Fatal(err)
+		}
+		if c.exit, err = c.Wait(c.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A whole life: every call of the API, the events in their order, and one
 // process id for the host all along.
 func TestLifecycle(t *testing.T) {
