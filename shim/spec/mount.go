@@ -3,6 +3,7 @@ package spec
 import (
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -85,6 +86,9 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 			mount.Destination, mount.Type, "images of erofs and ext4, proc, sysfs, tmpfs, devpts, mqueue and cgroup")
 	}
 	if err := checkSource(mount); err != nil {
+		return Bind{}, false, err
+	}
+	if err := bind.checkOptions(); err != nil {
 		return Bind{}, false, err
 	}
 	bind.Source = absolute(bundle, mount.Source)
@@ -189,8 +193,10 @@ func (b *Bind) apply(option string) error {
 		b.ReadOnly = true
 	case "rro":
 		b.ReadOnly, b.RecursiveReadOnly = true, true
-	case "rw":
-		b.ReadOnly = false
+	case "rw": // what is recursive is applied last
+		b.ReadOnly = b.RecursiveReadOnly
+	case "rrw":
+		b.ReadOnly, b.RecursiveReadOnly = false, false
 	case "slave", "rslave":
 		b.Slave = true
 		return nil
@@ -202,9 +208,46 @@ func (b *Bind) apply(option string) error {
 	case "idmap", "ridmap":
 		b.idmap, b.RecursiveIDMap = true, option == "ridmap"
 		return nil
+	case "tmpcopyup": // for a tmpfs; runc passes it over
+		return nil
 	}
 	b.options = append(b.options, option)
 	return nil
+}
+
+// checkOptions refuses what would be for the file system, as runc does: crun passes it over.
+func (b *Bind) checkOptions() error {
+	for _, option := range b.options {
+		if option != "" && !isAny(option, mountOptions...) {
+			return invalid("mount %s: a bind has no option %s, and hands none to the file system: leave it out", b.Destination, shorten(option))
+		}
+	}
+	return nil
+}
+
+// recursive are options of mounts that are there already, which no new file system is: runc
+// passes them over where nothing is bound.
+var recursive = []string{
+	"ratime", "rdev", "rdiratime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
+	"rnosymfollow", "rrelatime", "rro", "rrw", "rstrictatime", "rsuid", "rsymfollow",
+}
+
+// propagations are ways in which mounts propagate (mount_namespaces(7)).
+var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}
+
+// localOptions are those of a file system of the guest's own, for crun: it would apply what is
+// recursive, and of several propagations it takes none. The last one holds, as nothing has
+// propagated yet.
+func localOptions(options []string) []string {
+	var last string
+	for _, option := range options {
+		if isAny(option, propagations...) {
+			last = option
+		}
+	}
+	return slices.DeleteFunc(options, func(option string) bool {
+		return isAny(option, recursive...) || isAny(option, propagations...) && option != last
+	})
 }
 
 func (b *Bind) guestOptions() []string {

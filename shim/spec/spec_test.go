@@ -63,6 +63,7 @@ func TestNewRefuses(t *testing.T) {
 		"the runtime's own": {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/proc/./self/"}), "is about a process of the host"},
 		"the host's group":  {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/sys/fs/cgroup/memory"}), "is a control group of the host"},
 		"shared":            {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/x", Options: []string{"rshared"}}), "rslave"},
+		"data of a bind":    {withMount(specs.Mount{Destination: "/a", Type: "bind", Source: "/x", Options: []string{"ro", "size=1m"}}), "a bind has no option size=1m"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := New(container(c.change), "/bundle")
@@ -70,6 +71,42 @@ func TestNewRefuses(t *testing.T) {
 				t.Errorf("New = %v", err)
 			}
 		})
+	}
+}
+
+// Of file systems of the guest's own runc passes recursive options over, and the last propagation
+// holds; a bind keeps them.
+func TestLocalOptions(t *testing.T) {
+	p, err := New(container(
+		withMount(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"rro", "rslave", "noexec", "private", "rexec", "size=1m", "tmpcopyup"}}),
+		withMount(specs.Mount{Destination: "/b", Type: "bind", Source: "/proc/version", Options: []string{"bind", "rro", "private"}}),
+	), "/bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := p.guestMounts(Places{})
+	for i, want := range []string{"noexec private size=1m tmpcopyup", "bind rro private"} {
+		if got := strings.Join(mounts[i].Options, " "); got != want {
+			t.Errorf("%s has options %s, want %s", mounts[i].Destination, got, want)
+		}
+	}
+}
+
+// The last option holds, and what is recursive holds longer.
+func TestReadOnlyOptions(t *testing.T) {
+	for options, want := range map[string][2]bool{
+		"ro": {true, false}, "ro rw": {}, "rw ro": {true, false}, "rro": {true, true}, "rro rw": {true, true}, "rro rrw": {}, "ro rrw": {},
+		"rrw rro": {true, true}, "rrw ro": {true, false},
+	} {
+		var b Bind
+		for option := range strings.FieldsSeq(options) {
+			if err := b.apply(option); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := [2]bool{b.ReadOnly, b.RecursiveReadOnly}; got != want {
+			t.Errorf("%s: %v, want %v", options, got, want)
+		}
 	}
 }
 
