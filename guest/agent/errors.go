@@ -21,7 +21,7 @@ func wordErrors(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.Unary
 		return response, nil
 	}
 	native := errgrpc.ToNative(err)
-	text := inRuncsWords(native.Error(), onReadOnly)
+	text := inRuncsWords(native.Error())
 	if len(text) > maxText {
 		text = strings.ToValidUTF8(text[:maxText], "") + " …"
 	}

@@ -3,8 +3,6 @@ package agent
 import (
 	"regexp"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // runtimeFailed is how containerd's task service begins an error of the OCI runtime's (go-runc).
@@ -62,23 +60,14 @@ var begins = []struct{ crun, runc string }{
 	{"OCI runtime exec failed: ", "OCI runtime exec failed: exec failed: unable to start container process: "},
 }
 
-// missingTarget is what crun says of a target of a mount that is not there and cannot be made:
-// also where the reason is that its file system is read-only.
-var missingTarget = regexp.MustCompile("open `(" + rootPath.String() + ")(/.*)`: No such file or directory$")
-
 // kernelErrors are glibc's words for errors of the kernel's that end a text, which Go, and so
 // runc, has with small letters.
 var kernelErrors = regexp.MustCompile(`(: )([A-Z])([a-z -]+)$`)
 
 // inRuncsWords is an error's text as runc would say it, as far as it is of the OCI runtime's.
-// readOnly tells of a directory whether it is on a file system that is read-only.
-func inRuncsWords(text string, readOnly func(dir string) bool) string {
+func inRuncsWords(text string) string {
 	if !strings.HasPrefix(text, runtimeFailed) {
 		return text
-	}
-	if found := missingTarget.FindStringSubmatchIndex(text); found != nil && readOnly(text[found[2]:found[3]]) {
-		text = text[:found[0]] + string(missingTarget.ExpandString(nil,
-			`error mounting to rootfs at "$2": create mountpoint for $2 mount: read-only file system`, text, found))
 	}
 	text = rootPath.ReplaceAllString(text, "")
 	for _, known := range words {
@@ -97,10 +86,4 @@ func inRuncsWords(text string, readOnly func(dir string) bool) string {
 		text = text[:found[4]] + strings.ToLower(text[found[4]:])
 	}
 	return text
-}
-
-// onReadOnly tells whether a directory is on a file system that is mounted read-only (statfs(2)).
-func onReadOnly(dir string) bool {
-	var stat unix.Statfs_t
-	return unix.Statfs(dir, &stat) == nil && stat.Flags&unix.ST_RDONLY != 0
 }
