@@ -90,9 +90,13 @@ func (s *Sandbox) endWith(ctx context.Context) (stop func() bool) {
 }
 
 // own notes the VMM as the bundle's, and gives it the container's place in the kernel's choice
-// of a victim.
+// of a victim. A VMM may end at any time, that of a spare also before anybody knows it.
 func (s *Sandbox) own(ctx context.Context) error {
-	if err := s.recordVMM(s.driver.Name(), s.machine.Pid()); err != nil {
+	err := s.recordVMM(s.driver.Name(), s.machine.Pid())
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("the VMM has ended before its VM was used: start the container again: %w", errdefs.ErrUnavailable)
+	}
+	if err != nil {
 		return err
 	}
 	return adjustOOMScore(ctx, s.machine.Pid(), s.config.OOMScoreAdj)

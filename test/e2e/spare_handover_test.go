@@ -75,6 +75,10 @@ func TestSpareHandOver(t *testing.T) {
 		if err := unix.Kill(vmm, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
+		waitFor(t, "the VMM to end", func() bool { // its parent is stopped, and does not wait for it
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", vmm))
+			return err != nil || strings.Contains(string(stat), ") Z ")
+		})
 		id := fmt.Sprintf("without-%d", time.Now().UnixNano())
 		ran := runBeside(id, file)
 		awaitStarter(t, id, 1, ran)
