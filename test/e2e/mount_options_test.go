@@ -18,25 +18,67 @@ import (
 
 // contradictions are options of which the last one wins; with them the reverse order is tried.
 var contradictions = [][]string{
-	{"ro", "rw"}, {"noexec", "exec"}, {"nosuid", "suid"}, {"nodev", "dev"}, {"noatime", "atime"}, {"noatime", "relatime"},
-	{"noatime", "strictatime"}, {"relatime", "strictatime"}, {"nodiratime", "diratime"}, {"nosymfollow", "symfollow"}, {"sync", "async"},
-	{"lazytime", "nolazytime"}, {"iversion", "noiversion"}, {"silent", "loud"}, {"mand", "nomand"},
-	{"rro", "rrw"}, {"rnoexec", "rexec"}, {"rnosuid", "rsuid"}, {"rnodev", "rdev"}, {"rnoatime", "ratime"}, {"rnoatime", "rrelatime"},
-	{"rnoatime", "rstrictatime"}, {"rrelatime", "rnorelatime"}, {"rstrictatime", "rnostrictatime"}, {"rnodiratime", "rdiratime"},
-	{"rnosymfollow", "rsymfollow"}, {"ro", "rrw"}, {"rro", "rw"}, {"noexec", "rexec"}, {"nosuid", "rsuid"},
-	{"private", "slave"}, {"rslave", "rprivate"},
+	{"ro", "rw"},
+	{"noexec", "exec"},
+	{"nosuid", "suid"},
+	{"nodev", "dev"},
+	{"noatime", "atime"},
+	{"noatime", "relatime"},
+	{"noatime", "strictatime"},
+	{"relatime", "strictatime"},
+	{"nodiratime", "diratime"},
+	{"nosymfollow", "symfollow"},
+	{"sync", "async"},
+	{"lazytime", "nolazytime"},
+	{"iversion", "noiversion"},
+	{"silent", "loud"},
+	{"mand", "nomand"},
+	{"rro", "rrw"},
+	{"rnoexec", "rexec"},
+	{"rnosuid", "rsuid"},
+	{"rnodev", "rdev"},
+	{"rnoatime", "ratime"},
+	{"rnoatime", "rrelatime"},
+	{"rnoatime", "rstrictatime"},
+	{"rrelatime", "rnorelatime"},
+	{"rstrictatime", "rnostrictatime"},
+	{"rnodiratime", "rdiratime"},
+	{"rnosymfollow", "rsymfollow"},
+	{"ro", "rrw"},
+	{"rro", "rw"},
+	{"noexec", "rexec"},
+	{"nosuid", "rsuid"},
+	{"private", "slave"},
+	{"rslave", "rprivate"},
 }
 
 // together are options that do not contradict each other.
 var together = [][]string{
-	{"ro", "nosuid", "nodev", "noexec", "noatime"}, {"rro", "rnosuid", "rnodev", "rnoexec", "rnoatime"}, {"noatime", "nodiratime"},
-	{"ro", "sync", "dirsync"}, {"nosuid", "strictatime"}, {"ro", "remount"},
+	{"ro", "nosuid", "nodev", "noexec", "noatime"},
+	{"rro", "rnosuid", "rnodev", "rnoexec", "rnoatime"},
+	{"noatime", "nodiratime"},
+	{"ro", "sync", "dirsync"},
+	{"nosuid", "strictatime"},
+	{"ro", "remount"},
 }
 
 // tmpfsData are options of tmpfs's own (tmpfs(5)), which the runtime hands to the kernel.
 var tmpfsData = [][]string{
-	{"size=1m"}, {"size=64k", "mode=1777"}, {"mode=700"}, {"mode=0755", "uid=5", "gid=6"}, {"nr_inodes=100"}, {"nr_blocks=10"}, {"huge=never"},
-	{"noswap"}, {"inode32"}, {"size=1m", "ro", "noexec"}, {"mpol=local"}, {"nosuch"}, {"size=many"}, {"mode=9"}, {""},
+	{"size=1m"},
+	{"size=64k", "mode=1777"},
+	{"mode=700"},
+	{"mode=0755", "uid=5", "gid=6"},
+	{"nr_inodes=100"},
+	{"nr_blocks=10"},
+	{"huge=never"},
+	{"noswap"},
+	{"inode32"},
+	{"size=1m", "ro", "noexec"},
+	{"mpol=local"},
+	{"nosuch"},
+	{"size=many"},
+	{"mode=9"},
+	{""},
 }
 
 // bindData are what a bind has no use for.
@@ -149,7 +191,7 @@ func TestMountOptions(t *testing.T) {
 	theirs, ours := bothSides(t)
 	results := map[string]map[string]string{}
 	for _, side := range []side{theirs, ours} {
-		c := side.start(t, oci.WithMounts(mounts))
+		c := side.alone().start(t, oci.WithMounts(mounts))
 		seen := mountsSeen(c.must("ls /bind/*/below >/dev/null; cat /proc/self/mountinfo"))
 		seen["files of /etc"] = c.must("cd /etc; find . -exec stat -c '%n %f %u:%g %s' {} + | sort; touch new")
 		for line := range strings.Lines(c.must("cd /; for dir in tmpfs/*r[ow]* bind/*r[ow]*; do touch $dir/new 2>/dev/null; echo $dir $?; done")) {
@@ -157,7 +199,7 @@ func TestMountOptions(t *testing.T) {
 			seen["touch in "+name] = code
 		}
 		for _, a := range refused {
-			o := side.run(t, []oci.SpecOpts{oci.WithMounts([]specs.Mount{a.mount(shared)})}, "true")
+			o := side.run(t, oci.WithMounts([]specs.Mount{a.mount(shared)}), "true")
 			seen[a.name()] = "starts"
 			if o.failed != "" {
 				seen[a.name()] = "refused"
