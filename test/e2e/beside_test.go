@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -57,10 +56,21 @@ func (s side) container(id string, image client.Image) []client.NewContainerOpts
 	return []client.NewContainerOpts{client.WithNewSnapshot(id, image), runtime}
 }
 
-// start starts a container that is no pod's.
+// alone is the side without its pod: a container has a VM of its own.
+func (s side) alone() side { return side{runtime: s.runtime} }
+
+// member makes a container one of the side's pod.
+func (s side) member() oci.SpecOpts {
+	if s.pod == "" {
+		return oci.Compose()
+	}
+	return ofPod("container", s.pod)
+}
+
+// start starts a container that sleeps.
 func (s side) start(t *testing.T, spec ...oci.SpecOpts) *task {
 	t.Helper()
-	return start(t, options{spec: spec, container: s.container}, sleeper...)
+	return start(t, options{spec: append([]oci.SpecOpts{s.member()}, spec...), container: s.container}, sleeper...)
 }
 
 // An outcome is what became of a process.
@@ -79,7 +89,7 @@ func (o outcome) String() string {
 }
 
 // run runs a command in a container of its own, which is deleted.
-func (s side) run(t *testing.T, spec []oci.SpecOpts, command ...string) (o outcome) {
+func (s side) run(t *testing.T, change oci.SpecOpts, command ...string) outcome {
 	t.Helper()
 	ctx, cancel := host.Context()
 	defer cancel()
@@ -87,12 +97,9 @@ func (s side) run(t *testing.T, spec []oci.SpecOpts, command ...string) (o outco
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := []oci.SpecOpts{oci.WithImageConfig(image), oci.WithProcessArgs(command...)}
-	if s.pod != "" {
-		all = append(all, ofPod("container", s.pod))
-	}
 	id := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
-	container, err := host.Client.NewContainer(ctx, id, append(s.container(id, image), client.WithNewSpec(append(all, spec...)...))...)
+	spec := client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs(command...), s.member(), change)
+	container, err := host.Client.NewContainer(ctx, id, append(s.container(id, image), spec)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,8 +108,27 @@ func (s side) run(t *testing.T, spec []oci.SpecOpts, command ...string) (o outco
 			t.Errorf("deleting container %s: %v", id, err)
 		}
 	}()
+	asked, err := container.Spec(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var out harness.Buffer
-	created, err := container.NewTask(ctx, cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out)))
+	created, err := container.NewTask(ctx, creator(&out, asked.Process))
+	return outcomeOf(ctx, t, &out, created, err)
+}
+
+// creator makes a process's streams, or its terminal.
+func creator(out *harness.Buffer, process *specs.Process) cio.Creator {
+	streams := []cio.Opt{cio.WithStreams(bytes.NewReader(nil), out, out)}
+	if process != nil && process.Terminal {
+		streams = append(streams, cio.WithTerminal)
+	}
+	return cio.NewCreator(streams...)
+}
+
+// outcomeOf starts what was created, or was not, and waits for its end.
+func outcomeOf(ctx context.Context, t *testing.T, out *harness.Buffer, created client.Process, err error) outcome {
+	t.Helper()
 	if err != nil {
 		return outcome{failed: err.Error()}
 	}
@@ -115,40 +141,6 @@ func (s side) run(t *testing.T, spec []oci.SpecOpts, command ...string) (o outco
 		return outcome{failed: err.Error()}
 	}
 	code := await(t, exit)
-	created.IO().Wait()
-	return outcome{code: code, output: out.String()}
-}
-
-// outcomeOf runs a command in the container; change changes its process.
-func (k *task) outcomeOf(change func(*specs.Process), command ...string) (o outcome) {
-	k.t.Helper()
-	spec, err := k.container.Spec(k.ctx)
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	process := *spec.Process
-	process.Args = command
-	if change != nil {
-		change(&process)
-	}
-	var out harness.Buffer
-	streams := []cio.Opt{cio.WithStreams(bytes.NewReader(nil), &out, &out)}
-	if process.Terminal {
-		streams = append(streams, cio.WithTerminal)
-	}
-	created, err := k.Exec(k.ctx, fmt.Sprintf("exec%d", time.Now().UnixNano()), &process, cio.NewCreator(streams...))
-	if err != nil {
-		return outcome{failed: err.Error()}
-	}
-	defer func() { _, _ = created.Delete(k.ctx, client.WithProcessKill) }()
-	exit, err := created.Wait(k.ctx)
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	if err := created.Start(k.ctx); err != nil {
-		return outcome{failed: err.Error()}
-	}
-	code := await(k.t, exit)
 	created.IO().Wait()
 	return outcome{code: code, output: out.String()}
 }
@@ -177,10 +169,4 @@ func compareBeside(t *testing.T, theirs, ours, reasons map[string]string) {
 		t.Error("nothing was compared")
 	}
 	t.Logf("%d compared, %d differ for a reason", len(names), len(reasons))
-}
-
-// firstLine is a text's.
-func firstLine(text string) string {
-	line, _, _ := strings.Cut(text, "\n")
-	return line
 }

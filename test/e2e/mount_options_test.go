@@ -191,7 +191,7 @@ func TestMountOptions(t *testing.T) {
 	theirs, ours := bothSides(t)
 	results := map[string]map[string]string{}
 	for _, side := range []side{theirs, ours} {
-		c := side.start(t, oci.WithMounts(mounts))
+		c := side.alone().start(t, oci.WithMounts(mounts))
 		seen := mountsSeen(c.must("ls /bind/*/below >/dev/null; cat /proc/self/mountinfo"))
 		seen["files of /etc"] = c.must("cd /etc; find . -exec stat -c '%n %f %u:%g %s' {} + | sort; touch new")
 		for line := range strings.Lines(c.must("cd /; for dir in tmpfs/*r[ow]* bind/*r[ow]*; do touch $dir/new 2>/dev/null; echo $dir $?; done")) {
@@ -199,7 +199,7 @@ func TestMountOptions(t *testing.T) {
 			seen["touch in "+name] = code
 		}
 		for _, a := range refused {
-			o := side.run(t, []oci.SpecOpts{oci.WithMounts([]specs.Mount{a.mount(shared)})}, "true")
+			o := side.run(t, oci.WithMounts([]specs.Mount{a.mount(shared)}), "true")
 			seen[a.name()] = "starts"
 			if o.failed != "" {
 				seen[a.name()] = "refused"
