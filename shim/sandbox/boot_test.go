@@ -129,7 +129,7 @@ var bootFailures = map[string]struct {
 	"the driver's start": {func(p *place) {
 		p.driver.Starting = func(context.Context, vm.Config) error { return errRefused }
 	}, "driver fake: refused", errdefs.ErrResourceExhausted},
-	"a VMM that is gone": {func(p *place) { p.driver.Pid = 1<<22 + 1 }, "/proc/4194305/stat", os.ErrNotExist},
+	"a VMM that is gone": {func(p *place) { p.driver.Pid = 1<<22 + 1 }, "has ended before its VM was used", errdefs.ErrUnavailable},
 	"a score that there is not": {func(p *place) {
 		score := 5000
 		p.config.OOMScoreAdj = &score
