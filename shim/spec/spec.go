@@ -30,6 +30,7 @@ type Plan struct {
 	Rootfs string
 
 	spec          *specs.Spec
+	process       specs.Process // for the guest
 	pod           Pod
 	resources     *specs.LinuxResources // for the VM
 	limits        Limits
@@ -85,6 +86,9 @@ func NewMember(spec *specs.Spec, bundle, sandbox string) (*Plan, error) {
 	}
 	p := &Plan{Rootfs: absolute(bundle, spec.Root.Path), spec: spec, pod: pod, hosts: missing(spec.Linux.Namespaces)}
 	var err error
+	if p.process, err = planProcess("the container", *spec.Process); err != nil {
+		return nil, err
+	}
 	if p.users, err = usersOf(spec.Linux); err != nil {
 		return nil, err
 	}
@@ -163,6 +167,11 @@ func check(spec *specs.Spec, cri bool) error {
 		return unsupported("the configuration has createContainer hooks, programs of the host that would have to run in the container, which they cannot in a microVM: make them createRuntime hooks, which run on the host, or leave them out")
 	case spec.Linux.IntelRdt != nil:
 		return unsupported("linux.intelRdt concerns the host's processor and is not supported in a microVM: leave it out")
+	case !isAny(spec.Linux.RootfsPropagation, append(propagations, "")...):
+		return invalid("the container's root file system has the propagation %q, which nobody knows: correct linux.rootfsPropagation", shorten(spec.Linux.RootfsPropagation))
+	}
+	if err := checkFilter(spec.Linux.Seccomp); err != nil {
+		return err
 	}
 	switch {
 	case !has(spec.Linux.Namespaces, specs.MountNamespace):
@@ -234,14 +243,13 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 	linux.CgroupsPath = places.Cgroup
 	linux.Resources, linux.Devices = p.limits.Guest, p.devices
 	p.guestBlocks(&linux, places.BlockDevices)
-	// Labels of the host's security modules mean nothing to the guest's kernel.
-	process := *guest.Process
-	process.ApparmorProfile, process.SelinuxLabel, linux.MountLabel = "", "", ""
+	linux.MountLabel = "" // of the host's security module
+	linux.Seccomp = guestFilter(linux.Seccomp)
 	linux.Namespaces = ownGroup(p.guestNamespaces(places))
 	if has(linux.Namespaces, specs.UserNamespace) {
 		linux.UIDMappings, linux.GIDMappings = nil, nil // it has them
 	}
-	guest.Root, guest.Linux, guest.Process = &root, &linux, &process
+	guest.Root, guest.Linux, guest.Process = &root, &linux, &p.process
 	guest.Hooks = guestHooks(guest.Hooks)
 	guest.Mounts = p.guestMounts(places)
 	return json.Marshal(&guest)
@@ -305,9 +313,9 @@ func hasPrefix(path, dir string) bool { return path == dir || strings.HasPrefix(
 
 // GuestProcess is the process of an exec request, for the guest.
 func GuestProcess(process *anypb.Any) (*anypb.Any, error) {
-	return rewrite(process, "the exec's process", func(p *specs.Process) error {
-		p.ApparmorProfile, p.SelinuxLabel = "", ""
-		return nil
+	return rewrite(process, "the exec's process", func(p *specs.Process) (err error) {
+		*p, err = planProcess("the exec", *p)
+		return err
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 func container(change ...func(*specs.Spec)) *specs.Spec {
 	spec := &specs.Spec{
 		Root:    &specs.Root{Path: "rootfs"},
-		Process: &specs.Process{Args: []string{"true"}, ApparmorProfile: "profile", SelinuxLabel: "label"},
+		Process: &specs.Process{Args: []string{"true"}, Cwd: "/", ApparmorProfile: "profile", SelinuxLabel: "label"},
 		Linux:   &specs.Linux{CgroupsPath: "/host/path", MountLabel: "label"},
 	}
 	for _, kind := range []specs.LinuxNamespaceType{
