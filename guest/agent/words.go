@@ -20,36 +20,36 @@ var words = []struct {
 	runc string
 }{
 	{
-		regexp.MustCompile("executable file `(.*)` not found in \\$PATH: No such file or directory$"),
+		regexp.MustCompile("(?s)executable file `(.*)` not found in \\$PATH: No such file or directory$"),
 		`exec: "$1": executable file not found in $$PATH`,
 	},
 	{
-		regexp.MustCompile("executable file `(.*)` not found: No such file or directory$"),
+		regexp.MustCompile("(?s)executable file `(.*)` not found: No such file or directory$"),
 		`exec: "$1": stat $1: no such file or directory`,
 	},
 	{
-		regexp.MustCompile("the path `(.*)` exists but it is not executable: Operation not permitted$"),
+		regexp.MustCompile("(?s)the path `(.*)` exists but it is not executable: Operation not permitted$"),
 		`exec: "$1": permission denied`,
 	},
 	{
-		regexp.MustCompile("the path `(.*)` is not a regular file: Operation not permitted$"),
-		`exec: "$1": is a directory or no regular file: permission denied`,
-	},
-	{
-		regexp.MustCompile("cannot open `(.*)`: Permission denied$"),
+		regexp.MustCompile("(?s)the path `(.*)` is not a regular file: Operation not permitted$"),
 		`exec: "$1": permission denied`,
 	},
 	{
-		regexp.MustCompile("chdir to `(.*)`: (.*)$"),
+		regexp.MustCompile("(?s)cannot open `(.*)`: (.*)$"),
+		`exec: "$1": $2`,
+	},
+	{
+		regexp.MustCompile("(?s)chdir to `(.*)`: (.*)$"),
 		`chdir to cwd ("$1") set in config.json failed: $2`,
 	},
 	{
-		regexp.MustCompile("mount `(.*)` to `/?(.*)`: Not a directory$"),
+		regexp.MustCompile("(?s)mount `(.*)` to `/?(.*)`: Not a directory$"),
 		`error mounting "$1" to rootfs at "/$2": not a directory: ` +
 			`Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type`,
 	},
 	{
-		regexp.MustCompile("mount `(.*)` to `/?(.*)`: (.*)$"),
+		regexp.MustCompile("(?s)mount `(.*)` to `/?(.*)`: (.*)$"),
 		`error mounting "$1" to rootfs at "/$2": $3`,
 	},
 }
