@@ -418,7 +418,7 @@ image: build deps-krun deps-qemu ## build the image that installs msb on a node 
 clean: ## remove what was built, but not what was downloaded
 	@rm -rf $(addprefix $(OUTPUT)/,bin lib share guest tools cni images install packages kubernetes log results)
 
-distclean: ## remove what was built and what was downloaded
+distclean: ## remove what was built and what was downloaded, but for kernels, which other clones use, too
 	@rm -rf $(OUTPUT)
 
 root:

@@ -6,84 +6,70 @@ import (
 )
 
 // runtimeFailed is how containerd's task service begins an error of the OCI runtime's (go-runc).
-const runtimeFailed = "OCI runtime "
+var runtimeFailed = regexp.MustCompile(`^OCI runtime ([a-z]+) failed: `)
 
-// rootPath is where the guest has a container's root file system: the container's own paths
-// begin behind it.
-var rootPath = regexp.MustCompile(`/run/msb/(?:pool|roots)/[^/` + "`" + `]+`)
+// begins are the words that each of runc's own layers puts before an error, by what failed.
+var begins = map[string]string{
+	"create": "runc create failed: unable to start container process: error during container init: ",
+	"exec":   "exec failed: unable to start container process: ",
+}
 
 // words are what crun says of what clients send most often wrongly, and runc's words for it:
 // clients look for some of them (Docker takes exit codes from them), and people know them. In
-// crun's text a name stands between backquotes, and the kernel's error is glibc's (strerror(3)).
+// crun's text a name stands between backquotes, which it may have itself.
 var words = []struct {
 	crun *regexp.Regexp
 	runc string
 }{
+	{crunSays("executable file `(.*)` not found in \\$PATH: no such file or directory"), `exec: "$1": executable file not found in $$PATH`},
+	{crunSays("executable file `(.*)` not found: no such file or directory"), `exec: "$1": stat $1: no such file or directory`},
+	{crunSays("the path `(.*)` exists but it is not executable: operation not permitted"), `exec: "$1": permission denied`},
+	{crunSays("the path `(.*)` is not a regular file: operation not permitted"), `exec: "$1": permission denied`},
+	{crunSays("cannot open `(/.*)`: (permission denied|is a directory)"), `exec: "$1": $2`},
+	{crunSays("chdir to `(.*)`: ([^`:]*)"), `chdir to cwd ("$1") set in config.json failed: $2`},
 	{
-		regexp.MustCompile("executable file `(.*)` not found in \\$PATH: No such file or directory$"),
-		`exec: "$1": executable file not found in $$PATH`,
-	},
-	{
-		regexp.MustCompile("executable file `(.*)` not found: No such file or directory$"),
-		`exec: "$1": stat $1: no such file or directory`,
-	},
-	{
-		regexp.MustCompile("the path `(.*)` exists but it is not executable: Operation not permitted$"),
-		`exec: "$1": permission denied`,
-	},
-	{
-		regexp.MustCompile("the path `(.*)` is not a regular file: Operation not permitted$"),
-		`exec: "$1": is a directory or no regular file: permission denied`,
-	},
-	{
-		regexp.MustCompile("cannot open `(.*)`: Permission denied$"),
-		`exec: "$1": permission denied`,
-	},
-	{
-		regexp.MustCompile("chdir to `(.*)`: (.*)$"),
-		`chdir to cwd ("$1") set in config.json failed: $2`,
-	},
-	{
-		regexp.MustCompile("mount `(.*)` to `/?(.*)`: Not a directory$"),
-		`error mounting "$1" to rootfs at "/$2": not a directory: ` +
+		crunSays("mount `(.*)` to `/?(.*)`: not a directory"), `error mounting "$1" to rootfs at "/$2": not a directory: ` +
 			`Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type`,
 	},
-	{
-		regexp.MustCompile("mount `(.*)` to `/?(.*)`: (.*)$"),
-		`error mounting "$1" to rootfs at "/$2": $3`,
-	},
+	{crunSays("mount `(.*)` to `/?(.*)`: ([^`:]*)"), `error mounting "$1" to rootfs at "/$2": $3`},
 }
 
-// begins are the words that each of runc's own layers puts before an error.
-var begins = []struct{ crun, runc string }{
-	{"OCI runtime create failed: ", "OCI runtime create failed: runc create failed: unable to start container process: error during container init: "},
-	{"OCI runtime exec failed: ", "OCI runtime exec failed: exec failed: unable to start container process: "},
-}
+// crunSays matches the whole of a text; a name in it may have several lines.
+func crunSays(text string) *regexp.Regexp { return regexp.MustCompile("(?s)^" + text + "$") }
 
-// kernelErrors are glibc's words for errors of the kernel's that end a text, which Go, and so
-// runc, has with small letters.
-var kernelErrors = regexp.MustCompile(`(: )([A-Z])([a-z -]+)$`)
+// rootPath is where the guest has a container's root file system: the container's own paths
+// begin with the slash behind it.
+var rootPath = regexp.MustCompile("`/run/msb/(?:pool|roots)/[^/`]+/")
+
+// ours are names of the guest's that a container's own do not begin with: what is about them is
+// not about what the client has sent.
+var ours = regexp.MustCompile("^(?:cannot open|chdir to) `/run/(?:msb|crun)/")
+
+// kernelErrors are glibc's words for errors of the kernel's that end a text (strerror(3)), which
+// Go, and so runc, has with small letters.
+var kernelErrors = regexp.MustCompile(`: [A-Z][a-z/' -]+$`)
 
 // inRuncsWords is an error's text as runc would say it, as far as it is of the OCI runtime's.
 func inRuncsWords(text string) string {
-	if !strings.HasPrefix(text, runtimeFailed) {
+	begin := runtimeFailed.FindStringSubmatch(text)
+	if begin == nil {
 		return text
 	}
-	text = rootPath.ReplaceAllString(text, "")
+	text = strings.TrimPrefix(text, begin[0])
+	if at := kernelErrors.FindStringIndex(text); at != nil {
+		text = text[:at[0]] + strings.ToLower(text[at[0]:])
+	}
+	if !ours.MatchString(text) {
+		text = inWords(rootPath.ReplaceAllString(text, "`/"))
+	}
+	return begin[0] + begins[begin[1]] + text
+}
+
+func inWords(text string) string {
 	for _, known := range words {
 		if found := known.crun.FindStringSubmatchIndex(text); found != nil {
-			text = text[:found[0]] + string(known.crun.ExpandString(nil, known.runc, text, found))
-			break
+			return string(known.crun.ExpandString(nil, known.runc, text, found))
 		}
-	}
-	for _, begin := range begins {
-		if rest, is := strings.CutPrefix(text, begin.crun); is {
-			text = begin.runc + rest
-		}
-	}
-	text = strings.ReplaceAll(text, "`", `"`)
-	if found := kernelErrors.FindStringSubmatchIndex(text); found != nil {
-		text = text[:found[4]] + strings.ToLower(text[found[4]:])
 	}
 	return text
 }

@@ -344,7 +344,7 @@ type CreateBundleRequest struct {
 	Files   []*FileMount   `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
 	Sockets []*SocketMount `protobuf:"bytes,4,rep,name=sockets,proto3" json:"sockets,omitempty"`
 	// Directories of the pool that are mounts of the host, each path with a tag first.
-	// They are entered before runc binds them: a mount that the kernel makes only in a
+	// They are entered before crun binds them: a mount that the kernel makes only in a
 	// container's namespace would be a file system of that container's own, and as
 	// read-only as the mount above it.
 	Submounts [][]byte `protobuf:"bytes,5,rep,name=submounts,proto3" json:"submounts,omitempty"`

@@ -153,7 +153,7 @@ const giveWay = 6 * time.Second
 func (d *daemon) listen(address string) error {
 	err := d.bind(address)
 	for deadline := time.Now().Add(d.patience); errors.Is(err, unix.EADDRINUSE) && shim.CanConnect(address) && time.Now().Before(deadline); {
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 		err = d.bind(address)
 	}
 	if errors.Is(err, unix.EADDRINUSE) && !shim.CanConnect(address) {

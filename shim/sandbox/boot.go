@@ -92,11 +92,7 @@ func (s *Sandbox) endWith(ctx context.Context) (stop func() bool) {
 // own notes the VMM as the bundle's, and gives it the container's place in the kernel's choice
 // of a victim. A VMM may end at any time, that of a spare also before anybody knows it.
 func (s *Sandbox) own(ctx context.Context) error {
-	err := s.recordVMM(s.driver.Name(), s.machine.Pid())
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("the VMM has ended before its VM was used: start the container again: %w", errdefs.ErrUnavailable)
-	}
-	if err != nil {
+	if err := s.recordVMM(s.driver.Name(), s.machine.Pid()); err != nil {
 		return err
 	}
 	return adjustOOMScore(ctx, s.machine.Pid(), s.config.OOMScoreAdj)
@@ -144,7 +140,10 @@ func (p *Prepared) machineConfig(network vm.Network, console *vm.Console) (vm.Co
 // recordVMM notes the VMM's process.
 func (p *Prepared) recordVMM(driver string, pid int) (err error) {
 	p.record.Driver, p.record.Pid = driver, pid
-	if p.record.Start, err = startTime(pid); err != nil {
+	if p.record.Start, err = startTime(pid); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("the VMM has ended before its VM was used: start the container again: %w (%w)", err, errdefs.ErrUnavailable)
+	}
+	if err != nil {
 		return err
 	}
 	return p.record.write(p.bundle)

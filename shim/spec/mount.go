@@ -171,7 +171,7 @@ func checkDestination(destination string) error {
 
 // apply takes in one mount option (runtime-spec, config.md, "Linux mount
 // options"). Those that are not about sharing pass on to crun, which knows
-// them all and refuses the others.
+// those of mountOptions.
 func (b *Bind) apply(option string) error {
 	switch {
 	case len(option) > maxOption:
@@ -235,10 +235,13 @@ var recursive = []string{
 // propagations are ways in which mounts propagate (mount_namespaces(7)).
 var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}
 
-// localOptions are those of a file system of the guest's own, for crun: it would apply what is
-// recursive, and of several propagations it takes none. The last one holds, as nothing has
-// propagated yet.
-func localOptions(options []string) []string {
+// localOptions are those of a mount of the guest's own, for crun. Of several propagations crun
+// takes none: the last one holds, as nothing has propagated yet. Where nothing is bound, crun
+// would apply what is recursive; but of a tmpfs it refuses tmpcopyup; ridmap it does not know,
+// and owners are mapped on the host. runc passes all of these over.
+func localOptions(mount specs.Mount) []string {
+	bound := asksForBind(mount)
+	options := mount.Options
 	var last string
 	for _, option := range options {
 		if isAny(option, propagations...) {
@@ -246,7 +249,15 @@ func localOptions(options []string) []string {
 		}
 	}
 	return slices.DeleteFunc(options, func(option string) bool {
-		return isAny(option, recursive...) || isAny(option, propagations...) && option != last
+		switch {
+		case isAny(option, recursive...):
+			return !bound
+		case isAny(option, propagations...):
+			return option != last
+		case option == "tmpcopyup":
+			return bound || mount.Type != "tmpfs"
+		}
+		return isAny(option, "idmap", "ridmap")
 	})
 }
 

@@ -260,9 +260,7 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 	for i := range mounts {
 		mounts[i].Options = slices.DeleteFunc(slices.Clone(mounts[i].Options), forOthers)
 		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil // the host's mount has them
-		if !asksForBind(mounts[i]) {
-			mounts[i].Options = localOptions(mounts[i].Options)
-		}
+		mounts[i].Options = localOptions(mounts[i])
 	}
 	for i, bind := range p.Binds {
 		mount := &mounts[bind.index]

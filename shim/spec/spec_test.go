@@ -79,13 +79,14 @@ func TestNewRefuses(t *testing.T) {
 func TestLocalOptions(t *testing.T) {
 	p, err := New(container(
 		withMount(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"rro", "rslave", "noexec", "private", "rexec", "size=1m", "tmpcopyup"}}),
-		withMount(specs.Mount{Destination: "/b", Type: "bind", Source: "/proc/version", Options: []string{"bind", "rro", "private"}}),
+		withMount(specs.Mount{Destination: "/b", Type: "bind", Source: "/proc/version", Options: []string{"bind", "rro", "rslave", "private", "tmpcopyup"}}),
+		withMount(specs.Mount{Destination: "/c", Type: "mqueue", Options: []string{"tmpcopyup", "nodev"}}),
 	), "/bundle")
 	if err != nil {
 		t.Fatal(err)
 	}
 	mounts := p.guestMounts(Places{})
-	for i, want := range []string{"noexec private size=1m tmpcopyup", "bind rro private"} {
+	for i, want := range []string{"noexec private size=1m tmpcopyup", "bind rro private", "nodev"} {
 		if got := strings.Join(mounts[i].Options, " "); got != want {
 			t.Errorf("%s has options %s, want %s", mounts[i].Destination, got, want)
 		}

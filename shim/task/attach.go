@@ -38,7 +38,7 @@ type attachment struct {
 	socket *socket.Socket
 }
 
-// place is where runc takes it from in the guest.
+// place is where crun takes it from in the guest.
 func (a attachment) place(container string) string {
 	switch {
 	case a.socket != nil:
@@ -231,7 +231,7 @@ func (c *container) bundleRequest(p *sandbox.Prepared, places spec.Places) (*api
 	return request, err
 }
 
-// rootPlace is where runc takes a container's root file system from in the guest.
+// rootPlace is where crun takes a container's root file system from in the guest.
 func (a *attachments) rootPlace(container string) string {
 	if a.assembled != nil {
 		return api.RootPath(container)

@@ -1,4 +1,4 @@
-// runc for the guest; the Makefile has its tags.
+// runc, with which msb is compared; the Makefile has its tags.
 module github.com/msb-runtime/containerd-shim-msb/hack/tools/runc
 
 go 1.26.0
