@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
@@ -83,12 +84,20 @@ func runContainer(t *testing.T, options []string, command ...string) string {
 // connect talks to an echo server from the host's network.
 func connect(t *testing.T, address string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(host.Output, "tools", "probe"), "connect", address, "hello")
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := host.InNetwork(cmd.Start)
-	if err == nil {
-		err = cmd.Wait()
+	try := func() error {
+		out.Reset()
+		cmd := exec.Command(filepath.Join(host.Output, "tools", "probe"), "connect", address, "hello")
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := host.InNetwork(cmd.Start); err != nil {
+			return err
+		}
+		return cmd.Wait()
+	}
+	// A container runs before its program listens.
+	err := try()
+	for deadline := time.Now().Add(harness.Patience); err != nil && time.Now().Before(deadline); err = try() {
+		time.Sleep(100 * time.Millisecond)
 	}
 	if err != nil {
 		t.Errorf("connecting to %s: %v", address, err)
