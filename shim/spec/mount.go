@@ -237,8 +237,8 @@ var propagations = []string{"private", "rprivate", "shared", "rshared", "slave",
 
 // localOptions are those of a mount of the guest's own, for crun. Of several propagations crun
 // takes none: the last one holds, as nothing has propagated yet. Where nothing is bound, crun
-// would apply what is recursive; but of a tmpfs it refuses tmpcopyup; ridmap it does not know,
-// and owners are mapped on the host. runc passes all of these over.
+// would apply what is recursive. It refuses tmpcopyup of all but a tmpfs, and does not know
+// ridmap; owners are mapped on the host. runc passes all of these over.
 func localOptions(mount specs.Mount) []string {
 	bound := asksForBind(mount)
 	options := mount.Options
