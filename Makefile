@@ -127,7 +127,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
 	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
-	@CGO_ENABLED=1 go test -C hack -race -count=1 ./bill
+	@CGO_ENABLED=1 go test -C hack -race -count=1 . ./bill
 
 test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
@@ -224,8 +224,8 @@ ARM64 := $(OUTPUT)/arm64
 test-arm64: root build tools ## a container of arm64 in an emulated machine, on any host (root)
 	@$(DEPS) aarch64-linux-gnu-gcc qemu-arm
 	@mkdir -p $(ARM64)/kit $(ARM64)/root/proc $(ARM64)/root/dev $(ARM64)/root/sys
-	@hack/build-kernel $(ARM64)/vmlinux arm64
-	@hack/build-crun $(ARM64)/crun arm64
+	@hack/kept kernel $(ARM64)/vmlinux hack/build-kernel arm64
+	@hack/kept crun $(ARM64)/crun hack/build-crun arm64
 	@$(STEP) "building the guest's programs for arm64" bash -c 'GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/msb-agent ./cmd/msb-agent && \
 		GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/root/hello ./test/arm64/hello'
 	@hack/guest-image $(ARM64)/msb-agent $(ARM64)/crun $(ARM64)/guest.erofs
@@ -455,11 +455,11 @@ deps-krun: $(KRUN) ## build libkrun, with msb's changes, into _output (Rust)
 
 deps-qemu: $(VIRTIOFSD) ## build virtiofsd, with msb's changes, into _output (Rust)
 
-$(KRUN): hack/build-libkrun hack/patched-crate hack/fileserver/acl.rs $(wildcard hack/libkrun/*)
-	@hack/build-libkrun $@
+$(KRUN): hack/kept hack/build-libkrun hack/patched-crate hack/fileserver/acl.rs $(wildcard hack/libkrun/*)
+	@hack/kept libkrun $@ hack/build-libkrun
 
-$(VIRTIOFSD): hack/build-virtiofsd hack/patched-crate hack/fileserver/acl.rs $(wildcard hack/virtiofsd/*)
-	@hack/build-virtiofsd $@
+$(VIRTIOFSD): hack/kept hack/build-virtiofsd hack/patched-crate hack/fileserver/acl.rs $(wildcard hack/virtiofsd/*)
+	@hack/kept virtiofsd $@ hack/build-virtiofsd
 
 probe:
 	@$(STEP) "building what the tests run in containers" go build -ldflags '-s -w' -o $(PROBE) ./test/probe
@@ -488,15 +488,15 @@ $(KIT)/vmlinux-tsi: $(KRUNFW) hack/kernel/main.go
 
 kernel: $(LINUX) ## build the guest's kernel from source (about twelve minutes when new)
 
-$(LINUX): hack/build-kernel hack/kernel/check hack/kernel/config hack/kernel/config.x86_64
-	@hack/build-kernel $@
+$(LINUX): hack/kept hack/build-kernel hack/kernel/check hack/kernel/config hack/kernel/config.x86_64
+	@hack/kept kernel $@ hack/build-kernel x86_64
 
 KERNEL_FILE := $(if $(filter libkrunfw,$(KERNEL)),$(KIT)/vmlinux-tsi,$(if $(filter msb,$(KERNEL)),$(LINUX),$(error KERNEL is $(KERNEL): it is msb or libkrunfw)))
 $(KIT)/vmlinux: $(KERNEL_FILE) always
 	@cmp -s $< $@ || { cp $< $(OUTPUT)/guest/kit.$$$$ && mv $(OUTPUT)/guest/kit.$$$$ $@; }
 
-$(CRUN): hack/build-crun hack/debian hack/crun/crun.patch
-	@hack/build-crun $@
+$(CRUN): hack/kept hack/build-crun hack/debian hack/crun/crun.patch
+	@hack/kept crun $@ hack/build-crun x86_64
 
 # go build touches a program that it leaves as it is: its sum tells.
 $(OUTPUT)/guest/sums: $(AGENT) $(CRUN)
