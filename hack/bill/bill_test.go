@@ -49,8 +49,12 @@ func write(t *testing.T, path, content string) {
 }
 
 func TestOthers(t *testing.T) {
+	docs := t.TempDir()
+	for library := range libraries {
+		write(t, filepath.Join(docs, library, "copyright"), "Copyright of "+library)
+	}
 	all := parts{}
-	if err := all.addOthers(versions); err != nil {
+	if err := all.addOthers(versions, docs); err != nil {
 		t.Fatal(err)
 	}
 	for purl, file := range map[string]string{
@@ -64,12 +68,27 @@ func TestOthers(t *testing.T) {
 			t.Errorf("%s: %+v", purl, one)
 		}
 	}
-	if err := (parts{}).addOthers(strings.Replace(versions, "libcap-dev", "libother-dev", 1)); err == nil {
+	var out bytes.Buffer
+	if err := writeLicenses(&out, all); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		"GNU GENERAL PUBLIC LICENSE\n                       Version 2, June 1991", "GNU LESSER GENERAL PUBLIC LICENSE\n                       Version 2.1, February 1999",
+		"This copyright does *not* cover user programs", "Copyright of libyajl-dev",
+	} {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("the licences have no %q", text)
+		}
+	}
+	if strings.Contains(out.String(), "without a text of its licence") {
+		t.Error("a part has no text")
+	}
+	if err := (parts{}).addOthers(strings.Replace(versions, "libcap-dev", "libother-dev", 1), docs); err == nil {
 		t.Error("a library of no known licence is no error")
 	}
 	for _, line := range strings.SplitAfter(versions, "\n") {
 		known := source.MatchString(line) || krunfw.MatchString(line) || crun.MatchString(line) || library.MatchString(line)
-		if err := (parts{}).addOthers(strings.Replace(versions, line, "", 1)); known && err == nil {
+		if err := (parts{}).addOthers(strings.Replace(versions, line, "", 1), docs); known && err == nil {
 			t.Errorf("without %q there is no error", line)
 		}
 	}

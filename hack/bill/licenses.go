@@ -67,12 +67,16 @@ func writeLicenses(out io.Writer, all parts) error {
 		if one.comment != "" {
 			fmt.Fprintf(out, "    %s\n", one.comment)
 		}
-		if one.dir == "" {
-			continue
+		var files []string
+		for _, text := range one.texts {
+			files = append(files, strings.TrimSpace(text))
 		}
-		files, err := texts(one.dir)
-		if err != nil {
-			return err
+		if one.dir != "" {
+			found, err := texts(one.dir)
+			if err != nil {
+				return err
+			}
+			files = append(files, found...)
 		}
 		if len(files) == 0 {
 			fmt.Fprintf(out, "    it is published without a text of its licence\n")

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"debug/buildinfo"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,9 +25,10 @@ const kit = "usr/lib/msb"
 // A part is what somebody else published, in one version.
 type part struct {
 	name, version string
-	purl          string // what programs know it by: the package URL's specification
-	license       string // SPDX's expression; empty if it is not known
-	dir           string // where its source is; empty if it is not here
+	purl          string   // what programs know it by: the package URL's specification
+	license       string   // SPDX's expression; empty if it is not known
+	dir           string   // where its source is, or what it says of its licence; empty if it is not here
+	texts         []string // of its licences, if they are not in dir
 	comment       string
 	in            []string // files of the root that it is in
 }
@@ -91,7 +93,7 @@ func collect(output, root string) (parts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("getconf GNU_LIBC_VERSION: %w", err)
 	}
-	return all, all.addOthers(string(versions) + string(libc))
+	return all, all.addOthers(string(versions)+string(libc), "/usr/share/doc")
 }
 
 // filesOf lists the files below a root, and its symbolic links.
@@ -237,8 +239,19 @@ var libraries = map[string]string{
 	"libyajl-dev":    "ISC",
 }
 
+// The texts of licences whose parts are built from archives, or are not built here.
+var (
+	//go:embed texts/GPL-2.0.txt
+	gpl2 string
+	//go:embed texts/LGPL-2.1.txt
+	lgpl21 string
+	//go:embed texts/Linux-syscall-note.txt
+	syscallNote string
+)
+
 // addOthers adds the kernels and crun, with what is linked into it, from what the kit says of itself.
-func (p parts) addOthers(versions string) error {
+// docs is where packages have their copyright files, which Debian's policy demands (12.5).
+func (p parts) addOthers(versions, docs string) error {
 	find := func(what *regexp.Regexp) []string {
 		found := what.FindStringSubmatch(versions)
 		return append(found, make([]string, 4)...)
@@ -248,16 +261,18 @@ func (p parts) addOthers(versions string) error {
 		return errors.New("VERSIONS does not say that the kit has a kernel of Debian's source, one of libkrunfw's package, and crun of Debian's source with its libraries")
 	}
 	const kernels = "GPL-2.0-only WITH Linux-syscall-note"
+	kernelTexts := []string{gpl2, syscallNote}
 	p.add(kit+"/vmlinux", part{
-		name: "Linux, of Debian's " + linux[1], version: linux[2], license: kernels, purl: "pkg:deb/debian/" + linux[1] + "@" + linux[2],
+		name: "Linux, of Debian's " + linux[1], version: linux[2], license: kernels, purl: "pkg:deb/debian/" + linux[1] + "@" + linux[2], texts: kernelTexts,
 		comment: "built from linux-source's archive with sha256 " + linux[3] + ", by hack/build-kernel with hack/kernel/config",
 	})
 	p.add(kit+"/vmlinux-tsi", part{
-		name: "libkrunfw, of " + fw[1], version: fw[2], license: kernels, purl: "pkg:npm/" + strings.ReplaceAll(fw[1], "@", "%40") + "@" + fw[2],
+		name: "libkrunfw, of " + fw[1], version: fw[2], license: kernels, purl: "pkg:npm/" + strings.ReplaceAll(fw[1], "@", "%40") + "@" + fw[2], texts: kernelTexts,
 		comment: "the kernel of the library with sha256 " + fw[3] + ", in another wrapping",
 	})
 	p.add(kit+"/guest.erofs", part{
 		name: "crun", version: oci[1], license: "GPL-2.0-or-later AND LGPL-2.1-or-later", purl: "pkg:deb/debian/crun@" + oci[1],
+		texts:   []string{gpl2, lgpl21},
 		comment: "built from Debian's crun_" + oci[1] + ".orig.tar.gz with sha256 " + oci[2] + ", by hack/build-crun with hack/crun/crun.patch",
 	})
 	for _, one := range linked {
@@ -267,6 +282,7 @@ func (p parts) addOthers(versions string) error {
 		}
 		p.add(kit+"/guest.erofs", part{
 			name: strings.TrimSuffix(one[1], "-dev"), version: one[2], license: license, purl: "pkg:deb/debian/" + one[1] + "@" + one[2],
+			dir:     filepath.Join(docs, one[1]),
 			comment: "of the distribution that it was built on, linked into crun",
 		})
 	}
