@@ -84,10 +84,12 @@ func Processes() map[int]string {
 	return found
 }
 
-// isOthers tells a process of another containerd. What has lost its shim is nobody's.
+// isOthers tells a process of another containerd.
 func (h *Host) isOthers(pid int) bool {
-	address := containerdOf(pid)
-	return address != "" && address != h.Address()
+	if address := containerdOf(pid); address != "" {
+		return address != h.Address()
+	}
+	return slices.ContainsFunc(Owners(), func(o Owner) bool { return o.Dir != h.Dir && o.Has(pid) })
 }
 
 // containerdOf is the address of the containerd that a process belongs to. It is empty for

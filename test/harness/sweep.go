@@ -81,8 +81,28 @@ type Owner struct {
 	Dir, Namespace string
 }
 
-// Has tells whether a process is one of the containerd's shims, or runs under one.
-func (o Owner) Has(pid int) bool { return containerdOf(pid) == filepath.Join(o.Dir, socketName) }
+// Has tells whether a process is one of the containerd's shims, or runs under one, or has lost its
+// shim and is in a control group of one of the containers.
+func (o Owner) Has(pid int) bool {
+	if address := containerdOf(pid); address != "" {
+		return address == filepath.Join(o.Dir, socketName)
+	}
+	groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return o.hasGroup(string(groups))
+}
+
+// hasGroup tells whether one of the control groups that /proc/PID/cgroup names is below one of
+// the owner's.
+func (o Owner) hasGroup(groups string) bool {
+	for line := range strings.Lines(groups) {
+		_, path, _ := strings.Cut(strings.TrimSpace(line), ":/")
+		names := strings.Split(path, "/")
+		if slices.Contains(names, o.Namespace) || slices.Contains(names, filepath.Base(o.Dir)) {
+			return true
+		}
+	}
+	return false
+}
 
 // processes are the containerd, its shims, what runs under them, and its clients: they have a
 // file of the directory among their arguments.
