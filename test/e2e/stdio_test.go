@@ -80,11 +80,11 @@ func TestStdio(t *testing.T) {
 		reader, writer := io.Pipe()
 		process, exit := c.startExec(cio.NewCreator(cio.WithStreams(reader, &out, nil), cio.WithTerminal), func(p *specs.Process) {
 			p.Terminal = true
-		}, "sh", "-c", "stty -echo; read line; stty size; tty; exit 5")
+		}, "sh", "-c", "stty -echo; echo quiet; read line; stty size; tty; exit 5")
 		if err := process.Resize(c.ctx, 123, 45); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, "the terminal's echo to be off", func() bool { time.Sleep(300 * time.Millisecond); return true })
+		waitFor(t, "the terminal's echo to be off", func() bool { return strings.Contains(out.String(), "quiet") })
 		fmt.Fprintln(writer, "go")
 		if code := await(t, exit); code != 5 {
 			t.Errorf("exit code %d", code)

@@ -85,7 +85,7 @@ func TestSharedPID(t *testing.T) {
 		p.start("c", func(config *cri.ContainerConfig) { config.Linux.SecurityContext.Privileged = true }, sleeper...).
 			want("", "nsenter -t 1 -m /sbin/crun --version 2>/dev/null || true") // the agent's root
 		b.must("kill -TERM 1; kill -KILL 1; sleep 1; kill -0 1 || true")
-		b.must("for i in 1 2 3; do sh -c 'sleep 0 & exit'; done; sleep 1; test $(grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l) -lt 4")
+		b.must("for i in 1 2 3; do sh -c 'sleep 0 & exit'; done; until test $(grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l) -lt 4; do sleep 0.1; done")
 		b.must("kill -KILL " + sleepOf("1000")) // not those that come and go with b's init
 		if status := a.exited(); status.ExitCode != 137 {
 			t.Errorf("killed by its neighbour: exit code %d", status.ExitCode)

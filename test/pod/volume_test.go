@@ -155,7 +155,7 @@ func TestVolumesFM65(t *testing.T) {
 		b.want("in memory", "cat /dev/shm/file")
 		b.want("8192", "df -k /dev/shm | awk 'NR == 2 { print $2 }'")
 		check(t, filepath.Join(disk, "file"), "together\n")
-		a.must("/tools/probe hold /disk/file 30 > /held 2>&1 & sleep 1; grep -q held /held || { cat /held; exit 1; }")
+		a.must("/tools/probe hold /disk/file 100000 > /held 2>&1 & until grep -q held /held; do kill -0 $! || { cat /held; exit 1; }; sleep 0.1; done")
 		b.want("EAGAIN EAGAIN", "/tools/probe trylock /other/disk/file")
 
 		// And what only one has, the other has not.
