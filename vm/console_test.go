@@ -114,6 +114,10 @@ func TestPrintable(t *testing.T) {
 		{"two\r\nlines", 99, "two  lines"},
 		{"\x1b[31mred\x07\u0085\u202e\u2028.", 99, "[31mred    ."},
 		{"\xff\xfe!", 9, "?!"},
+		{"a\x9b2Jb\x9d0;t\x9c", 99, "a?2Jb?0;t?"},
+		{"a\u009b2Jb\u009d0;t\u009c", 99, "a 2Jb 0;t"},
+		{"À ěÝ 書 \U0001f600", 99, "À ěÝ 書 \U0001f600"},
+		{"\xc4\xc2\x9b!", 99, "? !"},
 		{"123456789", 9, "123456789"},
 		{"1234567890", 9, "123456…"},
 		{"ääääää", 9, "äää…"},
@@ -128,7 +132,9 @@ func TestPrintable(t *testing.T) {
 }
 
 func FuzzPrintable(f *testing.F) {
-	f.Add("a\x1b\xffä\n", 5)
+	for _, seed := range []string{"a\x1b\xffä\n", "\x9b2J\x9d0;t\x9c", "\u009b2J\u009d0;t\u009c", "À ěÝ 書 \xe6\x9b"} {
+		f.Add(seed, 5)
+	}
 	f.Fuzz(func(t *testing.T, text string, limit int) {
 		if limit < 3 || limit > 1<<20 {
 			return

@@ -67,7 +67,7 @@ func collectAction(ctx context.Context, c *cli.Command) error {
 		}{path, failed})
 	}
 	for _, why := range failed {
-		fmt.Fprintln(c.Root().ErrWriter, "msbctl: not all could be read:", why)
+		fmt.Fprintln(c.Root().ErrWriter, "msbctl: not all could be read:", visible(why))
 	}
 	_, err = fmt.Fprintln(out, path)
 	return err

@@ -47,7 +47,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	fmt.Fprintln(stderr, "msbctl:", err)
+	fmt.Fprintln(stderr, "msbctl:", visibleLines(err.Error())) // it may have words of a guest
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -36,9 +35,9 @@ func eventsAction(ctx context.Context, c *cli.Command) error {
 	out := c.Root().Writer
 	return events.Follow(ctx, conn, c.String("namespace"), func(e events.Event) error {
 		if c.Bool("json") {
-			return json.NewEncoder(out).Encode(e)
+			return printObject(out, e)
 		}
-		_, err := fmt.Fprintln(out, e)
+		_, err := fmt.Fprintln(out, visible(e.String()))
 		return err
 	})
 }

@@ -1,17 +1,12 @@
 package command
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/containerd/log"
 	"github.com/urfave/cli/v3"
@@ -174,49 +169,4 @@ func fieldsOf(line string) (fields map[string]string, ok bool) {
 		line = strings.TrimPrefix(rest, " ")
 	}
 	return fields, true
-}
-
-// printObject prints a value as one line of JSON, in which nothing is left that a terminal would
-// act upon.
-func printObject(out io.Writer, value any) error {
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(value); err != nil {
-		return err
-	}
-	line := escape(strings.TrimSuffix(b.String(), "\n"), func(r rune, _ string) string {
-		if high, low := utf16.EncodeRune(r); high != utf8.RuneError {
-			return fmt.Sprintf(`\u%04x\u%04x`, high, low)
-		}
-		return fmt.Sprintf(`\u%04x`, r)
-	})
-	_, err := fmt.Fprintln(out, line)
-	return err
-}
-
-// visible is a text in which what is not printable is an escape sequence as Go writes it: no
-// terminal acts upon it.
-func visible(text string) string {
-	return escape(text, func(r rune, raw string) string {
-		if r == utf8.RuneError && len(raw) == 1 {
-			return fmt.Sprintf(`\x%02x`, raw[0])
-		}
-		return strings.Trim(strconv.QuoteRune(r), "'")
-	})
-}
-
-// escape replaces what is not printable.
-func escape(text string, by func(r rune, raw string) string) string {
-	var b strings.Builder
-	for text != "" {
-		r, size := utf8.DecodeRuneInString(text)
-		if r == utf8.RuneError && size == 1 || !unicode.IsPrint(r) {
-			b.WriteString(by(r, text[:size]))
-		} else {
-			b.WriteString(text[:size])
-		}
-		text = text[size:]
-	}
-	return b.String()
 }

@@ -181,6 +181,8 @@ func inspectAction(ctx context.Context, c *cli.Command) error {
 	return printInspection(c.Root().Writer, i, time.Now())
 }
 
+// printInspection prints names that others have chosen: who made a mounted directory its name, and the
+// VMM its process's (prctl(2), PR_SET_NAME).
 func printInspection(out io.Writer, i survey.Inspection, now time.Time) error {
 	table := columns(out)
 	for _, line := range [][2]string{
@@ -198,7 +200,7 @@ func printInspection(out io.Writer, i survey.Inspection, now time.Time) error {
 		{"bundle", i.Bundle},
 		{"shim's socket", orDash(i.Address)},
 	} {
-		fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
+		fmt.Fprintf(table, "%s\t%s\n", line[0], visible(line[1]))
 	}
 	fmt.Fprintln(table, "\nCONTAINER\tSTATE")
 	for _, c := range i.Containers {
@@ -206,7 +208,7 @@ func printInspection(out io.Writer, i survey.Inspection, now time.Time) error {
 	}
 	fmt.Fprintln(table, "\nPROCESS\tPID\tRESIDENT")
 	for _, p := range i.Processes {
-		fmt.Fprintf(table, "%s\t%d\t%s\n", p.Name, p.Pid, size(p.Resident))
+		fmt.Fprintf(table, "%s\t%d\t%s\n", visible(p.Name), p.Pid, size(p.Resident))
 	}
 	fmt.Fprintln(table, "\nSHARE\tKIND\tACCESS\tON\tPATH THERE")
 	for _, s := range i.Shares {
@@ -214,7 +216,7 @@ func printInspection(out io.Writer, i survey.Inspection, now time.Time) error {
 		if s.ReadOnly {
 			access = "read-only"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", short(s.Name), s.Kind, access, s.FileSystem, s.Path)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", short(s.Name), s.Kind, access, s.FileSystem, visible(s.Path))
 	}
 	return table.Flush()
 }

@@ -141,13 +141,7 @@ func (e *escaper) Write(p []byte) (int, error) {
 		}
 	}
 	e.rest = append([]byte(nil), text[end:]...)
-	shown := escape(string(text[:end]), func(r rune, raw string) string {
-		if r == '\n' || r == '\t' {
-			return raw
-		}
-		return visible(raw)
-	})
-	if _, err := io.WriteString(e.out, shown); err != nil {
+	if _, err := io.WriteString(e.out, visibleLines(string(text[:end]))); err != nil {
 		return 0, err
 	}
 	return len(p), nil

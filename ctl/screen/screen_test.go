@@ -36,6 +36,10 @@ func TestFilter(t *testing.T) {
 		"control characters":               {"\x00\x01\x05\x10\x11\x13\x1c\x7fa", "a"},
 		"control characters of 8 bits":     {"\x9b6n\x9d0;t\x07\x90q", replaced + "6n" + replaced + "0;t\a" + replaced + "q"},
 		"the same as UTF-8":                {"\u009b6n\u009d0;t\u0085", "6n0;t"},
+		"letters that have such bytes":     {"À ěÝ 書 \U0001f600", "À ěÝ 書 \U0001f600"},
+		"such a letter that is cut off":    {"\xc4\x1b[m\x9b6n\xe6\x9b6n", replaced + "\x1b[m" + replaced + "6n" + replaced + replaced + "6n"},
+		"one in a sequence":                {"\x1b[3\x9b6n\x1b\u009b6n\x1b(\x9d0;t", replaced + "6n6n" + replaced + "0;t"},
+		"one in a string":                  {"\x1b]0;\x9ct\u009c\x9b6n\x1b\\a", "a"},
 		"what turns text around":           {"\u202egnp\u2066\u2028\U000e0041", "gnp"},
 		"what is no UTF-8":                 {"\xc3(\xff\xe2\x82\x1b[mx", replaced + "(" + replaced + replaced + replaced + "\x1b[mx"},
 		"a large number":                   {"\x1b[9999C\x1b[10000C\x1b[99999b", "\x1b[9999C"},
@@ -98,7 +102,7 @@ var passing = regexp.MustCompile(`^(?:[\x07-\x0f]|[^\x00-\x1f\x7f]` +
 
 func FuzzFilter(f *testing.F) {
 	for _, seed := range []string{
-		"text ä\r\n", "\x1b[1;31m", "\x1b]52;c;YQ==\a", "\x1bP$qm\x1b\\", "\x1b[6n\x1b[c\x05", "\x1b[?1000;25h", "\u009b6n\x9b6n\xc3", "\x1b(0\x1b[[A\x1b%G",
+		"text ä\r\n", "\x1b[1;31m", "\x1b]52;c;YQ==\a", "\x1bP$qm\x1b\\", "\x1b[6n\x1b[c\x05", "\x1b[?1000;25h", "\u009b6n\x9b6n\xc3", "\x9d0;t\x9c\u009d0;t\u009c", "À ěÝ 書 \xe6\x9b", "\x1b[3\x9b6n\x1b]\u009c", "\x1b(0\x1b[[A\x1b%G",
 	} {
 		f.Add([]byte(seed), uint8(3))
 	}

@@ -36,9 +36,8 @@ const elsewhere = "what it has logged until then is in containerd's log"
 // Read calls each with the last lines of a sandbox's log or console, and with those that come if
 // it follows: then it ends with ctx, or when the shim has ended, which it tells.
 func (h Host) Read(ctx context.Context, s Sandbox, source api.Source, follow bool, each func(Batch) error) (ended bool, err error) {
-	name := s.Namespace + "/" + s.ID
-	silent := fmt.Errorf("the shim of %s does not answer within %s: %s", name, h.Patience, elsewhere)
-	gone := fmt.Errorf("the shim of %s has ended or was killed, and its last lines with it: %s", name, elsewhere)
+	silent := fmt.Errorf("%w: %s", s.errHung(h.Patience), elsewhere)
+	gone := fmt.Errorf("%w: %s", s.errLost(), elsewhere)
 	switch s.State {
 	case Hung:
 		return false, silent
@@ -71,7 +70,7 @@ func (h Host) Read(ctx context.Context, s Sandbox, source api.Source, follow boo
 	case errors.Is(context.Cause(reading), errSilent), errors.Is(err, unix.EAGAIN): // more connections than it takes
 		return false, silent
 	case errdefs.IsNotImplemented(errgrpc.ToNative(err)):
-		return false, fmt.Errorf("the shim of %s is of an older msb, which keeps no lines: %s", name, elsewhere)
+		return false, fmt.Errorf("%w: %s", s.errOlder("keeps no lines"), elsewhere)
 	case errors.Is(err, errUnreachable) && !answered:
 		return false, gone
 	case errors.Is(err, errUnreachable) && follow:

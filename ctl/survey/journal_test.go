@@ -109,7 +109,7 @@ func TestRead(t *testing.T) {
 		t.Errorf("%q, %v, %v", got, ended, err)
 	}
 	_, err = w.host.Read(t.Context(), s, api.Source_LOG, true, collect)
-	if err == nil || !strings.Contains(err.Error(), "the shim of n/i has ended or was killed, and its last lines with it: ") {
+	if err == nil || !strings.Contains(err.Error(), "the shim of n/i has ended or was killed: ") {
 		t.Errorf("of a shim that has ended: %v", err)
 	}
 }
@@ -131,8 +131,8 @@ func TestReadNothing(t *testing.T) {
 		"the shim of n/i does not answer within 100ms: what it has logged": silent,
 		"the shim of a/b does not answer within 100ms: ":                   {Namespace: "a", ID: "b", Address: unserved},
 		"the shim of c/d does not answer within 100ms: ":                   {Namespace: "c", ID: "d", State: Hung},
-		"the shim of e/f has ended or was killed, and its last lines":      {Namespace: "e", ID: "f", State: Lost},
-		"the shim of g/h has ended or was killed, ":                        {Namespace: "g", ID: "h", Address: "unix:///no/such"},
+		"the shim of e/f has ended or was killed: ":                        {Namespace: "e", ID: "f", State: Lost},
+		"the shim of g/h has ended or was killed: ":                        {Namespace: "g", ID: "h", Address: "unix:///no/such"},
 		"the shim of n/i is of an older msb, which keeps no lines: ":       old,
 		"8 read already": broken,
 	} {

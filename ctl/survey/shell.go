@@ -50,9 +50,9 @@ type Size struct{ Rows, Columns uint16 }
 func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status uint32, err error) {
 	switch s.State {
 	case Hung:
-		return 0, fmt.Errorf("the shim of %s/%s does not answer within %s", s.Namespace, s.ID, h.Patience)
+		return 0, s.errHung(h.Patience)
 	case Lost:
-		return 0, fmt.Errorf("the shim of %s/%s has ended or was killed", s.Namespace, s.ID)
+		return 0, s.errLost()
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, err
@@ -125,11 +125,11 @@ func (p Program) explain(s Sandbox, err error) error {
 	err = errgrpc.ToNative(err)
 	switch {
 	case closed:
-		return fmt.Errorf("the shim of %s/%s has ended or was killed", s.Namespace, s.ID)
+		return s.errLost()
 	case errdefs.IsNotImplemented(err) && p.Terminal != nil:
-		return fmt.Errorf("the shim of %s/%s is of an older msb, which has no terminal for a program: -T runs it without one", s.Namespace, s.ID)
+		return s.errOlder("has no terminal for a program: -T runs it without one")
 	case errdefs.IsNotImplemented(err):
-		return fmt.Errorf("the shim of %s/%s is of an older msb, which runs nothing in a guest", s.Namespace, s.ID)
+		return s.errOlder("runs nothing in a guest")
 	}
 	return err
 }

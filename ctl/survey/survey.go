@@ -68,6 +68,21 @@ type Sandbox struct {
 	Spare string `json:"spare,omitempty"`
 }
 
+// errHung is about a shim that does not answer in time.
+func (s Sandbox) errHung(patience time.Duration) error {
+	return fmt.Errorf("the shim of %s/%s does not answer within %s", s.Namespace, s.ID, patience)
+}
+
+// errLost is about a shim that is not there.
+func (s Sandbox) errLost() error {
+	return fmt.Errorf("the shim of %s/%s has ended or was killed", s.Namespace, s.ID)
+}
+
+// errOlder is about a shim that cannot do what it is asked for.
+func (s Sandbox) errOlder(how string) error {
+	return fmt.Errorf("the shim of %s/%s is of an older msb, which %s", s.Namespace, s.ID, how)
+}
+
 // A Container is one in a sandbox.
 type Container struct {
 	ID string `json:"id"`

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,28 +11,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/peer"
 )
 
-// peerOf is who has connected, as the kernel noted at that time (unix(7), SO_PEERCRED;
-// socket(7), SO_PEERGROUPS).
-func peerOf(conn *net.UnixConn) (peer *api.Peer, err error) {
+// peerOf is who has connected, as the kernel noted at that time (socket(7), SO_PEERGROUPS).
+func peerOf(conn *net.UnixConn) (*api.Peer, error) {
+	ids, err := peer.Of(conn)
+	if err != nil {
+		return nil, err
+	}
 	control, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	err2 := control.Control(func(fd uintptr) {
-		var ids *unix.Ucred
-		if ids, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil {
-			err = os.NewSyscallError("getsockopt", err)
-			return
-		}
-		peer = &api.Peer{Uid: ids.Uid, Gid: ids.Gid}
-		peer.Groups, err = peerGroups(fd)
-	})
-	if err2 != nil {
-		return nil, err2
+	who := &api.Peer{Uid: ids.Uid, Gid: ids.Gid}
+	controlErr := control.Control(func(fd uintptr) { who.Groups, err = peerGroups(fd) })
+	if err := errors.Join(controlErr, err); err != nil {
+		return nil, err
 	}
-	return peer, err
+	return who, nil
 }
 
 func peerGroups(fd uintptr) ([]uint32, error) {

@@ -119,7 +119,6 @@ containerd.task.v3.Task/Delete box
     guest Delete box
   remove box
     guest RemoveBundle box
-    guest CloseStdio box
   leave box
 containerd.task.v3.Task/Start not found none
 `

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/peer"
 )
 
 // A Start is what a daemon needs to know, and what it must have.
@@ -136,22 +138,13 @@ func check(opened []*os.File, types ...uint32) error {
 
 var errNotRoot = errors.New("the other end of the socket is not root's")
 
-// checkPeer refuses anybody but root (unix(7), SO_PEERCRED). Nobody else gets at a spare's
-// socket, either.
+// checkPeer refuses anybody but root. Nobody else gets at a spare's socket, either.
 func checkPeer(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
+	who, err := peer.Of(conn)
 	if err != nil {
 		return err
 	}
-	var peer *unix.Ucred
-	var optionErr error
-	err = raw.Control(func(fd uintptr) {
-		peer, optionErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(err, optionErr); err != nil {
-		return err
-	}
-	if peer.Uid != 0 {
+	if who.Uid != 0 {
 		return errNotRoot
 	}
 	return nil

@@ -235,20 +235,20 @@ var recursive = []string{
 // propagations are ways in which mounts propagate (mount_namespaces(7)).
 var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}
 
-// localOptions are those of a mount of the guest's own, for crun. Of several propagations crun
-// takes none: the last one holds, as nothing has propagated yet. Where nothing is bound, crun
-// would apply what is recursive. It refuses tmpcopyup of all but a tmpfs, and does not know
-// ridmap; owners are mapped on the host. runc passes all of these over.
-func localOptions(mount specs.Mount) []string {
+// crunOptions are the options of a mount in the guest, as crun is to be told them: it makes an
+// error or something else of some that runc passes over. Of several propagations crun takes none:
+// the last one holds, as nothing has propagated yet. Where nothing is bound, crun would apply what
+// is recursive. It refuses tmpcopyup of all but a tmpfs, and does not know ridmap; owners are mapped
+// on the host.
+func crunOptions(mount specs.Mount) []string {
 	bound := asksForBind(mount)
-	options := mount.Options
 	var last string
-	for _, option := range options {
+	for _, option := range mount.Options {
 		if isAny(option, propagations...) {
 			last = option
 		}
 	}
-	return slices.DeleteFunc(options, func(option string) bool {
+	return slices.DeleteFunc(slices.Clone(mount.Options), func(option string) bool {
 		switch {
 		case isAny(option, recursive...):
 			return !bound
@@ -257,10 +257,11 @@ func localOptions(mount specs.Mount) []string {
 		case option == "tmpcopyup":
 			return bound || mount.Type != "tmpfs"
 		}
-		return isAny(option, "idmap", "ridmap")
+		return forOthers(option) || isAny(option, "idmap", "ridmap")
 	})
 }
 
+// guestOptions are those of its mount in the guest.
 func (b *Bind) guestOptions() []string {
 	// Mounts below the share are found by the guest's kernel when they are
 	// first walked into, so there is nothing to recurse into yet. Propagation

@@ -257,11 +257,6 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 
 func (p *Plan) guestMounts(places Places) []specs.Mount {
 	mounts := slices.Clone(p.spec.Mounts)
-	for i := range mounts {
-		mounts[i].Options = slices.DeleteFunc(slices.Clone(mounts[i].Options), forOthers)
-		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil // the host's mount has them
-		mounts[i].Options = localOptions(mounts[i])
-	}
 	for i, bind := range p.Binds {
 		mount := &mounts[bind.index]
 		mount.Source, mount.Type = places.Binds[i], "bind"
@@ -270,6 +265,10 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 	for i, volume := range p.Volumes {
 		mount := &mounts[volume.index]
 		mount.Source, mount.Type, mount.Options = places.Volumes[i], "bind", volume.guestOptions()
+	}
+	for i := range mounts {
+		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil // the host's mount has them
+		mounts[i].Options = crunOptions(mounts[i])
 	}
 	if p.sandboxMemory != "" {
 		mounts[p.memoryIndex].Source = places.SharedMemory

@@ -71,6 +71,7 @@ func planVolume(m specs.Mount, bundle string) (Volume, error) {
 	return v, nil
 }
 
+// guestOptions are those of its mount in the guest.
 func (v Volume) guestOptions() []string {
 	options := append([]string{"bind", "rprivate"}, v.options...)
 	if v.Image.ReadOnly {

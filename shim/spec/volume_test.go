@@ -33,7 +33,7 @@ func TestVolume(t *testing.T) {
 		"of a mount": {
 			volumeMount("ext4", "nosuid", "nodev", "noatime", "rslave", "defaults", "X-mount.mkdir", "x-systemd.automount"),
 			image.Image{Type: "ext4"},
-			"bind rprivate nosuid nodev noatime rslave",
+			"bind nosuid nodev noatime rslave",
 		},
 		"devices": {volumeMount("erofs", "device=/a", "device=/b"), image.Image{Type: "erofs", ReadOnly: true, Devices: []string{"/a", "/b"}}, "bind rprivate ro"},
 		"verity":  {volumeMount("erofs", "X-containerd.dmverity=/v"), image.Image{Type: "erofs", ReadOnly: true, Verity: "/v"}, "bind rprivate ro"},

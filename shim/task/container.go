@@ -42,17 +42,18 @@ type container struct {
 	removal chan struct{}      // has room for one: who ends or deletes it
 	oom     *flood.Gate        // of events that memory ran out; the guest's events come one at a time
 
-	mu        sync.Mutex
-	created   bool                // the guest has it; guarded by mu
-	paused    bool                // guarded by mu
-	lost      bool                // its VM has ended; guarded by mu
-	killed    time.Time           // when somebody began to see to it that a kill holds; guarded by mu
-	removed   bool                // it is being taken away, and has no new processes; guarded by mu
-	stand     sandbox.Process     // the placeholder; nil before and after; guarded by mu
-	taskPid   uint32              // of that, also after its end; guarded by mu
-	missed    string              // that warnMissed has told; guarded by mu
-	guestPid  uint32              // of init, in the guest; guarded by mu
-	processes map[string]*process // by exec id, "" is init; guarded by mu
+	mu         sync.Mutex
+	created    bool                // the guest has it; guarded by mu
+	paused     bool                // guarded by mu
+	lost       bool                // its VM has ended; guarded by mu
+	killed     time.Time           // when somebody began to see to it that a kill holds; guarded by mu
+	killWaited time.Duration       // for the guest's answer to a SIGKILL, at most; guarded by mu
+	removed    bool                // it is being taken away, and has no new processes; guarded by mu
+	stand      sandbox.Process     // the placeholder; nil before and after; guarded by mu
+	taskPid    uint32              // of that, also after its end; guarded by mu
+	missed     string              // that warnMissed has told; guarded by mu
+	guestPid   uint32              // of init, in the guest; guarded by mu
+	processes  map[string]*process // by exec id, "" is init; guarded by mu
 }
 
 var _ pod.Member = (*container)(nil)

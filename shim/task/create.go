@@ -48,22 +48,35 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}
 	s.unbury(r.ID)
 	defer close(c.settled)
+	detached := context.WithoutCancel(ctx)
 	var undo undo.Stack
 	defer func() {
 		if err == nil {
 			return
 		}
+		stop := s.boundUndo(detached, c.id)
+		defer stop()
 		if undoErr := undo.Run(); undoErr != nil {
 			log.G(ctx).WithError(undoErr).Warn("undoing a failed create")
 		}
 	}()
-	detached := context.WithoutCancel(ctx)
 	undo.Add(func() error { c.stopHooks(detached); return nil })
 	undo.Add(func() error { return s.pod.Leave(detached, c.id) })
 	if err := s.create(ctx, c, r, &undo); err != nil {
 		return nil, err
 	}
 	return &taskapi.CreateTaskResponse{Pid: c.pid()}, nil
+}
+
+// boundUndo ends the VM if the guest has not undone a creation in the time of a deletion. The
+// caller stops that when it is undone.
+func (s *Service) boundUndo(ctx context.Context, id string) (stop func()) {
+	bounded, cancel := s.boundDeletion(ctx, 0)
+	watch := context.AfterFunc(bounded, func() { s.endHeldUp("the end of the creation of container " + id) })
+	return func() {
+		watch()
+		cancel()
+	}
 }
 
 // create creates a container that has its id.

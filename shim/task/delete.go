@@ -52,15 +52,16 @@ func (s *Service) giveUpCreation(ctx context.Context, id string) error {
 
 // deleteExec deletes an exec.
 func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*taskapi.DeleteResponse, error) {
-	if err := c.takeRemoval(ctx); err != nil {
+	bounded, cancel := s.boundDeletion(ctx, 0)
+	defer cancel()
+	// Others may be being deleted, each in its own time.
+	if err := s.insist(ctx, bounded, "the deletion of "+c.describe(p), c.takeRemoval); err != nil {
 		return nil, err
 	}
 	defer func() { <-c.removal }()
 	if c.process(p.execID) != p {
 		return nil, fmt.Errorf("process %s of task %s: %w", p.execID, c.id, errdefs.ErrNotFound)
 	}
-	bounded, cancel := s.boundDeletion(ctx, 0)
-	defer cancel()
 	status, err := s.deleteInGuest(bounded, c, p)
 	if err != nil {
 		return nil, err
@@ -102,10 +103,17 @@ func (s *Service) insist(ctx, bounded context.Context, what string, wait func(co
 	if wait(bounded) == nil {
 		return nil
 	}
-	if sb, err := s.pod.Sandbox(); err == nil && ctx.Err() == nil {
-		sb.End(fmt.Errorf("the guest held up %s: %w", what, errdefs.ErrUnavailable))
+	if ctx.Err() == nil {
+		s.endHeldUp(what)
 	}
 	return wait(ctx)
+}
+
+// endHeldUp ends the VM of a guest that has held something up for too long.
+func (s *Service) endHeldUp(what string) {
+	if sb, err := s.pod.Sandbox(); err == nil {
+		sb.End(fmt.Errorf("the guest held up %s: %w", what, errdefs.ErrUnavailable))
+	}
 }
 
 // deleteContainer deletes a container. From its deletion in the guest on there is no way
@@ -229,9 +237,14 @@ func (s *Service) removeContainer(ctx, bounded context.Context, c *container) {
 	if err := c.detach(s.pod.Place()); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Error("taking back what the container had of the host")
 	}
-	c.closeStdio(bounded, c.init())
-	for _, p := range c.execs() {
-		c.closeStdio(bounded, p)
+	execs := c.execs()
+	all := append([]*process{c.init()}, execs...)
+	if c.joins() {
+		c.closeStdio(bounded, all...)
+	} else {
+		endStreams(all...) // the guest's ends go with its VM
+	}
+	for _, p := range execs {
 		c.record(p, sandbox.ExitKilled)
 	}
 }

@@ -46,6 +46,8 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 
 // killInit kills a container: in the guest, or with its VM if the guest refuses.
 func (c *container) killInit(ctx context.Context, sb *sandbox.Sandbox, r *taskapi.KillRequest) error {
+	began := time.Now()
+	defer func() { c.noteKill(time.Since(began)) }()
 	init := c.init()
 	if init.hasExited() {
 		return sb.Guest.Kill(ctx, r) // what else is in the container
@@ -62,15 +64,23 @@ func (c *container) killInit(ctx context.Context, sb *sandbox.Sandbox, r *taskap
 	return err
 }
 
-// killTook is how long the guest took to end the container, if it was killed: that is taken
-// off the time for its deletion.
+// noteKill notes how long a client has waited for the container's SIGKILL.
+func (c *container) noteKill(took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.killWaited = max(c.killWaited, took)
+}
+
+// killTook is how long the guest took to end the container, if it was killed, or to answer that:
+// it is taken off the time for its deletion.
 func (c *container) killTook() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	took := c.killWaited
 	if init := c.processes[""]; !c.killed.IsZero() && init.hasExited() {
-		return max(0, init.exit.at.Sub(c.killed))
+		took = max(took, init.exit.at.Sub(c.killed))
 	}
-	return 0
+	return took
 }
 
 // enforceKill ends the VM if a container that was killed does not end.

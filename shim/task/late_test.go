@@ -1,7 +1,6 @@
 package task_test
 
 import (
-	"context"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,9 +8,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 )
 
@@ -141,12 +138,7 @@ func TestExecDuringDelete(t *testing.T) {
 		c.must(c.start("c", "e"))
 		c.must(c.kill("c", ""))
 		c.expectExit("c", "", killed)
-		c.Agent().On("CloseStdio", func(ctx context.Context, call *fake.Call) (proto.Message, error) {
-			if len(call.Request.(*api.CloseStdioRequest).Ids) > 0 { // the exec's
-				return fake.LateAnswer(20*time.Second)(ctx, call)
-			}
-			return call.Act(ctx)
-		})
+		c.Agent().On("RemoveBundle", fake.LateAnswer(20*time.Second))
 		deleted := beside(func() error { _, err := c.delete("c", ""); return err })
 		time.Sleep(time.Second)
 		c.Agent().On("Exec", fake.Pretend)

@@ -2,20 +2,38 @@ package task
 
 import (
 	"context"
+	"sync"
 
 	"github.com/containerd/log"
 )
 
-// closeStdio ends a process's streams, first of all the client's ends. Once is enough.
-func (c *container) closeStdio(ctx context.Context, p *process) {
-	streams := p.streams.Swap(nil)
-	if streams == nil {
-		return
-	}
-	streams.Close()
-	if sb, err := c.service.pod.Sandbox(); err == nil {
-		if err := sb.Guest.CloseStdio(ctx, streams.IDs()); err != nil {
-			log.G(ctx).WithError(err).Debug("closing stdio in the guest")
+// endStreams ends the client's ends of processes' streams, and returns what those streams are
+// called in the guest. Once is enough. All end at the same time, because a guest that does not
+// take the end of its streams holds each up for a moment.
+func endStreams(processes ...*process) (ids []string) {
+	var ending sync.WaitGroup
+	for _, p := range processes {
+		if streams := p.streams.Swap(nil); streams != nil {
+			ids = append(ids, streams.IDs()...)
+			ending.Go(streams.Close)
 		}
 	}
+	ending.Wait()
+	return ids
+}
+
+// closeStdio ends processes' streams, first of all the client's ends. Nobody waits for the
+// guest, because nothing on the host depends on it; as with any call, one that does not answer
+// loses its VM.
+func (c *container) closeStdio(ctx context.Context, processes ...*process) {
+	ids := endStreams(processes...)
+	sb, err := c.service.pod.Sandbox()
+	if err != nil || len(ids) == 0 {
+		return
+	}
+	go func() {
+		if err := sb.Guest.CloseStdio(context.WithoutCancel(ctx), ids); err != nil {
+			log.G(ctx).WithError(err).Debug("closing stdio in the guest")
+		}
+	}()
 }
