@@ -110,9 +110,6 @@ func run(ctx context.Context, only, output string) (err error) {
 	var failed []string
 	green := make(map[string]error) // by package: whether its tests pass as the code is
 	for _, m := range table {
-		if ctx.Err() != nil {
-			break
-		}
 		start := time.Now()
 		if _, known := green[m.test()]; !known {
 			green[m.test()] = r.passes(ctx, m.test(), table)
@@ -120,6 +117,9 @@ func run(ctx context.Context, only, output string) (err error) {
 		verdict := green[m.test()]
 		if verdict == nil {
 			verdict = r.try(ctx, m)
+		}
+		if ctx.Err() != nil {
+			break // it was ended by that
 		}
 		fmt.Printf("%-5s %5.1fs  %s (%s)\n", word(verdict), time.Since(start).Seconds(), m.name, m.run)
 		if verdict != nil {
