@@ -138,7 +138,7 @@ test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end
 
 # Not in CI: each takes a build of its own. ONLY='spare|budget' takes those whose names match.
 test-mutations: MUTATIONS = $(if $(filter-out images,$(ONLY)),-only '$(ONLY)')
-test-mutations: root ## take each measure out of the code, and see its test turn red; about twenty minutes (root)
+test-mutations: root ## take each measure out of the code, and see its test turn red; three quarters of an hour (root)
 	@$(DEPS) gcc
 	@go run ./test/mutation $(MUTATIONS)
 
