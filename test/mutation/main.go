@@ -214,6 +214,7 @@ func (r runner) command(ctx context.Context, overlay, name string, args ...strin
 	// What it has started is to end, too.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 30 * time.Second
 	text, err := cmd.CombinedOutput()
 	return string(text), err
 }
