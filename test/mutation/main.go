@@ -211,8 +211,9 @@ func (r runner) command(ctx context.Context, overlay, name string, args ...strin
 	if overlay != "" {
 		cmd.Env = append(cmd.Env, strings.TrimSpace("GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay))
 	}
-	// What it has started is to end, too.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// What it has started is to end, too, and what a test has mounted that ended for its time goes
+	// with the mount namespace.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 30 * time.Second
 	text, err := cmd.CombinedOutput()
