@@ -70,7 +70,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-trace bench-files bench-files-krun bench-krun lint proto \
+.PHONY: test-mutations test-mutations-vm test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-trace bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install install-kit uninstall share packer packages test-packages image clean distclean root clients guests kubernetes always
 
@@ -126,7 +126,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/harness ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/harness ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/mutation ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 	@CGO_ENABLED=1 go test -C hack -race -count=1 . ./bill
 
 test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end: a real containerd, real microVMs (root)
@@ -135,6 +135,16 @@ test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end
 	@status=0; export MSB_OUTPUT=$(OUTPUT); \
 	go test -count=1 -v -timeout $(MSB_TIMEOUT) -skip '$(RACED)' ./test/e2e | tee -i $(RESULTS)/qemu.log || status=1; \
 	MSB_SPARES=1 go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/nerdctl | tee -i -a $(RESULTS)/qemu.log || status=1; exit $$status
+
+# Not in CI: each takes a build of its own. ONLY='spare|budget' takes those whose names match.
+test-mutations: MUTATIONS = $(if $(filter-out images,$(ONLY)),-only '$(ONLY)')
+test-mutations: root ## take each measure out of the code, and see its test turn red; three quarters of an hour (root)
+	@$(DEPS) gcc
+	@go run ./test/mutation $(MUTATIONS)
+
+test-mutations-vm: MUTATIONS = $(if $(filter-out images,$(ONLY)),-only '$(ONLY)')
+test-mutations-vm: root build tools hostile clients deps-qemu ## the same for what only a real VM shows; each builds the kit again (root)
+	@go run ./test/mutation $(MUTATIONS) -vm $(OUTPUT)
 
 # Tests that take longer the more they try (harness.Many) try few of it in every run.
 test-long: export MSB_LONG = 1

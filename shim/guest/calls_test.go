@@ -151,6 +151,13 @@ func wantEnd(t *testing.T, h *host) {
 	}
 }
 
+// The budgets are those of docs/security.md: the tests take them as they are.
+func TestDefaultBudgets(t *testing.T) {
+	if want := (guest.Budgets{Prompt: 25 * time.Second, Lengthy: 2 * time.Minute, Stats: time.Second}); guest.DefaultBudgets != want {
+		t.Errorf("%+v, want %+v", guest.DefaultBudgets, want)
+	}
+}
+
 // A guest that does not answer loses its VM when the call's budget is used up, and the
 // reason says which call and how long.
 func TestBudgets(t *testing.T) {

@@ -1,10 +1,16 @@
 package share
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
 // shieldRights notes whether the file that it is given can be written.
@@ -47,5 +53,27 @@ func TestShieldedReadOnly(t *testing.T) {
 	add(t, trees, file(t, ""), Attributes{Shield: true, Follow: true, ReadOnly: true, IDMap: shifted})
 	if !shield.readOnly {
 		t.Error("with mapped owners the shield may write a read-only file")
+	}
+}
+
+// A source is followed by its name only if that is its own: the kernel calls a file that was replaced
+// "NAME (deleted)", which another may be called, too.
+func TestFollowSwapped(t *testing.T) {
+	path := file(t, "content")
+	source, err := OpenSource(mountns.Namespace{}, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	dir, base, err := source.Directory()
+	if err != nil || base != filepath.Base(path) {
+		t.Fatalf("Directory = %q, %v", base, err)
+	}
+	dir.Close()
+	if err := errors.Join(os.WriteFile(path+" (deleted)", []byte("another's"), 0o600), os.Remove(path)); err != nil {
+		t.Fatal(err)
+	}
+	if _, base, err := source.Directory(); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "was replaced") {
+		t.Errorf("Directory = %q, %v", base, err)
 	}
 }

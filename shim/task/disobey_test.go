@@ -2,6 +2,7 @@ package task_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -66,6 +67,21 @@ func TestKillWithoutEffect(t *testing.T) {
 		}
 		c.expectExit("c", "", killed)
 		if took := time.Since(began); took != c.Platform.Budgets.Prompt {
+			t.Errorf("the container ended after %v", took)
+		}
+		c.expectDelete("c", "", killed)
+	})
+}
+
+// A guest that refuses to kill a container has no time to think it over.
+func TestKillRefused(t *testing.T) {
+	bubble(t, func(c client) {
+		c.Run("c", "sleep")
+		c.Agent().On("Kill", fake.Fail(errors.New("no")))
+		began := time.Now()
+		_ = c.kill("c", "") // with the VM, or refused because that ends
+		c.expectExit("c", "", killed)
+		if took := time.Since(began); took >= c.Platform.Budgets.Prompt {
 			t.Errorf("the container ended after %v", took)
 		}
 		c.expectDelete("c", "", killed)

@@ -19,9 +19,17 @@ import (
 
 // The test's own program, started again with one of these, is the jailed process.
 var roles = map[string]func(){
-	"enter":   func() { fmt.Println(Enter()); list("/"); list("/" + descriptorsDir) },
-	"fail":    func() { Fail(errors.New("no such library")) },
-	"end":     func() {},
+	"enter": func() { fmt.Println(Enter()); list("/"); list("/" + descriptorsDir) },
+	"fail":  func() { Fail(errors.New("no such library")) },
+	"end":   func() {},
+	"try": func() {
+		fmt.Println(Enter())
+		fmt.Println(os.WriteFile("/made", nil, 0o600))
+		_, err := os.Open("/nodes/null")
+		fmt.Println(err)
+		_, err = unix.FcntlInt(inherited, unix.F_GETFD, 0)
+		fmt.Println(err)
+	},
 	"forever": func() { select {} },
 	"server": func() {
 		fmt.Println(Enter())
@@ -134,6 +142,34 @@ func TestRoot(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d threads, and there were %d: the jail's thread stays", tasks(t), before)
 		}
+	}
+}
+
+// inherited is a descriptor that this process has not marked to be closed (open(2), O_CLOEXEC).
+const inherited = 100
+
+// Nothing can be made in the root, device nodes are not opened, and whatever this process has open is
+// not there.
+func TestNothingBesides(t *testing.T) {
+	var output bytes.Buffer
+	s := spec(t, "try", &output)
+	nodes := t.TempDir()
+	if err := unix.Mknod(filepath.Join(nodes, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+		t.Fatal(err)
+	}
+	s.Root.Binds = []Bind{{Source: nodes, Target: "/nodes"}}
+	if err := unix.Dup3(2, inherited, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited)
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err, output.String())
+	}
+	ended(t, p)
+	const want = "<nil>\nopen /made: read-only file system\nopen /nodes/null: permission denied\nbad file descriptor\n"
+	if got := output.String(); got != want {
+		t.Errorf("printed %q, want %q", got, want)
 	}
 }
 

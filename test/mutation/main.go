@@ -1,0 +1,240 @@
+// Mutation takes a measure out of the code, has the test run that is to miss it, and fails
+// where that test stays green. What is taken out is a table (table.go, vm.go): the bounds of
+// docs/security.md above all, and what was once broken by hand to see its test turn red.
+//
+// The tree is not touched: the changed file is laid over it (go help build, -overlay).
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A mutation is one change of the code that a test has to notice.
+type mutation struct {
+	name string
+	file string // below the module's root
+	old  string // is in the file once
+	new  string
+	pkg  string // of the test; empty for that of the file
+	run  string // the name of the test, or several: a|b
+}
+
+// test is the package that has the test, as go test takes it.
+func (m mutation) test() string {
+	return "./" + cmp.Or(m.pkg, filepath.Dir(m.file))
+}
+
+// apply is the file with the change.
+func (m mutation) apply(root string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(root, m.file))
+	if err != nil {
+		return nil, err
+	}
+	if n := bytes.Count(text, []byte(m.old)); n != 1 {
+		return nil, fmt.Errorf("%s has the text %d times that %q changes: it has to be there once", m.file, n, m.name)
+	}
+	return bytes.Replace(text, []byte(m.old), []byte(m.new), 1), nil
+}
+
+// overlay writes the changed file into a directory, and returns what -overlay takes.
+func (m mutation) overlay(root, dir string) (string, error) {
+	text, err := m.apply(root)
+	if err != nil {
+		return "", err
+	}
+	changed := filepath.Join(dir, "changed.go")
+	if err := os.WriteFile(changed, text, 0o644); err != nil {
+		return "", err
+	}
+	list, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(root, m.file): changed}})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "overlay.json")
+	return path, os.WriteFile(path, list, 0o644)
+}
+
+// A runner has tests run.
+type runner struct {
+	root   string
+	output string // the built tree that tests with a VM take; empty for the others
+	spare  string // a copy of it, for what is built with a change
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	only := flag.String("only", "", "a regular expression: the mutations whose names it matches")
+	output := flag.String("vm", "", "the mutations that a real VM shows, with what was built into this directory")
+	flag.Parse()
+	if err := run(ctx, *only, *output); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, only, output string) (err error) {
+	pattern, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	r := runner{root: root, output: output}
+	table := mutations
+	if output != "" {
+		table = vmMutations
+		if r.spare, err = copied(ctx, output); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(filepath.Dir(r.spare))) }()
+	}
+	table = slices.DeleteFunc(slices.Clone(table), func(m mutation) bool { return !pattern.MatchString(m.name) })
+	var failed []string
+	green := make(map[string]error) // by package: whether its tests pass as the code is
+	for _, m := range table {
+		start := time.Now()
+		if _, known := green[m.test()]; !known {
+			green[m.test()] = r.passes(ctx, m.test(), table)
+		}
+		verdict := green[m.test()]
+		if verdict == nil {
+			verdict = r.try(ctx, m)
+		}
+		if ctx.Err() != nil {
+			break // it was ended by that
+		}
+		fmt.Printf("%-5s %5.1fs  %s (%s)\n", word(verdict), time.Since(start).Seconds(), m.name, m.run)
+		if verdict != nil {
+			fmt.Printf("       %v\n", verdict)
+			failed = append(failed, m.name)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case len(failed) > 0:
+		return fmt.Errorf("%d of %d mutations did not turn their test red: %s", len(failed), len(table), strings.Join(failed, "; "))
+	}
+	fmt.Printf("all of %d mutations turn their test red\n", len(table))
+	return nil
+}
+
+func word(err error) string {
+	if err != nil {
+		return "WRONG"
+	}
+	return "red"
+}
+
+// passes returns nil if the tests that a package has for the mutations pass as the code is.
+func (r runner) passes(ctx context.Context, pkg string, table []mutation) error {
+	var tests []string
+	for _, m := range table {
+		if m.test() == pkg {
+			tests = append(tests, m.run)
+		}
+	}
+	if text, err := r.test(ctx, pkg, strings.Join(tests, "|"), "", r.output); err != nil {
+		return fmt.Errorf("the tests of %s do not pass as the code is: %w\n%s", pkg, err, last(text))
+	}
+	return nil
+}
+
+// try returns nil if a test fails with the mutation.
+func (r runner) try(ctx context.Context, m mutation) error {
+	dir, err := os.MkdirTemp("", "msb-mutation-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	overlay, err := m.overlay(r.root, dir)
+	if err != nil {
+		return err
+	}
+	built := r.output
+	if r.spare != "" {
+		built = r.spare
+		if text, err := r.command(ctx, overlay, "make", "shim", "ctl", "kit", "OUTPUT="+built); err != nil {
+			return fmt.Errorf("it cannot be built: %v\n%s", err, last(text))
+		}
+	}
+	text, err := r.test(ctx, m.test(), m.run, overlay, built)
+	switch {
+	case err == nil:
+		return errors.New("the test is green: it does not miss what was taken out")
+	case !strings.Contains(text, "--- FAIL: Test") && !strings.Contains(text, "panic: test timed out"):
+		return fmt.Errorf("no test has failed, but something else: %v\n%s", err, last(text))
+	}
+	return nil
+}
+
+// limit is how long the tests of one package may take, all of them as the code is, or some with a
+// mutation: some wait for ever for what does not come then, which is red, too.
+const limit = 4 * time.Minute
+
+// test runs tests of a package.
+func (r runner) test(ctx context.Context, pkg, tests, overlay, output string) (string, error) {
+	within := limit
+	if output != "" {
+		within *= 5
+		if err := os.Setenv("MSB_OUTPUT", output); err != nil {
+			return "", err
+		}
+	}
+	return r.command(ctx, overlay, "go", "test", "-count=1", "-vet=off", "-failfast", fmt.Sprint("-timeout=", within), "-run", "^("+tests+")$", pkg)
+}
+
+// command runs a program at the module's root. What it builds, and what tests build, has the
+// overlay.
+func (r runner) command(ctx context.Context, overlay, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = r.root
+	cmd.Env = os.Environ()
+	if overlay != "" {
+		cmd.Env = append(cmd.Env, strings.TrimSpace("GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay))
+	}
+	// What it has started is to end, too, and what a test has mounted that ended for its time goes
+	// with the mount namespace.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 30 * time.Second
+	text, err := cmd.CombinedOutput()
+	return string(text), err
+}
+
+// copied copies what was built, and returns the copy.
+func copied(ctx context.Context, output string) (string, error) {
+	dir, err := os.MkdirTemp("", "msb-mutation-")
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(dir, "output")
+	if text, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", output, to).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("copying %s: %w: %s", output, err, text)
+	}
+	return to, nil
+}
+
+// last is the end of a long text.
+func last(text string) string {
+	const most = 2000
+	return text[max(0, len(text)-most):]
+}
