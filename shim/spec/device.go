@@ -3,6 +3,7 @@ package spec
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -78,7 +79,13 @@ func planDevices(linux *specs.Linux) (planned devices, err error) {
 	privileged := hasAllDevices(linux)
 	var without []string
 	for _, given := range linux.Devices {
+		if err := checkDevice(given); err != nil {
+			return devices{}, err
+		}
+		given.Path = path.Join("/", given.Path) // as with runc
 		switch d := deviceOf(given); {
+		case d.kind == "p": // nobody's: a FIFO
+			planned.guest = append(planned.guest, given)
 		case slices.Contains(guestDevices, d), privileged && isGuestsToo(d):
 			planned.guest = append(planned.guest, given)
 		case privileged:
@@ -98,6 +105,16 @@ func planDevices(linux *specs.Linux) (planned devices, err error) {
 		planned.missed = []string{fmt.Sprintf("devices of the host, which a privileged container is given and a microVM cannot have (%s)", Enumerate(without))}
 	}
 	return planned, nil
+}
+
+func checkDevice(given specs.LinuxDevice) error {
+	switch {
+	case !isAny(given.Type, "c", "u", "b", "p"):
+		return invalid("device %s has the type %q: it is c, u, b or p", shorten(given.Path), shorten(given.Type))
+	case isAny(path.Join("/", given.Path), "/"):
+		return invalid("linux.devices has a device without a path: give it one, or leave it out")
+	}
+	return nil
 }
 
 func planBlock(linux *specs.Linux, given specs.LinuxDevice) (BlockDevice, error) {

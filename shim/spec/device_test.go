@@ -53,6 +53,8 @@ func TestDevices(t *testing.T) {
 		"privileged by CRI":      {everyDevice(loop9, fuse), []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Major: new(int64(-1)), Minor: new(int64(-1)), Access: "rwm"}}, "/dev/fuse", "/dev/loop9", "", ""},
 		"privileged by BuildKit": {[]specs.LinuxDevice{control, loop0, loop9}, []specs.LinuxDeviceCgroup{denyAll, allowChars, allowBlocks}, "/dev/loop-control /dev/loop0", "/dev/loop9", "", ""},
 		"without the host's":     {nil, []specs.LinuxDeviceCgroup{allowAll}, "", "", "", ""},
+		"a FIFO":                 {[]specs.LinuxDevice{{Path: "/dev/fifo", Type: "p"}}, nil, "/dev/fifo", "", "", ""},
+		"a relative path":        {[]specs.LinuxDevice{hostDevice("dev/x", "c", 10, 229)}, nil, "/dev/x", "", "", ""},
 		"asked for":              {[]specs.LinuxDevice{sda}, []specs.LinuxDeviceCgroup{denyAll, allowSome}, "/dev/sda", "", "/dev/sda rwm", ""},
 		"asked for, all allowed": {[]specs.LinuxDevice{sda}, []specs.LinuxDeviceCgroup{allowAll}, "/dev/sda", "", "/dev/sda rwm", ""},
 		"all, not allowed":       {everyDevice(sda), []specs.LinuxDeviceCgroup{denyAll}, "/dev/sda", "", "/dev/sda ", ""},
@@ -155,5 +157,19 @@ func TestManyDevices(t *testing.T) {
 	missed := plan.Missed()
 	if len(missed) != 1 || len(missed[0]) > 2000 || !strings.Contains(missed[0], "and 4980 more") {
 		t.Errorf("%d lines, the first of %d bytes", len(missed), len(missed[0]))
+	}
+}
+
+func TestDeviceRefused(t *testing.T) {
+	for says, device := range map[string]specs.LinuxDevice{
+		"a device without a path": hostDevice("", "c", 1, 5),
+		"without a path":          hostDevice("/", "p", 0, 0),
+		`the type "x"`:            hostDevice("/dev/x", "x", 1, 5),
+		`the type ""`:             hostDevice("/dev/x", "", 1, 5),
+	} {
+		_, err := New(container(func(s *specs.Spec) {
+			s.Linux.Devices, s.Linux.Resources = everyDevice(device), &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{allowAll}}
+		}), "/bundle")
+		refusedFor(t, err, says)
 	}
 }

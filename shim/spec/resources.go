@@ -134,6 +134,10 @@ func limitsOf(resources *specs.LinuxResources, alone bool) (Limits, error) {
 	if err := checkMemory(plain.Memory); err != nil {
 		return Limits{}, err
 	}
+	if err := checkRules(plain.Devices); err != nil {
+		return Limits{}, err
+	}
+	plain.Memory, plain.Pids = memoryAsked(plain.Memory), pidsAsked(plain.Pids)
 	unified := plain.Unified
 	plain.Unified = nil
 	l := Limits{alone: alone}
@@ -270,6 +274,43 @@ func shorten(text string) string {
 	return text
 }
 
+// memoryAsked are limits of memory without those that are 0, which ask for nothing.
+func memoryAsked(memory *specs.LinuxMemory) *specs.LinuxMemory {
+	if memory == nil {
+		return nil
+	}
+	asked := *memory
+	for _, limit := range []**int64{&asked.Limit, &asked.Reservation} {
+		if *limit != nil && **limit == 0 {
+			*limit = nil
+		}
+	}
+	return &asked
+}
+
+// pidsAsked is a limit of processes. None may be added with 0, which crun takes for no limit: as
+// runc does in version 2, it is the one that the first process is.
+func pidsAsked(pids *specs.LinuxPids) *specs.LinuxPids {
+	if pids == nil || pids.Limit == nil || *pids.Limit != 0 {
+		return pids
+	}
+	one := int64(1)
+	return &specs.LinuxPids{Limit: &one}
+}
+
+// checkRules refuses rules for devices that runc refuses.
+func checkRules(rules []specs.LinuxDeviceCgroup) error {
+	for i, rule := range rules {
+		switch {
+		case !isAny(rule.Type, "", "a", "b", "c"):
+			return invalid("linux.resources.devices: rule %d has the type %q: it is a, b or c", i+1, shorten(rule.Type))
+		case rule.Access == "":
+			return invalid("linux.resources.devices: rule %d has no access: it is of r, w and m", i+1)
+		}
+	}
+	return nil
+}
+
 // checkMemory refuses what runc refuses of every kernel: the guest's kernel, which has no
 // swap, is not asked.
 func checkMemory(memory *specs.LinuxMemory) error {
@@ -280,12 +321,17 @@ func checkMemory(memory *specs.LinuxMemory) error {
 	if limit < -1 {
 		return invalid("memory.limit is %d: it is a number of bytes, or -1 for none", limit)
 	}
+	if memory.Reservation != nil && *memory.Reservation < -1 {
+		return invalid("memory.reservation is %d: it is a number of bytes, or -1 for none", *memory.Reservation)
+	}
 	if memory.Swap == nil {
 		return nil
 	}
 	switch swap := *memory.Swap; {
 	case swap < -1:
 		return invalid("memory.swap is %d: it is a number of bytes, memory and swap together, or -1 for no limit", swap)
+	case swap > 0 && limit == -1:
+		return invalid("memory.swap is for memory and swap together, and memory.limit is none: set one, or leave memory.swap out")
 	case swap > 0 && limit > swap:
 		return invalid("memory.swap of %s is for memory and swap together, and less than memory.limit, %s: raise it, or leave it out",
 			units.BytesSize(float64(swap)), units.BytesSize(float64(limit)))

@@ -59,6 +59,10 @@ func TestLimits(t *testing.T) {
 		"real time":          {`{"cpu":{"realtimeRuntime":5,"realtimePeriod":6}}`, `{}`, `{}`, "cpu.realtimePeriod cpu.realtimeRuntime"},
 		"no real time":       {`{"cpu":{"realtimeRuntime":0,"realtimePeriod":0}}`, `{}`, `{}`, ``},
 		"disks":              {`{"blockIO":{"weight":10,"throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":5}]}}`, `{}`, `{"blockIO":{"weight":10,"throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":5}]}}`, ``},
+		"nothing of memory":  {`{"memory":{"limit":0,"reservation":0}}`, `{}`, `{}`, ``},
+		"none of memory":     {`{"memory":{"limit":-1,"reservation":-1}}`, `{"memory":{"limit":-1,"reservation":-1}}`, `{"memory":{"limit":-1}}`, ``},
+		"no more tasks":      {`{"pids":{"limit":0}}`, `{"pids":{"limit":1}}`, `{}`, ``},
+		"any tasks":          {`{"pids":{"limit":-1}}`, `{"pids":{"limit":-1}}`, `{}`, ``},
 		"tasks and devices":  {`{"pids":{"limit":5},"devices":[{"allow":true,"access":"rwm"}]}`, `{"devices":[{"allow":true,"access":"rwm"}],"pids":{"limit":5}}`, `{}`, ``},
 		"network and RDMA":   {`{"network":{"classID":5,"priorities":[{"name":"a","priority":1}]},"rdma":{"x":{"hcaHandles":1}}}`, `{}`, `{}`, "network.classID network.priorities rdma"},
 		"huge pages":         {`{"hugepageLimits":[{"pageSize":"2MB","limit":5},{"pageSize":"1GB","limit":0},{"pageSize":"64KB","limit":5}]}`, `{"hugepageLimits":[{"pageSize":"2MB","limit":5}]}`, `{}`, "hugepageLimits of 64KB"},
@@ -89,6 +93,10 @@ func TestLimitsRefused(t *testing.T) {
 	for given, says := range map[string]string{
 		`{"memory":{"limit":100,"swap":50}}`:                    "raise it",
 		`{"memory":{"limit":-2}}`:                               "-1 for none",
+		`{"memory":{"reservation":-2}}`:                         "memory.reservation is -2",
+		`{"memory":{"limit":-1,"swap":5}}`:                      "memory.limit is none",
+		`{"devices":[{"allow":true,"type":"x","access":"r"}]}`:  `rule 1 has the type "x"`,
+		`{"devices":[{"allow":true,"type":"c"}]}`:               "rule 1 has no access",
 		`{"memory":{"swap":-5}}`:                                "-1 for no limit",
 		`{"unified":{"memory.max":"100M"},"memory":{"swap":5}}`: "raise it",
 		`{"unified":{"memory.nonsense":"5"}}`:                   `"memory.nonsense" is no limit`,
@@ -134,6 +142,9 @@ func TestUpdate(t *testing.T) {
 	guest, limits, err := Update(&anypb.Any{TypeUrl: "type", Value: []byte(`{"memory":{"limit":100,"swap":200},"cpu":{"cpus":"0"},"unified":{"memory.swap.max":"5"}}`)}, true)
 	if err != nil || string(guest.Value) != `{"memory":{"limit":100}}` || guest.TypeUrl != "type" || limits.Host.CPU.Cpus != "0" {
 		t.Errorf("Update = %v, %+v, %v", guest, limits, err)
+	}
+	if guest, _, err = Update(&anypb.Any{Value: []byte(`{"devices":[{"allow":true,"access":"rwm"}]}`)}, true); err != nil || string(guest.Value) != `{}` {
+		t.Errorf("an update of devices = %s, %v", guest.GetValue(), err)
 	}
 	for _, bad := range []string{"{", `{"memory":{"limit":100,"swap":50}}`, `{"memory":5}`} {
 		if _, _, err := Update(&anypb.Any{Value: []byte(bad)}, true); !errdefs.IsInvalidArgument(err) {

@@ -5,6 +5,7 @@
 package spec
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -163,12 +164,15 @@ func check(spec *specs.Spec, cri bool) error {
 		return invalid("the configuration has no process")
 	case spec.Linux == nil:
 		return invalid("the configuration has no linux section; msb runs Linux containers")
-	case spec.Hooks != nil && len(spec.Hooks.CreateContainer) > 0:
-		return unsupported("the configuration has createContainer hooks, programs of the host that would have to run in the container, which they cannot in a microVM: make them createRuntime hooks, which run on the host, or leave them out")
-	case spec.Linux.IntelRdt != nil:
-		return unsupported("linux.intelRdt concerns the host's processor and is not supported in a microVM: leave it out")
-	case !isAny(spec.Linux.RootfsPropagation, append(propagations, "")...):
-		return invalid("the container's root file system has the propagation %q, which nobody knows: correct linux.rootfsPropagation", shorten(spec.Linux.RootfsPropagation))
+	}
+	if err := checkHooks(spec.Hooks); err != nil {
+		return err
+	}
+	if err := checkLinux(spec.Linux); err != nil {
+		return err
+	}
+	if score := spec.Process.OOMScoreAdj; score != nil && (*score < -maxScore || *score > maxScore) {
+		return invalid("the container has the OOM score adjustment %d, and there are -%[2]d to %[2]d: correct process.oomScoreAdj", *score, maxScore)
 	}
 	if err := checkFilter(spec.Linux.Seccomp); err != nil {
 		return err
@@ -251,6 +255,7 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 	}
 	guest.Root, guest.Linux, guest.Process = &root, &linux, &p.process
 	guest.Hooks = guestHooks(guest.Hooks)
+	guest.Solaris, guest.Windows, guest.VM, guest.ZOS, guest.FreeBSD = nil, nil, nil, nil, nil // other platforms'
 	guest.Mounts = p.guestMounts(places)
 	return json.Marshal(&guest)
 }
@@ -308,11 +313,20 @@ func isAny(word string, words ...string) bool { return slices.Contains(words, wo
 
 func hasPrefix(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
-// GuestProcess is the process of an exec request, for the guest.
-func GuestProcess(process *anypb.Any) (*anypb.Any, error) {
-	return rewrite(process, "the exec's process", func(p *specs.Process) (err error) {
-		*p, err = planProcess("the exec", *p)
-		return err
+// GuestProcess is the process of an exec request, for the guest. As with runc, what it does not say
+// of how it is scheduled is as it is for the container's first process, and so is the umask, whatever
+// it says.
+func (p *Plan) GuestProcess(process *anypb.Any) (*anypb.Any, error) {
+	first := p.spec.Process
+	return rewrite(process, "the exec's process", func(asked *specs.Process) (err error) {
+		if *asked, err = planProcess("the exec", *asked); err != nil {
+			return err
+		}
+		asked.Scheduler = cmp.Or(asked.Scheduler, first.Scheduler)
+		asked.IOPriority = cmp.Or(asked.IOPriority, first.IOPriority)
+		asked.ExecCPUAffinity = cmp.Or(asked.ExecCPUAffinity, first.ExecCPUAffinity)
+		asked.User.Umask = first.User.Umask
+		return nil
 	})
 }
 
@@ -323,6 +337,7 @@ func Update(resources *anypb.Any, alone bool) (guest *anypb.Any, limits Limits, 
 	guest, err = rewrite(resources, "the update's resources", func(r *specs.LinuxResources) error {
 		if limits, err = limitsOf(r, alone); err == nil {
 			*r = *limits.Guest
+			r.Devices = nil // as with runc, which devices a container may use stays
 		}
 		return err
 	})

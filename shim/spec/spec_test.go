@@ -223,11 +223,11 @@ func TestLoad(t *testing.T) {
 }
 
 func TestGuestProcess(t *testing.T) {
-	process, err := GuestProcess(&anypb.Any{TypeUrl: "type", Value: []byte(`{"args":["a"],"cwd":"/","apparmorProfile":"p"}`)})
+	process, err := plain(t).GuestProcess(&anypb.Any{TypeUrl: "type", Value: []byte(`{"args":["a"],"cwd":"/","apparmorProfile":"p"}`)})
 	if err != nil || strings.Contains(string(process.Value), "apparmor") || process.TypeUrl != "type" {
 		t.Errorf("GuestProcess = %v, %v", process, err)
 	}
-	if _, err := GuestProcess(nil); !errdefs.IsInvalidArgument(err) {
+	if _, err := plain(t).GuestProcess(nil); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("GuestProcess(nil) = %v", err)
 	}
 }

@@ -305,7 +305,7 @@ func TestHooks(t *testing.T) {
 	dir := t.TempDir()
 	spec := rig.Spec("sleep")
 	create := script(t, dir, "create", "")
-	start := script(t, dir, "start", "exit 1") // no more than a warning
+	start := script(t, dir, "start", "")
 	stop := script(t, dir, "stop", "exit 1")
 	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{create}, Poststart: []specs.Hook{start}, Poststop: []specs.Hook{stop}}
 	c.must(c.create("c", spec))
@@ -315,6 +315,19 @@ func TestHooks(t *testing.T) {
 	expectHook(t, start, specs.StateRunning, pid)
 	c.remove("c")
 	expectHook(t, stop, specs.StateStopped, 0)
+}
+
+// A hook that fails after the start ends the container.
+func TestFailingPoststart(t *testing.T) {
+	c := open(t)
+	spec := rig.Spec("sleep")
+	spec.Hooks = &specs.Hooks{Poststart: []specs.Hook{script(t, t.TempDir(), "failing", "echo because; exit 1")}}
+	c.must(c.create("c", spec))
+	if err := c.start("c", ""); err == nil || !strings.Contains(err.Error(), "because") {
+		t.Errorf("Start = %v", err)
+	}
+	c.expectExit("c", "", 128+uint32(unix.SIGKILL))
+	c.expectDelete("c", "", 128+uint32(unix.SIGKILL))
 }
 
 // A hook that fails ends the creation, and poststop hooks run then.

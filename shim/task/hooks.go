@@ -3,10 +3,14 @@ package task
 import (
 	"context"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
@@ -43,13 +47,18 @@ func (s *Service) hookRunner() hook.Runner {
 	return runner
 }
 
-// startHooks runs those of a container that was started. One that fails is no more
-// than a warning.
-func (c *container) startHooks(ctx context.Context) {
+// startHooks runs those of a container that was started. One that fails ends the container.
+func (c *container) startHooks(ctx context.Context, sb *sandbox.Sandbox) error {
 	state := c.plan.State(c.id, c.bundle, specs.StateRunning, int(c.pid()))
-	if err := c.service.hookRunner().Run(ctx, "poststart", c.plan.Hooks().Poststart, state); err != nil {
-		log.G(ctx).WithError(err).WithField("id", c.id).Warn("the container runs on")
+	err := c.service.hookRunner().Run(ctx, "poststart", c.plan.Hooks().Poststart, state)
+	if err == nil {
+		return nil
 	}
+	kill := &taskapi.KillRequest{ID: c.id, Signal: uint32(unix.SIGKILL), All: true}
+	if killErr := c.killInit(ctx, sb, kill); killErr != nil && !errdefs.IsNotFound(killErr) {
+		log.G(ctx).WithError(killErr).WithField("id", c.id).Warn("a hook failed, and the container was not killed")
+	}
+	return err
 }
 
 // stopHooks runs those of a container that is gone.

@@ -23,7 +23,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	if err != nil {
 		return nil, err
 	}
-	process, err := spec.GuestProcess(r.Spec)
+	process, err := c.plan.GuestProcess(r.Spec)
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +110,8 @@ func (c *container) start(ctx context.Context, sb *sandbox.Sandbox, p *process, 
 		count.AddStart(c.vm, err == nil)
 	}
 	if err == nil && p.execID == "" {
-		c.startHooks(ctx)
 		sb.Refill()
+		err = c.startHooks(ctx, sb)
 	}
 	return err
 }
