@@ -367,7 +367,7 @@ var mutations = []mutation{
 		"", "TestReset",
 	},
 	{
-		"what a terminal acts upon is shown as it is", "ctl/command/journal.go",
+		"what a terminal acts upon is shown as it is", "ctl/command/output.go",
 		"		return strings.Trim(strconv.QuoteRune(r), \"'\")\n", "		_ = strconv.QuoteRune\n		return strings.Trim(raw, \"'\")\n",
 		"", "TestVisible|TestHostileLines",
 	},
@@ -591,7 +591,7 @@ var mutations = []mutation{
 	// Spares.
 	{
 		"anybody hands over a start", "shim/spare/message.go",
-		"	if peer.Uid != 0 {\n", "	if peer.Uid != 0 && false {\n",
+		"	if who.Uid != 0 {\n", "	if who.Uid != 0 && false {\n",
 		"", "TestPeer",
 	},
 	{
