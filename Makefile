@@ -426,7 +426,7 @@ image: build deps-krun deps-qemu ## build the image that installs msb on a node 
 	@echo "==> $(OUTPUT)/images/msb-install.tar is $(IMAGE_NAME)"
 
 clean: ## remove what was built, but not what was downloaded
-	@rm -rf $(addprefix $(OUTPUT)/,bin lib share guest tools cni images install packages kubernetes log results)
+	@rm -rf $(addprefix $(OUTPUT)/,bin build lib share guest tools cni images install packages kubernetes log results)
 
 distclean: ## remove what was built and what was downloaded, but for kernels, which other clones use, too
 	@rm -rf $(OUTPUT)
@@ -434,28 +434,27 @@ distclean: ## remove what was built and what was downloaded, but for kernels, wh
 root:
 	@hack/need-root make $(MAKECMDGOALS)
 
-# The parts. Go knows itself what of our own programs has changed, and leaves
-# the file alone if nothing has.
+# The parts. Go knows itself what of our own programs has changed.
+PROGRAM := hack/program $(OUTPUT)/build
+VERSIONED := -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)'
 
 shim:
-	@$(STEP) "building the shim" go build \
-		-ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)' -o $(SHIM) ./cmd/containerd-shim-msb-v2
+	@$(STEP) "building the shim" $(PROGRAM) $(SHIM) ./cmd/containerd-shim-msb-v2 $(VERSIONED)
 
 ctl:
-	@$(STEP) "building msbctl" go build \
-		-ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)' -o $(CTL) ./cmd/msbctl
+	@$(STEP) "building msbctl" $(PROGRAM) $(CTL) ./cmd/msbctl $(VERSIONED)
 
 agent:
-	@$(STEP) "building the agent" go build -ldflags '-s -w' -o $(AGENT) ./cmd/msb-agent
+	@$(STEP) "building the agent" $(PROGRAM) $(AGENT) ./cmd/msb-agent -ldflags '-s -w'
 
 vmm:
-	@$(STEP) "building the VMM of the krun driver" go build -ldflags '-s -w' -o $(VMM) ./cmd/msb-krun
+	@$(STEP) "building the VMM of the krun driver" $(PROGRAM) $(VMM) ./cmd/msb-krun -ldflags '-s -w'
 
 placeholder:
-	@$(STEP) "building what stands for containers on the host" go build -ldflags '-s -w' -o $(PLACEHOLDER) ./cmd/msb-placeholder
+	@$(STEP) "building what stands for containers on the host" $(PROGRAM) $(PLACEHOLDER) ./cmd/msb-placeholder -ldflags '-s -w'
 
 shield:
-	@$(STEP) "building the shield of mounted files" go build -ldflags '-s -w' -o $(SHIELD) ./cmd/msb-shield
+	@$(STEP) "building the shield of mounted files" $(PROGRAM) $(SHIELD) ./cmd/msb-shield -ldflags '-s -w'
 
 kit: agent vmm shield placeholder
 	@$(DEPS) qemu virtiofsd erofs
@@ -472,11 +471,11 @@ $(VIRTIOFSD): hack/kept hack/build-virtiofsd hack/patched-crate hack/fileserver/
 	@hack/kept virtiofsd $@ hack/build-virtiofsd
 
 probe:
-	@$(STEP) "building what the tests run in containers" go build -ldflags '-s -w' -o $(PROBE) ./test/probe
+	@$(STEP) "building what the tests run in containers" $(PROGRAM) $(PROBE) ./test/probe -ldflags '-s -w'
 
 # The guest's disk with an agent that somebody else owns, beside the product's own.
 hostile:
-	@$(STEP) "building the hostile agent" go build -ldflags '-s -w' -o $(OUTPUT)/guest/hostile-agent ./test/hostile/agent
+	@$(STEP) "building the hostile agent" $(PROGRAM) $(OUTPUT)/guest/hostile-agent ./test/hostile/agent -ldflags '-s -w'
 	@$(MAKE) $(HOSTILE)
 
 $(OUTPUT)/guest/hostile-sums: $(OUTPUT)/guest/hostile-agent $(CRUN)
@@ -508,7 +507,6 @@ $(KIT)/vmlinux: $(KERNEL_FILE) always
 $(CRUN): hack/kept hack/build-crun hack/debian hack/crun/crun.patch
 	@hack/kept crun $@ hack/build-crun x86_64
 
-# go build touches a program that it leaves as it is: its sum tells.
 $(OUTPUT)/guest/sums: $(AGENT) $(CRUN)
 	@cd $(@D) && sha256sum msb-agent crun >$@.$$$$ && $(REPLACE)
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -166,5 +167,39 @@ func TestKeptNowhere(t *testing.T) {
 	s.write(filepath.Join(s.dir, "cache"), "a file", 0o644)
 	if said, err := s.get(filepath.Join(s.dir, "output"), "told"); err == nil || !strings.Contains(said, "set MSB_CACHE to a directory that can") {
 		t.Errorf("%v: %s", err, said)
+	}
+}
+
+// A program that is as it was keeps its file, with its times, which say which VMs are for it.
+func TestProgram(t *testing.T) {
+	s := shelf{t: t, dir: t.TempDir()}
+	script, err := filepath.Abs("program")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(filepath.Join(s.dir, "go.mod"), "module example.com/program\n", 0o644)
+	output := filepath.Join(s.dir, "bin", "program")
+	build := func(content string) os.FileInfo {
+		t.Helper()
+		s.write(filepath.Join(s.dir, "main.go"), content, 0o644)
+		cmd := exec.Command(script, filepath.Join(s.dir, "build"), output, ".", "-ldflags", "-s -w")
+		cmd.Dir = s.dir
+		cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
+		if said, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+		info, err := os.Stat(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	const main = "package main\nfunc main() { println(%q) }\n"
+	first := build(fmt.Sprintf(main, "one"))
+	if again := build(fmt.Sprintf(main, "one")); !os.SameFile(first, again) || first.Sys().(*syscall.Stat_t).Ctim != again.Sys().(*syscall.Stat_t).Ctim {
+		t.Errorf("the same program was touched: %v, %v", first, again)
+	}
+	if other := build(fmt.Sprintf(main, "two")); os.SameFile(first, other) || other.Mode()&0o111 == 0 {
+		t.Errorf("another program: %v", other)
 	}
 }

@@ -288,14 +288,26 @@ func memoryAsked(memory *specs.LinuxMemory) *specs.LinuxMemory {
 	return &asked
 }
 
-// pidsAsked is a limit of processes. None may be added with 0, which crun takes for no limit: as
-// runc does in version 2, it is the one that the first process is.
+// pidsAsked is a limit of processes, unless it is 0: before version 1.3 of the specification clients
+// wrote that whether or not they meant it, and an update does not say its version.
 func pidsAsked(pids *specs.LinuxPids) *specs.LinuxPids {
-	if pids == nil || pids.Limit == nil || *pids.Limit != 0 {
-		return pids
+	if pids != nil && pids.Limit != nil && *pids.Limit == 0 {
+		return nil
 	}
-	one := int64(1)
-	return &specs.LinuxPids{Limit: &one}
+	return pids
+}
+
+// resourcesAsked are a configuration's. In version 1.3 of the specification and later, a limit of 0
+// processes is meant: no more than the first one, as with runc.
+func resourcesAsked(spec *specs.Spec) *specs.LinuxResources {
+	resources := spec.Linux.Resources
+	old := slices.ContainsFunc([]string{"1.0", "1.1", "1.2"}, func(minor string) bool { return strings.HasPrefix(spec.Version, minor+".") })
+	if resources == nil || resources.Pids == nil || resources.Pids.Limit == nil || *resources.Pids.Limit != 0 || old || spec.Version == "" {
+		return resources
+	}
+	asked, one := *resources, int64(1)
+	asked.Pids = &specs.LinuxPids{Limit: &one}
+	return &asked
 }
 
 // checkRules refuses rules for devices that runc refuses.

@@ -61,7 +61,7 @@ func TestLimits(t *testing.T) {
 		"disks":              {`{"blockIO":{"weight":10,"throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":5}]}}`, `{}`, `{"blockIO":{"weight":10,"throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":5}]}}`, ``},
 		"nothing of memory":  {`{"memory":{"limit":0,"reservation":0}}`, `{}`, `{}`, ``},
 		"none of memory":     {`{"memory":{"limit":-1,"reservation":-1}}`, `{"memory":{"limit":-1,"reservation":-1}}`, `{"memory":{"limit":-1}}`, ``},
-		"no more tasks":      {`{"pids":{"limit":0}}`, `{"pids":{"limit":1}}`, `{}`, ``},
+		"tasks of old":       {`{"pids":{"limit":0}}`, `{}`, `{}`, ``},
 		"any tasks":          {`{"pids":{"limit":-1}}`, `{"pids":{"limit":-1}}`, `{}`, ``},
 		"tasks and devices":  {`{"pids":{"limit":5},"devices":[{"allow":true,"access":"rwm"}]}`, `{"devices":[{"allow":true,"access":"rwm"}],"pids":{"limit":5}}`, `{}`, ``},
 		"network and RDMA":   {`{"network":{"classID":5,"priorities":[{"name":"a","priority":1}]},"rdma":{"x":{"hcaHandles":1}}}`, `{}`, `{}`, "network.classID network.priorities rdma"},
@@ -193,4 +193,17 @@ func namesOf(missed []string) string {
 		names = append(names, name)
 	}
 	return strings.Join(names, " ")
+}
+
+// Before version 1.3 of the specification a client wrote a limit of 0 processes for none.
+func TestNoProcesses(t *testing.T) {
+	for version, want := range map[string]string{"1.0.2": `{}`, "1.2.1": `{}`, "": `{}`, "1.3.0": `{"pids":{"limit":1}}`, "1.10.0": `{"pids":{"limit":1}}`} {
+		limits, err := limitsOf(resourcesAsked(&specs.Spec{Version: version, Linux: &specs.Linux{Resources: resourcesOf(t, `{"pids":{"limit":0}}`)}}), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := json.Marshal(limits.Guest); string(got) != want || err != nil {
+			t.Errorf("version %q: %s, %v, want %s", version, got, err, want)
+		}
+	}
 }

@@ -79,7 +79,7 @@ func SandboxOf(spec *specs.Spec) (*Sandbox, error) {
 	if s.users, err = usersOf(spec.Linux); err != nil {
 		return nil, err
 	}
-	limits, err := limitsOf(spec.Linux.Resources, true)
+	limits, err := limitsOf(resourcesAsked(spec), true)
 	if err != nil {
 		return nil, err
 	}

@@ -96,7 +96,7 @@ func NewMember(spec *specs.Spec, bundle, sandbox string) (*Plan, error) {
 	if p.joins, err = joins(spec.Linux.Namespaces, p.Pod()); err != nil {
 		return nil, err
 	}
-	if p.limits, err = limitsOf(spec.Linux.Resources, pod.ID == ""); err != nil {
+	if p.limits, err = limitsOf(resourcesAsked(spec), pod.ID == ""); err != nil {
 		return nil, err
 	}
 	if err := checkSwap(spec.Linux.Resources); err != nil {
@@ -314,8 +314,8 @@ func isAny(word string, words ...string) bool { return slices.Contains(words, wo
 func hasPrefix(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
 // GuestProcess is the process of an exec request, for the guest. As with runc, what it does not say
-// of how it is scheduled is as it is for the container's first process, and so is the umask, whatever
-// it says.
+// of how it is scheduled and of its limits is as it is for the container's first process, and so is
+// the umask, whatever it says.
 func (p *Plan) GuestProcess(process *anypb.Any) (*anypb.Any, error) {
 	first := p.spec.Process
 	return rewrite(process, "the exec's process", func(asked *specs.Process) (err error) {
@@ -325,6 +325,9 @@ func (p *Plan) GuestProcess(process *anypb.Any) (*anypb.Any, error) {
 		asked.Scheduler = cmp.Or(asked.Scheduler, first.Scheduler)
 		asked.IOPriority = cmp.Or(asked.IOPriority, first.IOPriority)
 		asked.ExecCPUAffinity = cmp.Or(asked.ExecCPUAffinity, first.ExecCPUAffinity)
+		if len(asked.Rlimits) == 0 {
+			asked.Rlimits = first.Rlimits
+		}
 		asked.User.Umask = first.User.Umask
 		return nil
 	})

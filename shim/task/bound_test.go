@@ -9,6 +9,7 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
@@ -133,6 +134,28 @@ func TestLateDeletionsOfExecs(t *testing.T) {
 		}
 		c.expectExit("c", "", killed)
 		c.expectDelete("c", "", killed)
+	})
+}
+
+// Output that a child keeps open, or nobody reads, holds up the deletion of its exec for a moment:
+// that is not the guest's doing, however many are deleted at the same time.
+func TestDeletionsOfExecsWithKeptOutput(t *testing.T) {
+	bubble(t, func(c client) {
+		c.Run("c", "sleep")
+		const execs = 10
+		for i := range execs {
+			c.execWithOutput("c", fmt.Sprint(i), "daemon")
+			c.expectExit("c", fmt.Sprint(i), 0)
+		}
+		var deleted []<-chan error
+		for i := range execs {
+			deleted = append(deleted, beside(func() error { _, err := c.delete("c", fmt.Sprint(i)); return err }))
+		}
+		for _, one := range deleted {
+			c.must(<-one)
+		}
+		c.expectState("c", "", tasktypes.Status_RUNNING)
+		c.remove("c")
 	})
 }
 

@@ -50,18 +50,19 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	defer close(c.settled)
 	detached := context.WithoutCancel(ctx)
 	var undo undo.Stack
+	stop := func() {}
 	defer func() {
 		if err == nil {
 			return
 		}
-		stop := s.boundUndo(detached, c.id)
-		defer stop()
+		stop = s.boundUndo(detached, c.id)
 		if undoErr := undo.Run(); undoErr != nil {
 			log.G(ctx).WithError(undoErr).Warn("undoing a failed create")
 		}
 	}()
 	undo.Add(func() error { c.stopHooks(detached); return nil })
 	undo.Add(func() error { return s.pod.Leave(detached, c.id) })
+	undo.Add(func() error { stop(); return nil }) // what follows is the host's, and may take its time
 	if err := s.create(ctx, c, r, &undo); err != nil {
 		return nil, err
 	}

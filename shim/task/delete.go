@@ -52,9 +52,10 @@ func (s *Service) giveUpCreation(ctx context.Context, id string) error {
 
 // deleteExec deletes an exec.
 func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*taskapi.DeleteResponse, error) {
+	drain(ctx, p) // a client that does not read holds up this deletion, and no other
 	bounded, cancel := s.boundDeletion(ctx, 0)
 	defer cancel()
-	// Others may be being deleted, each in its own time.
+	// Others may be being deleted by the guest: all of them have that time together.
 	if err := s.insist(ctx, bounded, "the deletion of "+c.describe(p), c.takeRemoval); err != nil {
 		return nil, err
 	}
@@ -133,6 +134,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 		return nil, fmt.Errorf("task %s: %w", c.id, errdefs.ErrNotFound)
 	}
 	init := c.init()
+	drain(bounded, init)
 	status, err := s.deleteInGuest(bounded, c, init)
 	if err != nil {
 		return nil, err
@@ -165,17 +167,20 @@ func (c *container) deleteResponse(p *process, status uint32) *taskapi.DeleteRes
 	return response
 }
 
-// deleteInGuest lets all output through and deletes a process in the guest, or does without
-// when the VM is gone. A guest that does not delete what it has said to have ended, or what
-// never started, loses its VM. It returns the exit status that the guest tells.
-func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (_ uint32, err error) {
-	if err := c.mayDelete(p); err != nil && !s.endedWithVM(p) {
-		return 0, err
-	}
+// drain lets all output of a process that has ended through.
+func drain(ctx context.Context, p *process) {
 	if streams := p.streams.Load(); p.hasExited() && streams != nil {
 		ctx, draining := trace.Begin(ctx, "drain")
 		streams.Drain(ctx)
 		draining.End(nil)
+	}
+}
+
+// deleteInGuest deletes a process in the guest, or does without when the VM is gone. A guest that does not delete what it has said to have ended, or what
+// never started, loses its VM. It returns the exit status that the guest tells.
+func (s *Service) deleteInGuest(ctx context.Context, c *container, p *process) (_ uint32, err error) {
+	if err := c.mayDelete(p); err != nil && !s.endedWithVM(p) {
+		return 0, err
 	}
 	ctx, phase := trace.Begin(ctx, "delete in the guest")
 	defer phase.End(&err)

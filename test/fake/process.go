@@ -36,6 +36,11 @@ var programs = map[string]func(*process) uint32{
 	"sleep":        sleep,
 	"pause":        sleep,
 	"ignores-term": sleep,
+	// daemon ends, and leaves a child with its streams.
+	"daemon": func(p *process) uint32 {
+		p.kept = true
+		return 0
+	},
 	"exit": func(p *process) uint32 {
 		status, _ := strconv.ParseUint(p.argument(), 10, 32)
 		return uint32(status)
@@ -108,6 +113,7 @@ type process struct {
 	dying  bool          // it has been killed; guarded by tasks.mu
 	fatal  uint32        // status of a killed one; readable after killed
 	killed chan struct{} // closed when it is to end
+	kept   bool          // a child has its streams, and runs on
 
 	exited chan struct{} // closed when it has ended, or will never start
 	exit   uint32        // readable after exited
@@ -206,6 +212,9 @@ func (p *process) neverStarts() {
 
 // closeStdio is what the kernel does for a process that has ended.
 func (p *process) closeStdio() {
+	if p.kept {
+		return
+	}
 	if p.stdin != nil {
 		p.stdin.r.Close()
 	}
