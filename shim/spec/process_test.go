@@ -123,19 +123,21 @@ func onProcessors(initial, final string) func(*specs.Process) {
 	return func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: initial, Final: final} }
 }
 
-// What an exec does not say of its scheduling is the container's; so is the umask, whatever it says.
+// What an exec does not say of its scheduling and its limits is the container's; so is the umask,
+// whatever it says.
 func TestExecInherits(t *testing.T) {
 	first := container(func(s *specs.Spec) {
 		s.Process.Scheduler, s.Process.IOPriority = &specs.Scheduler{Policy: "SCHED_BATCH"}, &specs.LinuxIOPriority{Class: "IOPRIO_CLASS_BE", Priority: 1}
 		s.Process.ExecCPUAffinity, s.Process.User.Umask = &specs.CPUAffinity{Final: "1"}, new(uint32(0o27))
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 9, Soft: 8}}
 	})
 	plan, err := New(first, "/bundle")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for exec, want := range map[string]string{
-		`{}`: `{"user":{"uid":0,"gid":0,"umask":23},"args":["a"],"cwd":"/","scheduler":{"policy":"SCHED_BATCH"},"ioPriority":{"class":"IOPRIO_CLASS_BE","priority":1},"execCPUAffinity":{"final":"1"}}`,
-		`{"user":{"uid":5,"umask":0},"scheduler":{"policy":"SCHED_IDLE"},"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":2},"execCPUAffinity":{"initial":"0"}}`: `{"user":{"uid":5,"gid":0,"umask":23},"args":["a"],"cwd":"/","scheduler":{"policy":"SCHED_IDLE"},"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":2},"execCPUAffinity":{"initial":"0"}}`,
+		`{}`: `{"user":{"uid":0,"gid":0,"umask":23},"args":["a"],"cwd":"/","rlimits":[{"type":"RLIMIT_NOFILE","hard":9,"soft":8}],"scheduler":{"policy":"SCHED_BATCH"},"ioPriority":{"class":"IOPRIO_CLASS_BE","priority":1},"execCPUAffinity":{"final":"1"}}`,
+		`{"user":{"uid":5,"umask":0},"rlimits":[{"type":"RLIMIT_CORE","hard":0,"soft":0}],"scheduler":{"policy":"SCHED_IDLE"},"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":2},"execCPUAffinity":{"initial":"0"}}`: `{"user":{"uid":5,"gid":0,"umask":23},"args":["a"],"cwd":"/","rlimits":[{"type":"RLIMIT_CORE","hard":0,"soft":0}],"scheduler":{"policy":"SCHED_IDLE"},"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":2},"execCPUAffinity":{"initial":"0"}}`,
 	} {
 		process := &specs.Process{Args: []string{"a"}, Cwd: "/"}
 		if err := json.Unmarshal([]byte(exec), process); err != nil {

@@ -290,7 +290,7 @@ func memory(host *harness.Host) ([]result, error) {
 		switch {
 		case strings.HasPrefix(name, "containerd-shim"):
 			shim = max(shim, residentMiB(pid))
-		case name != "virtiofsd":
+		case name == host.VMM():
 			vmm, beside = residentMiB(pid), besideRAM(pid)
 		}
 	}
