@@ -71,7 +71,7 @@ func readAction(source api.Source, text func(survey.Line) string, object func(su
 		}
 		ended, err := host.Read(ctx, s, source, c.Bool("follow"), p.print)
 		if ended {
-			fmt.Fprintf(p.errs, "msbctl: the shim of %s/%s has ended or was killed\n", s.Namespace, s.ID)
+			fmt.Fprintln(p.errs, "msbctl:", s.ErrLost())
 		}
 		return err
 	}

@@ -37,7 +37,7 @@ const elsewhere = "what it has logged until then is in containerd's log"
 // it follows: then it ends with ctx, or when the shim has ended, which it tells.
 func (h Host) Read(ctx context.Context, s Sandbox, source api.Source, follow bool, each func(Batch) error) (ended bool, err error) {
 	silent := fmt.Errorf("%w: %s", s.errHung(h.Patience), elsewhere)
-	gone := fmt.Errorf("%w: %s", s.errLost(), elsewhere)
+	gone := fmt.Errorf("%w: %s", s.ErrLost(), elsewhere)
 	switch s.State {
 	case Hung:
 		return false, silent

@@ -52,7 +52,7 @@ func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status
 	case Hung:
 		return 0, s.errHung(h.Patience)
 	case Lost:
-		return 0, s.errLost()
+		return 0, s.ErrLost()
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, err
@@ -125,7 +125,7 @@ func (p Program) explain(s Sandbox, err error) error {
 	err = errgrpc.ToNative(err)
 	switch {
 	case closed:
-		return s.errLost()
+		return s.ErrLost()
 	case errdefs.IsNotImplemented(err) && p.Terminal != nil:
 		return s.errOlder("has no terminal for a program: -T runs it without one")
 	case errdefs.IsNotImplemented(err):

@@ -73,8 +73,8 @@ func (s Sandbox) errHung(patience time.Duration) error {
 	return fmt.Errorf("the shim of %s/%s does not answer within %s", s.Namespace, s.ID, patience)
 }
 
-// errLost is about a shim that is not there.
-func (s Sandbox) errLost() error {
+// ErrLost is about a shim that is not there.
+func (s Sandbox) ErrLost() error {
 	return fmt.Errorf("the shim of %s/%s has ended or was killed", s.Namespace, s.ID)
 }
 

@@ -34,6 +34,18 @@ func (c client) execWithOutput(id, exec string, args ...string) {
 	c.must(c.start(id, exec))
 }
 
+// deleteAtOnce deletes execs "0", "1" and so on, so many, at the same time.
+func (c client) deleteAtOnce(id string, execs int) {
+	c.T.Helper()
+	var deleted []<-chan error
+	for i := range execs {
+		deleted = append(deleted, beside(func() error { _, err := c.delete(id, fmt.Sprint(i)); return err }))
+	}
+	for _, one := range deleted {
+		c.must(<-one)
+	}
+}
+
 // Nothing on the host waits for the guest's end of streams: not the deletion of a container
 // with its VM, nor that of one in a pod or of an exec. There a guest that does not answer
 // loses its VM, as with any call.
@@ -122,13 +134,7 @@ func TestLateDeletionsOfExecs(t *testing.T) {
 		}
 		c.lateAnswers("Delete")
 		began := time.Now()
-		var deleted []<-chan error
-		for i := range execs {
-			deleted = append(deleted, beside(func() error { _, err := c.delete("c", fmt.Sprint(i)); return err }))
-		}
-		for _, one := range deleted {
-			c.must(<-one)
-		}
+		c.deleteAtOnce("c", execs)
 		if took := time.Since(began); took > endWithin {
 			t.Errorf("they took %v", took)
 		}
@@ -147,13 +153,7 @@ func TestDeletionsOfExecsWithKeptOutput(t *testing.T) {
 			c.execWithOutput("c", fmt.Sprint(i), "daemon")
 			c.expectExit("c", fmt.Sprint(i), 0)
 		}
-		var deleted []<-chan error
-		for i := range execs {
-			deleted = append(deleted, beside(func() error { _, err := c.delete("c", fmt.Sprint(i)); return err }))
-		}
-		for _, one := range deleted {
-			c.must(<-one)
-		}
+		c.deleteAtOnce("c", execs)
 		c.expectState("c", "", tasktypes.Status_RUNNING)
 		c.remove("c")
 	})

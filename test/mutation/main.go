@@ -77,7 +77,7 @@ type runner struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	only := flag.String("only", "", "a regular expression: the mutations whose names it matches")
 	output := flag.String("vm", "", "the mutations that a real VM shows, with what was built into this directory")
