@@ -93,24 +93,21 @@ demo-%: root build tools $(TOOLS)/%/containerd # under another containerd: 1.7, 
 shell: root build tools ## a shell with a private containerd to try things in (root)
 	@hack/containerd-private hack/shell
 
-# The emulated host of the krun driver has one processor and shares nothing, so what runs
-# there runs beside the others. What they would all build or install is there before; what
-# needs no VM runs meanwhile, beside the kernel's build. Those of the second line run beside
-# the first, the longest first: a row that has ended takes lanes of the other.
-LANES  ?= lint test-unit test-packages test-e2e test-race
-BESIDE ?= test-krun test-docker test-qemu-kvm test-1.7
-AT_ONCE := $(filter lint test-unit,$(LANES))
-# Before those that have VMs, because it builds shim and kit again, and a program that is touched
-# has another spare; not with another kernel, which no package has.
-BEFORE := $(if $(filter msb,$(KERNEL)),$(filter test-packages,$(LANES)))
+# What all lanes build or install is there before them, so that they do not do so at once; what
+# needs no VM runs meanwhile, beside the kernel's build. The longest begin first. A package has
+# msb's kernel, so with another one there is none to test. ALSO has more lanes.
+ALSO  ?=
+LANES ?= lint test-unit test-e2e test-krun test-race $(ALSO) test-docker test-qemu-kvm test-packages test-1.7
+MEANWHILE := $(filter lint test-unit,$(LANES))
+WITH_KIT := $(filter-out $(MEANWHILE) $(if $(filter msb,$(KERNEL)),,test-packages),$(LANES))
 test: root ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc make bc bison flex libelf-dev xz dpkg-deb keyring qemu virtiofsd erofs seccomp busybox pgrep mke2fs npm fakeroot \
 		cargo patch libcap-ng-dev libcap-dev libyajl-dev pkg-config python3 iptables nft wg ip systemd mkfs.xfs lsof shellcheck rpm
-	@hack/lanes parts $(AT_ONCE) $(if $(filter msb,$(KERNEL)),-- kernel) then build $(if $(BEFORE),then $(BEFORE)) then \
-		$(filter-out $(AT_ONCE) test-packages,$(LANES)) $(if $(BESIDE),-- $(BESIDE)) at-last test-contract
+	@hack/lanes parts $(if $(filter msb,$(KERNEL)),kernel) then build then $(WITH_KIT) \
+		$(if $(MEANWHILE),meanwhile $(MEANWHILE)) at-last test-contract
 
 # What the lanes take, but for the kernel.
-parts: shim agent vmm placeholder shield tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(LANES) $(BESIDE)),critest suites) $(if $(findstring buildkit,$(LANES) $(BESIDE)),buildkit) $(if $(BEFORE),packer)
+parts: shim agent vmm placeholder shield tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(WITH_KIT)),critest suites) $(if $(findstring buildkit,$(WITH_KIT)),buildkit) $(if $(filter test-packages,$(WITH_KIT)),packer)
 
 test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
@@ -151,7 +148,7 @@ test-long: export MSB_LONG = 1
 test-long: export MSB_SOAK ?= 30m
 test-long: export MSB_TIMEOUT = 12h
 test-long: ## the same at length: every hostile guest, a soak of MSB_SOAK (30m), many of what is few elsewhere; hours (root)
-	@$(MAKE) test LANES='test-unit test-e2e test-buildkit test-race test-arm64'
+	@$(MAKE) test ALSO='test-buildkit test-arm64'
 
 test-hostile: root build tools hostile ## every hostile guest in a VM of its own, and what it cost the host (root)
 	@MSB_LONG=1 MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^TestHostileAgent$$' ./test/e2e
