@@ -119,6 +119,11 @@ var mutations = []mutation{
 		"", "TestMembersThatDoNotEnd",
 	},
 	{
+		"a long poststop hook costs a pod its VM", "shim/task/delete.go",
+		"if ctx.Err() == nil && !c.left.Load() {", "if ctx.Err() == nil {",
+		"", "TestLongPoststop",
+	},
+	{
 		"a hook that fails costs a pod its VM", "shim/task/hooks.go",
 		"if c.of.ID == \"\" {", "if c.of.ID != \"none\" {",
 		"", "TestFailingPoststartInPod",
