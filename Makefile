@@ -389,12 +389,19 @@ install-kit: build
 	@if [ -e $(KRUN) ]; then install -m 0644 $(KRUN) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 	@if [ -e $(VIRTIOFSD) ]; then install -m 0755 $(VIRTIOFSD) $(DESTDIR)$(PREFIX)/lib/msb/; fi
 
+# The timer of spares is turned off as a package's is, if it is the one that install put there.
+SPARES_TIMER := $(PREFIX)/lib/systemd/system/msb-spares.timer
+TIMER_LINK := /etc/systemd/system/timers.target.wants/msb-spares.timer
+
 uninstall: ## remove what install put there
+	@if [ -z "$(DESTDIR)" ] && [ -e $(SPARES_TIMER) ] && { [ ! -L $(TIMER_LINK) ] || [ $(TIMER_LINK) -ef $(SPARES_TIMER) ]; }; then \
+		hack/packages/before-remove remove; fi
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/msb/,$(notdir $(KIT_PROGRAMS) $(KIT_FILES) $(KRUN) $(VIRTIOFSD)) libkrunfw.so.5)
 	@rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(SHARED)) $(addprefix $(DESTDIR)$(PREFIX)/,$(UNITS))
 	@for dir in lib/msb share/$(DOC)/examples share/$(DOC); do \
 		if [ -d $(DESTDIR)$(PREFIX)/$$dir ]; then rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/$$dir; fi; done
+	@if [ -z "$(DESTDIR)" ]; then hack/packages/after-change; fi
 	@echo "==> removed the shim and its kit from $(DESTDIR)$(PREFIX)"
 
 # Manual pages, completions, and examples, which name the prefix.

@@ -45,7 +45,8 @@ type Terminal struct {
 type Size struct{ Rows, Columns uint16 }
 
 // Run has a sandbox's shim run a program in the guest, and returns its exit status. FIFOs for its
-// streams are made below dir, which containerd has to see, and go with it. When ctx ends, or what
+// streams are made below dir, which containerd has to see, and go with it, or, if this process is
+// killed, with the next program that is run. When ctx ends, or what
 // the program prints cannot be written, the program is killed; nobody waits for its output then.
 func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status uint32, err error) {
 	switch s.State {
@@ -54,20 +55,18 @@ func (h Host) Run(ctx context.Context, s Sandbox, dir string, p Program) (status
 	case Lost:
 		return 0, s.ErrLost()
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	own, err := makeFIFOs(dir)
+	if err != nil {
 		return 0, err
 	}
-	if dir, err = os.MkdirTemp(dir, "shell-"); err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
+	defer own.remove()
 	var in, out, errs fifo
 	fifos := map[string]*fifo{"in": &in, "out": &out}
 	if p.Terminal == nil {
 		fifos["err"] = &errs
 	}
 	for name, f := range fifos {
-		if err := f.open(filepath.Join(dir, name)); err != nil {
+		if err := f.open(filepath.Join(own.path, name)); err != nil {
 			return 0, err
 		}
 		defer f.close()

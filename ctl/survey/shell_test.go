@@ -5,11 +5,14 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/shell/api"
 )
@@ -76,6 +79,45 @@ func TestRunProgram(t *testing.T) {
 	}, &out)
 	if status != 7 || err != nil || out.String() != "p\n" {
 		t.Errorf("status %d, %v, %q", status, err, out.String())
+	}
+}
+
+// The FIFOs of who was killed go with the next program. What somebody has, or nobody has made for that,
+// stays.
+func TestLeftFIFOs(t *testing.T) {
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "msb")
+	inUse, err := makeFIFOs(dir)
+	w.must(err)
+	elsewhere := t.TempDir()
+	w.must(errors.Join(
+		os.Mkdir(filepath.Join(dir, "shell-left"), 0o700), unix.Mkfifo(filepath.Join(dir, "shell-left", "in"), 0o600),
+		os.Mkdir(filepath.Join(dir, "other"), 0o700), os.WriteFile(filepath.Join(dir, "shell-file"), nil, 0o600),
+		os.Symlink(elsewhere, filepath.Join(dir, "shell-link")),
+	))
+	names := func() (names []string) {
+		entries, err := os.ReadDir(dir)
+		w.must(err)
+		for _, entry := range entries {
+			names = append(names, entry.Name())
+		}
+		return names
+	}
+	own, err := makeFIFOs(dir)
+	w.must(err)
+	want := []string{"other", "shell-file", "shell-link", filepath.Base(inUse.path), filepath.Base(own.path)}
+	slices.Sort(want)
+	if got := names(); !slices.Equal(got, want) {
+		t.Errorf("there are %q, want %q", got, want)
+	}
+	_ = inUse.lock.Close() // as by the end of its process
+	_ = own.lock.Close()
+	sweepFIFOs(dir)
+	if got := names(); !slices.Equal(got, []string{"other", "shell-file", "shell-link"}) {
+		t.Errorf("when nobody has any, there are %q", got)
+	}
+	if _, err := os.Stat(elsewhere); err != nil {
+		t.Error(err)
 	}
 }
 

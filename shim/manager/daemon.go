@@ -15,6 +15,7 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
@@ -49,17 +50,18 @@ type daemon struct {
 	socket  *os.File    // shared with the daemon: what is bound here is bound there
 	start   *os.File    // the other end of startFD's pipe
 
+	id       string        // its name
 	patience time.Duration // with the earlier shim of its name
 }
 
 // newDaemon makes what a daemon needs, of which waiting is the daemon's end of start. Its
 // socket has no file yet: the daemon waits for listen, release and close.
-func newDaemon() (_ *daemon, waiting *os.File, err error) {
+func newDaemon(params *bootapi.BootstrapParams) (_ *daemon, waiting *os.File, err error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the shim's socket: %w", err)
 	}
-	d := &daemon{socket: os.NewFile(uintptr(fd), "socket"), patience: giveWay}
+	d := &daemon{socket: os.NewFile(uintptr(fd), "socket"), id: params.GetInstanceID(), patience: giveWay}
 	if waiting, d.start, err = os.Pipe(); err != nil {
 		d.close()
 		return nil, nil, err
@@ -82,7 +84,7 @@ func environment(tracing config.Tracing, began time.Time) []string {
 
 // takeDaemon hands what a daemon needs over to a spare of a size; nil if there is none.
 func takeDaemon(pool spare.Pool, size spec.Size, params *bootapi.BootstrapParams, tracing config.Tracing, began time.Time) (*daemon, error) {
-	d, waiting, err := newDaemon()
+	d, waiting, err := newDaemon(params)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +116,7 @@ func startDaemon(params *bootapi.BootstrapParams, tracing config.Tracing, began 
 	if err != nil {
 		return nil, err
 	}
-	d, waiting, err := newDaemon()
+	d, waiting, err := newDaemon(params)
 	if err != nil {
 		return nil, err
 	}
@@ -149,9 +151,12 @@ const giveWay = 6 * time.Second
 
 // listen makes the file of the daemon's socket at an address, and has the socket listen
 // there. The file of another socket is replaced if nobody serves that, and waited for if somebody
-// does.
+// does, unless that is in use and will not go.
 func (d *daemon) listen(address string) error {
 	err := d.bind(address)
+	if errors.Is(err, unix.EADDRINUSE) && inUse(address, d.id) {
+		return fmt.Errorf("%s runs already, in the shim whose socket is %s: end and delete it, or take another id: %w", d.id, address, errdefs.ErrAlreadyExists)
+	}
 	for deadline := time.Now().Add(d.patience); errors.Is(err, unix.EADDRINUSE) && shim.CanConnect(address) && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 		err = d.bind(address)

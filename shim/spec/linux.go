@@ -79,7 +79,7 @@ func checkHooks(hooks *specs.Hooks) error {
 	for _, hook := range slices.Concat(hooks.Prestart, hooks.CreateRuntime, hooks.StartContainer, hooks.Poststart, hooks.Poststop) {
 		switch {
 		case !path.IsAbs(hook.Path):
-			return invalid("hook %q: its path is not absolute: correct it", shorten(hook.Path))
+			return invalid("hook %q: its path is not absolute, which the OCI runtime specification requires: correct it", shorten(hook.Path))
 		case hook.Timeout != nil && *hook.Timeout <= 0:
 			return invalid("hook %s: its timeout of %d s is not above 0", shorten(hook.Path), *hook.Timeout)
 		}

@@ -269,13 +269,18 @@ func TestCloseDuringEverything(t *testing.T) {
 }
 
 // A guest that sends a byte now and then, for ever, holds a deletion up for twenty
-// seconds; one that sends nothing, for a few.
+// seconds; output that stands still, for two to four.
 func TestDrainIsBounded(t *testing.T) {
 	for name, test := range map[string]struct {
-		pause, most time.Duration
+		pause       time.Duration
+		bytes       int // that are sent
+		least, most time.Duration
 	}{
-		"a byte now and then": {time.Second, 20 * time.Second},
-		"nothing":             {time.Hour, 4 * time.Second},
+		"a byte now and then":      {time.Second, 1 << 20, 20 * time.Second, 20 * time.Second},
+		"nothing":                  {0, 0, idle, 2 * idle},
+		"a byte, at once":          {time.Millisecond, 1, idle, 2 * idle},
+		"a byte, after a while":    {idle - time.Millisecond, 1, 2*idle - time.Millisecond, 3 * idle},
+		"two bytes, after a while": {idle - time.Millisecond, 2, 3*idle - 2*time.Millisecond, 4 * idle},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := "file://" + filepath.Join(t.TempDir(), "log")
@@ -288,7 +293,7 @@ func TestDrainIsBounded(t *testing.T) {
 				gone := make(chan struct{})
 				go func() {
 					defer close(gone)
-					for {
+					for range test.bytes {
 						time.Sleep(test.pause)
 						if _, err := agent.peers[0].Write([]byte("x")); err != nil {
 							return
@@ -297,8 +302,8 @@ func TestDrainIsBounded(t *testing.T) {
 				}()
 				began := time.Now()
 				streams.Drain(t.Context())
-				if took := time.Since(began); took > test.most {
-					t.Errorf("Drain took %v", took)
+				if took := time.Since(began); took < test.least || took > test.most {
+					t.Errorf("Drain took %v, want %v to %v", took, test.least, test.most)
 				}
 				streams.Close()
 				<-gone

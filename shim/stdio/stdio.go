@@ -24,8 +24,9 @@ import (
 const (
 	// chunk is the size of a copy, in bytes.
 	chunk = 64 << 10
-	// idle is how long output may stand still before a deletion goes on without
-	// the rest; the runc shim also gives up on a reader that does not read.
+	// idle is how long output may at least stand still before a deletion goes on
+	// without the rest, and at most twice that: it is looked at this often. The runc
+	// shim also gives up on a reader that does not read.
 	idle = 2 * time.Second
 	// longest bounds the wait for output all the same: a hostile guest may send
 	// a byte now and then, for ever.

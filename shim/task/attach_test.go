@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
@@ -328,6 +329,43 @@ func TestFailingPoststart(t *testing.T) {
 	}
 	c.expectExit("c", "", 128+uint32(unix.SIGKILL))
 	c.expectDelete("c", "", 128+uint32(unix.SIGKILL))
+}
+
+// A hook that fails after the start kills its container once, and the rest of its pod lives on,
+// whatever the guest makes of that: as with runc, where others do not share what it runs in. A
+// client's kill holds after it as ever.
+func TestFailingPoststartInPod(t *testing.T) {
+	for name, kill := range map[string]fake.Behaviour{
+		"killed": fake.Honest, "refused": fake.Fail(errdefs.ErrInternal), "not done": fake.Pretend,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(c client) {
+				c.pod()
+				c.joinPod("other", "sleep")
+				c.must(c.start("other", ""))
+				spec := member("sleep")
+				spec.Hooks = &specs.Hooks{Poststart: []specs.Hook{script(t, t.TempDir(), "failing", "echo because; exit 1")}}
+				c.must(c.create("c", spec))
+				c.Agent().On("Kill", kill)
+				if err := c.start("c", ""); err == nil || !strings.Contains(err.Error(), "because") {
+					t.Errorf("Start = %v", err)
+				}
+				time.Sleep(2 * guest.DefaultBudgets.Prompt)
+				c.expectState("other", "", tasktypes.Status_RUNNING)
+				c.expectState("p", "", tasktypes.Status_RUNNING)
+				if name == "killed" {
+					c.expectExit("c", "", killed)
+				} else {
+					c.expectState("c", "", tasktypes.Status_RUNNING)
+					c.Agent().On("Kill", fake.Honest)
+					c.must(c.kill("c", ""))
+					c.expectExit("c", "", killed)
+				}
+				c.expectDelete("c", "", killed)
+				c.expectState("other", "", tasktypes.Status_RUNNING)
+			})
+		})
+	}
 }
 
 // A hook that fails ends the creation, and poststop hooks run then.

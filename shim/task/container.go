@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/api/types"
@@ -40,6 +41,7 @@ type container struct {
 	cancel  context.CancelFunc // ends its creation
 	settled chan struct{}      // closed when its creation is over, however
 	removal chan struct{}      // has room for one: who ends or deletes it
+	left    atomic.Bool        // it has left its pod: what is still done for it, its hooks, the guest has no part in
 	oom     *flood.Gate        // of events that memory ran out; the guest's events come one at a time
 
 	mu         sync.Mutex

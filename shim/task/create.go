@@ -61,7 +61,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		}
 	}()
 	undo.Add(func() error { c.stopHooks(detached); return nil })
-	undo.Add(func() error { return s.pod.Leave(detached, c.id) })
+	undo.Add(func() error { c.left.Store(true); return s.pod.Leave(detached, c.id) })
 	undo.Add(func() error { stop(); return nil }) // what follows is the host's, and may take its time
 	if err := s.create(ctx, c, r, &undo); err != nil {
 		return nil, err

@@ -47,7 +47,7 @@ func (s *Service) giveUpCreation(ctx context.Context, id string) error {
 	bounded, cancel := s.boundDeletion(ctx, 0)
 	defer cancel()
 	// In a pod the guest first does what it was asked to do, and undoes it.
-	return s.insist(ctx, bounded, "the end of the creation of container "+c.id, c.awaitSettled)
+	return s.insist(ctx, bounded, c, "the end of the creation of container "+c.id, c.awaitSettled)
 }
 
 // deleteExec deletes an exec.
@@ -56,7 +56,7 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 	bounded, cancel := s.boundDeletion(ctx, 0)
 	defer cancel()
 	// Others may be being deleted by the guest: all of them have that time together.
-	if err := s.insist(ctx, bounded, "the deletion of "+c.describe(p), c.takeRemoval); err != nil {
+	if err := s.insist(ctx, bounded, c, "the deletion of "+c.describe(p), c.takeRemoval); err != nil {
 		return nil, err
 	}
 	defer func() { <-c.removal }()
@@ -98,13 +98,14 @@ func boundEnd(ctx, bounded context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, max(time.Until(deadline), leastEnd))
 }
 
-// insist waits for something within a deletion's time. A guest that holds it up for longer
-// loses its VM, after which nothing holds it up.
-func (s *Service) insist(ctx, bounded context.Context, what string, wait func(context.Context) error) error {
+// insist waits for something of a container within a deletion's time. A guest that holds it up
+// for longer loses its VM, after which nothing holds it up but poststop hooks, which are the
+// host's and no guest's fault.
+func (s *Service) insist(ctx, bounded context.Context, c *container, what string, wait func(context.Context) error) error {
 	if wait(bounded) == nil {
 		return nil
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !c.left.Load() {
 		s.endHeldUp(what)
 	}
 	return wait(ctx)
@@ -123,7 +124,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 	bounded, cancel := s.boundDeletion(ctx, c.killTook())
 	defer cancel()
 	// An exec may be being deleted.
-	if err := s.insist(ctx, bounded, "the deletion of task "+c.id, c.takeRemoval); err != nil {
+	if err := s.insist(ctx, bounded, c, "the deletion of task "+c.id, c.takeRemoval); err != nil {
 		return nil, err
 	}
 	defer func() { <-c.removal }()
@@ -153,6 +154,7 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) (*taskapi.D
 	if err := s.pod.Leave(ending, c.id); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Error("the task is deleted, but cleaning up after its VM failed")
 	}
+	c.left.Store(true)
 	c.stopHooks(ctx)
 	return response, nil
 }

@@ -47,7 +47,10 @@ func (s *Service) hookRunner() hook.Runner {
 	return runner
 }
 
-// startHooks runs those of a container that was started. One that fails ends the container.
+// startHooks runs those of a container that was started. One that fails ends the container: in
+// a pod by one kill, as with runc, because for the fault of a hook the others there do not lose
+// their VM. Who deletes a container that its guest has not killed kills it once more, and that
+// holds.
 func (c *container) startHooks(ctx context.Context, sb *sandbox.Sandbox) error {
 	state := c.plan.State(c.id, c.bundle, specs.StateRunning, int(c.pid()))
 	err := c.service.hookRunner().Run(ctx, "poststart", c.plan.Hooks().Poststart, state)
@@ -55,7 +58,13 @@ func (c *container) startHooks(ctx context.Context, sb *sandbox.Sandbox) error {
 		return nil
 	}
 	kill := &taskapi.KillRequest{ID: c.id, Signal: uint32(unix.SIGKILL), All: true}
-	if killErr := c.killInit(ctx, sb, kill); killErr != nil && !errdefs.IsNotFound(killErr) {
+	var killErr error
+	if c.of.ID == "" {
+		killErr = c.killInit(ctx, sb, kill)
+	} else {
+		killErr = sb.Guest.Kill(ctx, kill)
+	}
+	if killErr != nil && !errdefs.IsNotFound(killErr) {
 		log.G(ctx).WithError(killErr).WithField("id", c.id).Warn("a hook failed, and the container was not killed")
 	}
 	return err

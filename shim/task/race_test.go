@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
@@ -47,6 +49,65 @@ func (c client) creation(request *taskapi.CreateTaskRequest) func() error {
 	return func() error {
 		_, err := c.Tasks.Create(c.ctx, request)
 		return err
+	}
+}
+
+// Poststop hooks are the host's: however long they take, the pod of their container is not ended for
+// it, neither by what has them run nor by a deletion that waits for that. They are programs, which
+// no bubble of synctest waits for: so the guest's time is short here.
+func TestLongPoststop(t *testing.T) {
+	for name, test := range map[string]struct {
+		fails bool // the creation, while it is waited for
+		calls int  // deletions
+	}{
+		"the creation fails":                {true, 0},
+		"a creation that fails is given up": {true, 1},
+		"it is deleted by two":              {false, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := open(t)
+			c.Platform.Budgets.Prompt = 5 * time.Second
+			c.pod()
+			dir := t.TempDir()
+			spec := member("sleep")
+			spec.Hooks = &specs.Hooks{
+				CreateRuntime: []specs.Hook{script(t, dir, "create", "")},
+				Poststop:      []specs.Hook{script(t, dir, "stop", "while [ ! -e "+dir+"/go ]; do sleep 0.1; done")},
+			}
+			var results []<-chan error
+			var gate *fake.Gate
+			if test.fails {
+				gate = c.Agent().GateAfter("CreateBundle")
+				c.Agent().On("Create", fake.Fail(errdefs.ErrInternal))
+				results = append(results, c.held(gate, c.creation(c.Request("c", spec))))
+			} else {
+				c.must(c.create("c", spec))
+				gate = c.Agent().GateAfter("Delete")
+			}
+			for range test.calls {
+				results = append(results, beside(c.deletion("c", "")))
+			}
+			time.Sleep(100 * time.Millisecond) // a deletion that comes later does not wait, and finds nothing wrong
+			gate.Open()
+			ran := filepath.Join(dir, "stop.state")
+			for _, err := os.Stat(ran); err != nil; _, err = os.Stat(ran) {
+				time.Sleep(10 * time.Millisecond)
+			}
+			select {
+			case <-c.Machine().Done():
+				t.Error("the VM has ended")
+			case <-time.After(c.Platform.Budgets.Prompt * 3 / 2):
+			}
+			c.must(os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+			for _, result := range results {
+				if err := <-result; (err != nil) != test.fails {
+					t.Errorf("a call's error: %v", err)
+				}
+			}
+			c.expectState("p", "", tasktypes.Status_RUNNING)
+			c.remove("p")
+		})
 	}
 }
 

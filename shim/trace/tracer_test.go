@@ -94,7 +94,8 @@ func TestNoCollector(t *testing.T) {
 	tracer.Close(t.Context())
 }
 
-// A collector over TLS has to have a certificate that the host trusts, or is sent nothing.
+// A collector over TLS has to have a certificate that the host trusts, or is sent nothing. The
+// variables of OpenTelemetry's exporter do not count (docs/operations.md).
 func TestCertificate(t *testing.T) {
 	var kept collector.Collector
 	server := httptest.NewUnstartedServer(&kept)
@@ -109,7 +110,8 @@ func TestCertificate(t *testing.T) {
 	for _, trusted := range []bool{false, true} {
 		// The host's are read once in a process.
 		cmd := exec.Command(os.Args[0], "-test.run=^TestPostOnly$")
-		cmd.Env = append(os.Environ(), postTo+"="+server.URL+"/v1/traces", "SSL_CERT_DIR="+t.TempDir())
+		cmd.Env = append(os.Environ(), postTo+"="+server.URL+"/v1/traces", "SSL_CERT_DIR="+t.TempDir(),
+			"OTEL_EXPORTER_OTLP_CERTIFICATE="+authorities, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE="+authorities)
 		if trusted {
 			cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+authorities)
 		}

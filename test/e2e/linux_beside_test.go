@@ -166,6 +166,7 @@ func refusedBeside() []beside {
 		{name: "access of a rule", change: withRule(specs.LinuxDeviceCgroup{Type: "c"})},
 		{name: "the host's sysctl", change: withSysctl("kernel.panic", "1")},
 		{name: "class of the processor", change: ofLinux(func(l *specs.Linux) { l.IntelRdt = &specs.LinuxIntelRdt{ClosID: ".."} })},
+		// The specification has a hook's path absolute; runc does not look, and fails where none is there.
 		{name: "relative hook", change: func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "bin/true"}}} }},
 		{name: "hook without time", change: func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true", Timeout: new(0)}}}

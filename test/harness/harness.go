@@ -259,6 +259,10 @@ func (h *Host) state() string { return filepath.Join(h.Dir, "state") }
 // temporary is where the shims make their temporary directories.
 func (h *Host) temporary() string { return filepath.Join(h.Dir, "tmp") }
 
+// ClientEnvironment is that of a client, such as nerdctl: what it leaves of temporary files goes with
+// the Host.
+func (h *Host) ClientEnvironment() []string { return append(os.Environ(), "TMPDIR="+h.temporary()) }
+
 // Stop ends containerd and removes its directory.
 func (h *Host) Stop() error {
 	defer started.remove(h)

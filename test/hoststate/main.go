@@ -5,8 +5,9 @@
 //	hoststate compare [-resting] FILE  names what differs from it now; exit status 1 if anything does
 //
 // Compared are the files of /usr and /etc, the sysctls, and the clock; with -resting, when
-// no test runs any more, also mounts, network interfaces, control groups and the processes
-// that containers consist of.
+// no test runs any more, also mounts, network interfaces, control groups, the processes
+// that containers consist of, and what this project's programs and their clients have in the
+// temporary folder.
 package main
 
 import (

@@ -27,6 +27,8 @@ type state struct {
 	Clock time.Time
 
 	Mounts, Interfaces, Groups, Processes map[string]string
+	// Temporary are things in the temporary folder: see temporary.
+	Temporary map[string]string
 }
 
 // clockSlack is what an NTP client may correct meanwhile.
@@ -57,7 +59,8 @@ func read() (s state, err error) {
 		return state{}, err
 	}
 	s.Processes = processes(others)
-	return s, nil
+	s.Temporary, err = readTemporary()
+	return s, err
 }
 
 // compare names what differs.
@@ -73,7 +76,8 @@ func compare(before, now state, resting bool) (differences []string) {
 	differences = append(differences, differ("mount", both(before.Mounts, now.Mounts), now.Mounts)...)
 	differences = append(differences, differ("network interface", both(before.Interfaces, now.Interfaces), now.Interfaces)...)
 	differences = append(differences, differ("control group", both(before.Groups, now.Groups), now.Groups)...)
-	return append(differences, differ("process", both(before.Processes, now.Processes), now.Processes)...)
+	differences = append(differences, differ("process", both(before.Processes, now.Processes), now.Processes)...)
+	return append(differences, compareTemporary(before.Temporary, now.Temporary)...)
 }
 
 // both has of one map what the other has, too: a module that is loaded brings sysctls, and

@@ -119,6 +119,16 @@ var mutations = []mutation{
 		"", "TestMembersThatDoNotEnd",
 	},
 	{
+		"a long poststop hook costs a pod its VM", "shim/task/delete.go",
+		"if ctx.Err() == nil && !c.left.Load() {", "if ctx.Err() == nil {",
+		"", "TestLongPoststop",
+	},
+	{
+		"a hook that fails costs a pod its VM", "shim/task/hooks.go",
+		"if c.of.ID == \"\" {", "if c.of.ID != \"none\" {",
+		"", "TestFailingPoststartInPod",
+	},
+	{
 		"a pod's members end one after the other", "shim/pod/end.go",
 		"		go func() {\n			member.End(ctx)\n			ended <- struct{}{}\n		}()\n", "		member.End(ctx)\n		go func() { ended <- struct{}{} }()\n",
 		"", "TestMembersEndAtTheSameTime",

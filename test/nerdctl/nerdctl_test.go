@@ -44,7 +44,7 @@ func nerdctl(t *testing.T, arguments ...string) (output string, err error) {
 		"--address", host.Address(), "--namespace", harness.Namespace, "--cgroup-manager", "cgroupfs",
 		"--data-root", filepath.Join(dir, "data"), "--cni-path", filepath.Join(host.Output, "cni"), "--cni-netconfpath", filepath.Join(dir, "net.d"),
 	}, arguments...)...)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Env = dir, host.ClientEnvironment() // nerdctl cp leaves a directory
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err = host.InNetwork(cmd.Start); err == nil {

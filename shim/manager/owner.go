@@ -1,0 +1,37 @@
+package manager
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/ttrpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ownerPatience is how long the earlier shim of a name may take to say whether it is in use.
+const ownerPatience = time.Second
+
+// inUse tells whether the shim at an address has a task or a sandbox by an id that runs. One that ends
+// has none any more, and one that does not answer may end. A task that does not run may be a creation
+// that is being undone.
+func inUse(address, id string) bool {
+	conn, err := net.DialTimeout("unix", strings.TrimPrefix(address, "unix://"), ownerPatience)
+	if err != nil {
+		return false
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), ownerPatience)
+	defer cancel()
+	if task, err := taskapi.NewTTRPCTaskClient(client).State(ctx, &taskapi.StateRequest{ID: id}); err == nil {
+		return slices.Contains([]tasktypes.Status{tasktypes.Status_RUNNING, tasktypes.Status_PAUSING, tasktypes.Status_PAUSED}, task.GetStatus())
+	}
+	sandbox, err := sandboxapi.NewTTRPCSandboxClient(client).SandboxStatus(ctx, &sandboxapi.SandboxStatusRequest{SandboxID: id})
+	return err == nil && sandbox.GetState() == cri.PodSandboxState_SANDBOX_READY.String()
+}
