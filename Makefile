@@ -136,12 +136,12 @@ test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end
 
 # Not in CI: each takes a build of its own. ONLY='spare|budget' takes those whose names match.
 test-mutations: MUTATIONS = $(if $(filter-out images,$(ONLY)),-only '$(ONLY)')
-test-mutations: root ## take each measure out of the code, and see its test turn red; three quarters of an hour (root)
+test-mutations: root ## take each measure out of the code, and see its test turn red; half an hour (root)
 	@$(DEPS) gcc
 	@go run ./test/mutation $(MUTATIONS)
 
 test-mutations-vm: MUTATIONS = $(if $(filter-out images,$(ONLY)),-only '$(ONLY)')
-test-mutations-vm: root build tools hostile clients deps-qemu ## the same for what only a real VM shows; each builds the kit again (root)
+test-mutations-vm: root build tools hostile clients deps-qemu ## the same for what only a real VM shows; each builds the kit again, two or three minutes (root)
 	@go run ./test/mutation $(MUTATIONS) -vm $(OUTPUT)
 
 # Tests that take longer the more they try (harness.Many) try few of it in every run.

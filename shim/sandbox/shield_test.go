@@ -21,6 +21,9 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
+// patience is how long a test waits for what must come.
+const patience = time.Minute
+
 // onHostsNetwork is the place of a VM without more, and its driver.
 func onHostsNetwork(t *testing.T) (*Prepared, *machines.Driver) {
 	t.Helper()
@@ -191,7 +194,11 @@ func TestVM33NotHidden(t *testing.T) {
 	if err := errors.Join(unix.Unmount(place, unix.MNT_DETACH), os.Remove(place)); err != nil {
 		t.Fatal(err)
 	}
-	<-s.Done()
+	select {
+	case <-s.Done():
+	case <-time.After(patience):
+		t.Fatal("the VM goes on")
+	}
 	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "to be hidden in a mounted directory cannot be any more") {
 		t.Errorf("the VM ended for %v", err)
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long a test waits for what should come.
-const patience = 10 * time.Minute
+const patience = 2 * time.Minute
 
 // hostFiles has a host with files in a mount namespace of its own: what covers them is not
 // there, as with the real one.

@@ -16,6 +16,9 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
+// limit is how long a test waits for what must come.
+const limit = time.Minute
+
 // A file renamed over the source: the next open has it, and only if it is a
 // regular file.
 func TestFollow(t *testing.T) {
@@ -40,8 +43,18 @@ func TestFollow(t *testing.T) {
 		t.Error("a symbolic link was followed")
 	}
 	replace(func(path string) error { return unix.Mkfifo(path, 0o600) })
-	if _, err := os.ReadFile(f.path); err == nil {
-		t.Error("a FIFO was opened")
+	opened := make(chan error, 1) // one that is opened waits for its other end
+	go func() {
+		_, err := os.ReadFile(f.path)
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err == nil {
+			t.Error("a FIFO was opened")
+		}
+	case <-time.After(limit):
+		t.Fatal("a FIFO is being opened")
 	}
 	replace(func(path string) error { return os.WriteFile(path, []byte("third"), 0o600) })
 	if got, err := os.ReadFile(f.path); string(got) != "third" {
@@ -269,7 +282,7 @@ func TestSenselessQuestion(t *testing.T) {
 		}
 		select {
 		case <-n.done:
-		case <-time.After(30 * time.Second):
+		case <-time.After(limit):
 			t.Errorf("%s: questions are still answered", name)
 		}
 		if err := errors.Join(n.close(), process.Close()); err != nil {
@@ -334,7 +347,7 @@ func TestKernelNotAnswered(t *testing.T) {
 		if err == nil {
 			t.Error("an entry was opened that nobody serves")
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(limit):
 		sleeper.Kill()
 		t.Error("the shim waits for ever")
 	}

@@ -158,6 +158,7 @@ func TestHeaderTakesTooLong(t *testing.T) {
 		silent = append(silent, stream)
 	}
 	start := time.Now()
+	late := start.Add(patience) // for all of them
 	if _, err := open(t, session, s.Tag); err != nil {
 		t.Error(err)
 	}
@@ -165,7 +166,7 @@ func TestHeaderTakesTooLong(t *testing.T) {
 		t.Errorf("one more than %d streams were without a connection, after %s", MaxOpening, took)
 	}
 	for _, stream := range silent {
-		_ = stream.SetReadDeadline(time.Now().Add(patience))
+		_ = stream.SetReadDeadline(late)
 		if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("a stream without a header: %v", err)
 		}

@@ -101,7 +101,7 @@ func (g guestClock) agrees(t *testing.T, when string) (back time.Duration) {
 		offset = time.Unix(0, now).Sub(sent.Add(rtt / 2).Round(0))
 		return offset.Abs() <= clockBound+rtt/2 && rtt/2 <= 2*clockBound
 	}) {
-		t.Errorf("%s: the guest's clock is %v ahead of the host's, asked in %v", when, offset, rtt)
+		t.Fatalf("%s: the guest's clock is %v ahead of the host's, asked in %v", when, offset, rtt)
 	}
 	return back
 }

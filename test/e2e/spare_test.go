@@ -175,12 +175,18 @@ func checkUsed(t *testing.T, c contract, spare, vmm int) {
 		if groups := content(t, fmt.Sprintf("/proc/%d/cgroup", pid)); !strings.Contains(groups, "/"+harness.Namespace+"/spare") {
 			t.Errorf("%d %s is not in the container's control group:\n%s", pid, strings.TrimSpace(name), groups)
 		}
-		_, stat, _ := strings.Cut(content(t, fmt.Sprintf("/proc/%d/stat", pid)), ") ")
-		const nice = 19 - 3 // proc_pid_stat(5), of the fields from the third on
-		if got := strings.Fields(stat)[nice]; got != "0" {
-			t.Errorf("%d %s has the priority %s", pid, strings.TrimSpace(name), got)
+		if got, want := priority(t, pid), priority(t, host.Pid()); got != want {
+			t.Errorf("%d %s has the priority %s, and containerd %s", pid, strings.TrimSpace(name), got, want)
 		}
 	}
+}
+
+// priority is a process's nice value.
+func priority(t *testing.T, pid int) string {
+	t.Helper()
+	_, stat, _ := strings.Cut(content(t, fmt.Sprintf("/proc/%d/stat", pid)), ") ")
+	const nice = 19 - 3 // proc_pid_stat(5), of the fields from the third on
+	return strings.Fields(stat)[nice]
 }
 
 // descendants are all processes below a shim, but for spares that it has made, and theirs.

@@ -39,8 +39,20 @@ var Namespace = fmt.Sprintf("test-%d", os.Getpid())
 
 // Patience is how long a test waits for one thing. It bounds what never comes; how fast the
 // machine is does not decide a test, so it is far longer than anything has taken: the
-// machine may be busy, and its VMs are emulated.
-const Patience = 10 * time.Minute
+// machine may be busy, and its VMs are emulated. Only who knows that something never comes gives
+// another: test/mutation, in MSB_PATIENCE.
+var Patience = patience(os.Getenv("MSB_PATIENCE"))
+
+func patience(given string) time.Duration {
+	if given == "" {
+		return 10 * time.Minute
+	}
+	limit, err := time.ParseDuration(given)
+	if err != nil || limit <= 0 {
+		panic(fmt.Sprintf("MSB_PATIENCE is %q: it is how long tests wait for one thing, such as 90s", given))
+	}
+	return limit
+}
 
 // Eventually looks again and again whether a condition holds, and tells whether it did
 // within Patience.
@@ -94,7 +106,7 @@ func Start(options ...Option) (_ *Host, err error) {
 		return nil, errors.New("MSB_OUTPUT must name the build's output directory: use make test-e2e or make bench")
 	}
 	sweep()
-	dir, err := os.MkdirTemp("", dirPattern)
+	dir, err := os.MkdirTemp(hostsDir(), dirPattern)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +165,11 @@ const (
 	configName = "config.toml"
 	dirPattern = "msb-test-*"
 )
+
+// hostsDir has the directories of every Host on the machine, so that each knows what is the
+// others'. MSB_TEST_HOSTS names it where TMPDIR is one test's own: it has to be short, too,
+// because sockets are below it.
+func hostsDir() string { return cmp.Or(os.Getenv("MSB_TEST_HOSTS"), os.TempDir()) }
 
 // Address is containerd's socket.
 func (h *Host) Address() string { return filepath.Join(h.Dir, socketName) }

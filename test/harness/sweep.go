@@ -157,7 +157,7 @@ func Detach(dir string) {
 // eachOwner calls a function for each on the whole machine that lives or was killed. One
 // that was killed is nobody else's meanwhile.
 func eachOwner(do func(o Owner, lives bool)) {
-	locks, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPattern, lockName))
+	locks, _ := filepath.Glob(filepath.Join(hostsDir(), dirPattern, lockName))
 	for _, name := range locks {
 		file, err := os.Open(name)
 		if err != nil {

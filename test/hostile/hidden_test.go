@@ -161,7 +161,7 @@ func opened(fd int, err error) error {
 
 func stageHidden(t *testing.T, without map[measure]bool) scene {
 	t.Helper()
-	dir := t.TempDir()
+	dir := shortDir(t)
 	project := filepath.Join(dir, "project")
 	var paths []string
 	for i := range hiddenTries {

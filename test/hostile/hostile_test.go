@@ -228,9 +228,28 @@ func machineOf(t *testing.T, dir, pool, files string) vm.Config {
 	return config
 }
 
+// shortDir is a temporary directory of the test's. That of t.TempDir has the test's long name, and
+// the path of a socket in it has no room for a longer TMPDIR.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "h-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func stageVMM(t *testing.T, without map[measure]bool) scene {
 	t.Helper()
-	dir := t.TempDir()
+	dir := shortDir(t)
 	made := func(path, content string, mode os.FileMode) string {
 		return made(t, filepath.Join(dir, path), content, mode)
 	}

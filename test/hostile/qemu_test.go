@@ -110,7 +110,7 @@ func stageQEMU(t *testing.T, without map[measure]bool) scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := shortDir(t)
 	secret := made(t, filepath.Join(dir, "host", "secret"), "secret", 0o600)
 	other := open(t, filepath.Join(dir, "other"))
 	foreign := add(t, other, made(t, filepath.Join(dir, "foreign"), "x", 0o600), share.Attributes{})
@@ -175,7 +175,7 @@ func stageServer(t *testing.T, without map[measure]bool) scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := shortDir(t)
 	secret := made(t, filepath.Join(dir, "host", "secret"), "secret", 0o600)
 	s := scene{spec: qemu.Driver{Virtiofsd: program}.ServerJail(), targets: attackable(t, dir, secret)}
 	s.spec.Files = append(s.spec.Files, socket(t))

@@ -137,7 +137,7 @@ func duplicate(file *os.File) *os.File {
 // process what msb-shield has then: its sockets, and the files.
 func stageShield(t *testing.T, without map[measure]bool) scene {
 	t.Helper()
-	dir := t.TempDir()
+	dir := shortDir(t)
 	secret := made(t, filepath.Join(dir, "host", "secret"), "secret", 0o600)
 	conf := filepath.Join(dir, "conf")
 	if err := errors.Join(os.Mkdir(conf, 0o755), unix.Mount("msb", conf, "tmpfs", 0, "")); err != nil {

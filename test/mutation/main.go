@@ -2,7 +2,8 @@
 // where that test stays green. What is taken out is a table (table.go, vm.go): the bounds of
 // docs/security.md above all, and what was once broken by hand to see its test turn red.
 //
-// The tree is not touched: the changed file is laid over it (go help build, -overlay).
+// The tree is not touched: the changed file is laid over it (go help build, -overlay). What is
+// built and what tests leave is in a directory that goes in the end.
 package main
 
 import (
@@ -72,12 +73,13 @@ func (m mutation) overlay(root, dir string) (string, error) {
 // A runner has tests run.
 type runner struct {
 	root   string
+	dir    string // the temporary directory of all that is run; removed in the end
 	output string // the built tree that tests with a VM take; empty for the others
 	spare  string // a copy of it, for what is built with a change
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	only := flag.String("only", "", "a regular expression: the mutations whose names it matches")
 	output := flag.String("vm", "", "the mutations that a real VM shows, with what was built into this directory")
@@ -97,16 +99,25 @@ func run(ctx context.Context, only, output string) (err error) {
 	if err != nil {
 		return err
 	}
-	r := runner{root: root, output: output}
 	table := mutations
 	if output != "" {
 		table = vmMutations
-		if r.spare, err = copied(ctx, output); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(filepath.Dir(r.spare))) }()
 	}
 	table = slices.DeleteFunc(slices.Clone(table), func(m mutation) bool { return !pattern.MatchString(m.name) })
+	if len(table) == 0 {
+		return fmt.Errorf("no mutation has a name that %q matches: see test/mutation/table.go and vm.go", only)
+	}
+	r := runner{root: root, output: output}
+	if r.dir, err = os.MkdirTemp("", "msb-mut-"); err != nil { // a short name: sockets are below it
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
+	if output != "" {
+		r.spare = filepath.Join(r.dir, "output")
+		if text, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", output, r.spare).CombinedOutput(); err != nil {
+			return fmt.Errorf("copying %s: %w: %s", output, err, text)
+		}
+	}
 	var failed []string
 	green := make(map[string]error) // by package: whether its tests pass as the code is
 	for _, m := range table {
@@ -114,9 +125,9 @@ func run(ctx context.Context, only, output string) (err error) {
 		if _, known := green[m.test()]; !known {
 			green[m.test()] = r.passes(ctx, m.test(), table)
 		}
-		verdict := green[m.test()]
+		verdict, said := green[m.test()], ""
 		if verdict == nil {
-			verdict = r.try(ctx, m)
+			said, verdict = r.try(ctx, m)
 		}
 		if ctx.Err() != nil {
 			break // it was ended by that
@@ -126,6 +137,7 @@ func run(ctx context.Context, only, output string) (err error) {
 			fmt.Printf("       %v\n", verdict)
 			failed = append(failed, m.name)
 		}
+		fmt.Print(complaint(said))
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -158,37 +170,70 @@ func (r runner) passes(ctx context.Context, pkg string, table []mutation) error 
 	return nil
 }
 
-// try returns nil if a test fails with the mutation.
-func (r runner) try(ctx context.Context, m mutation) error {
-	dir, err := os.MkdirTemp("", "msb-mutation-")
+// try returns nil if a test fails with the mutation, and what that says.
+func (r runner) try(ctx context.Context, m mutation) (said string, err error) {
+	dir, err := os.MkdirTemp(r.dir, "row-")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer os.RemoveAll(dir)
 	overlay, err := m.overlay(r.root, dir)
 	if err != nil {
-		return err
+		return "", err
 	}
 	built := r.output
 	if r.spare != "" {
 		built = r.spare
-		if text, err := r.command(ctx, overlay, "make", "shim", "ctl", "kit", "OUTPUT="+built); err != nil {
-			return fmt.Errorf("it cannot be built: %v\n%s", err, last(text))
+		if text, err := r.command(ctx, overlay, "make", "shim", "ctl", "kit", "probe", "OUTPUT="+built); err != nil {
+			return "", fmt.Errorf("it cannot be built: %v\n%s", err, last(text))
 		}
 	}
 	text, err := r.test(ctx, m.test(), m.run, overlay, built)
+	return text, judge(text, err)
+}
+
+// judge returns nil if a test has failed, of what a run with a mutation printed and ended with. One
+// that waits for ever has not: whatever else hangs looks the same, and nobody reads what did not come.
+func judge(text string, err error) error {
 	switch {
 	case err == nil:
 		return errors.New("the test is green: it does not miss what was taken out")
-	case !strings.Contains(text, "--- FAIL: Test") && !strings.Contains(text, "panic: test timed out"):
+	case strings.Contains(text, "panic: test timed out"):
+		return fmt.Errorf("the test did not end: give it a limit of its own, and have it say what did not come\n%s", last(text))
+	case !strings.Contains(text, "--- FAIL: Test"):
 		return fmt.Errorf("no test has failed, but something else: %v\n%s", err, last(text))
 	}
 	return nil
 }
 
+// complaint is the beginning of what the tests said that failed, for who looks whether they are red
+// for what was taken out.
+func complaint(text string) string {
+	const most, width = 8, 200
+	var told strings.Builder
+	failed, lines := false, 0
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		failed = failed || strings.HasPrefix(line, "--- FAIL: Test")
+		isSaid := strings.HasPrefix(line, "    ") || strings.HasPrefix(line, "panic: ")
+		if !failed || !isSaid {
+			continue
+		}
+		if lines++; lines > most {
+			break
+		}
+		fmt.Fprintf(&told, "       %s\n", line[:min(len(line), width)])
+	}
+	return told.String()
+}
+
 // limit is how long the tests of one package may take, all of them as the code is, or some with a
-// mutation: some wait for ever for what does not come then, which is red, too.
+// mutation.
 const limit = 4 * time.Minute
+
+// patience is how long a test with a VM waits for one thing when there is a mutation, instead of
+// harness.Patience: what was taken out never comes.
+const patience = 90 * time.Second
 
 // test runs tests of a package.
 func (r runner) test(ctx context.Context, pkg, tests, overlay, output string) (string, error) {
@@ -207,9 +252,10 @@ func (r runner) test(ctx context.Context, pkg, tests, overlay, output string) (s
 func (r runner) command(ctx context.Context, overlay, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = r.root
-	cmd.Env = os.Environ()
+	// The tests' containerds stay where all others see them (test/harness).
+	cmd.Env = append(os.Environ(), "TMPDIR="+r.dir, "MSB_TEST_HOSTS="+os.TempDir())
 	if overlay != "" {
-		cmd.Env = append(cmd.Env, strings.TrimSpace("GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay))
+		cmd.Env = append(cmd.Env, strings.TrimSpace("GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay), fmt.Sprint("MSB_PATIENCE=", patience))
 	}
 	// What it has started is to end, too, and what a test has mounted that ended for its time goes
 	// with the mount namespace.
@@ -218,19 +264,6 @@ func (r runner) command(ctx context.Context, overlay, name string, args ...strin
 	cmd.WaitDelay = 30 * time.Second
 	text, err := cmd.CombinedOutput()
 	return string(text), err
-}
-
-// copied copies what was built, and returns the copy.
-func copied(ctx context.Context, output string) (string, error) {
-	dir, err := os.MkdirTemp("", "msb-mutation-")
-	if err != nil {
-		return "", err
-	}
-	to := filepath.Join(dir, "output")
-	if text, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", output, to).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("copying %s: %w: %s", output, err, text)
-	}
-	return to, nil
 }
 
 // last is the end of a long text.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"go/parser"
 	"go/token"
 	"os"
@@ -81,5 +83,75 @@ func TestOverlay(t *testing.T) {
 	changed, err := os.ReadFile(overlay.Replace[filepath.Join(here, "main.go")])
 	if err != nil || len(overlay.Replace) != 1 || !strings.Contains(string(changed), "\npackage no\n") {
 		t.Errorf("%s: %v", text, err)
+	}
+}
+
+// Only a test that fails is red: not one that waits for ever, and not what does not compile.
+func TestJudge(t *testing.T) {
+	exit := errors.New("exit status 1")
+	for name, c := range map[string]struct {
+		text string
+		err  error
+		want string // empty is red
+	}{
+		"passes":         {"ok  \tx\t0.1s\n", nil, "is green"},
+		"fails":          {"--- FAIL: TestX (0.00s)\n    x_test.go:1: no\nFAIL\n", exit, ""},
+		"panics":         {"--- FAIL: TestX (0.00s)\npanic: no [recovered]\nFAIL\n", exit, ""},
+		"of a subtest":   {"--- FAIL: TestX (0.00s)\n    --- FAIL: TestX/a (0.00s)\nFAIL\n", exit, ""},
+		"does not end":   {"panic: test timed out after 4m0s\n\trunning tests:\n\t\tTestX (4m0s)\n", exit, "did not end"},
+		"nor the next":   {"--- FAIL: TestX (0.00s)\npanic: test timed out after 4m0s\n", exit, "did not end"},
+		"does not build": {"x.go:1:1: undefined: x\nFAIL\tx [build failed]\n", exit, "something else"},
+		"a setting up":   {"starting containerd: no\nFAIL\tx\t0.1s\n", exit, "something else"},
+		"an example":     {"--- FAIL: ExampleX (0.00s)\n", exit, "something else"},
+	} {
+		err := judge(c.text, c.err)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A row shows what its test says, and neither what came before nor where goroutines were.
+func TestComplaint(t *testing.T) {
+	text := "    before\n--- FAIL: TestX (0.00s)\n    x_test.go:1: left:\n        a\npanic: no\n\ngoroutine 7 [running]:\nx.go\n\t/x.go:1 +0x1\n" +
+		strings.Repeat("    "+strings.Repeat("x", 300)+"\n", 20)
+	lines := strings.Split(strings.TrimSpace(complaint(text)), "\n")
+	if len(lines) != 8 || lines[0] != "x_test.go:1: left:" || strings.TrimSpace(lines[1]) != "a" || strings.TrimSpace(lines[2]) != "panic: no" || len(lines[3]) > 250 {
+		t.Errorf("%q", lines)
+	}
+	if told := complaint("    x_test.go:1: a note of a test that passes\nok\n"); told != "" {
+		t.Errorf("of one that passes: %q", told)
+	}
+}
+
+// What is run has a temporary directory that is gone in the end, if it is ended early, too.
+func TestTemporary(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("what is run is in a mount namespace of its own: run this test as root")
+	}
+	place := t.TempDir()
+	t.Setenv("TMPDIR", place)
+	r := runner{root: root, dir: filepath.Join(place, "x")}
+	if text, err := r.command(t.Context(), "", "sh", "-c", "echo $TMPDIR $MSB_TEST_HOSTS"); err != nil || text != r.dir+" "+place+"\n" {
+		t.Errorf("a command has %q, %v", text, err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for name, c := range map[string]struct {
+		ctx    context.Context
+		only   string
+		output string
+		want   string
+	}{
+		"ended":       {ended, "", "", "context canceled"},
+		"no such row": {t.Context(), "no row has this name", "", "no mutation has a name"},
+		"no output":   {t.Context(), "", filepath.Join(place, "none"), "copying"},
+	} {
+		if err := run(c.ctx, c.only, c.output); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(place, "*")); len(left) > 0 {
+			t.Errorf("%s: left are %v", name, left)
+		}
 	}
 }
