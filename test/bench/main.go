@@ -7,7 +7,7 @@
 // With the directory of microsandbox's package, whole runs are compared with its
 // own, and not with a bare boot. -only images measures root file systems that are made
 // of images instead, -only instructions what a start costs the guest, and -only trace
-// draws a trace of one.
+// draws a trace of one. -kit DIR measures this build's kit against another.
 package main
 
 import (
@@ -48,8 +48,9 @@ var (
 		"what is measured no other way: instructions, trace, or images, which are jobs, layers and eleventh")
 	smallFiles  = flag.Int("files", 5000, "how many small files the image of jobs has")
 	imageRounds = flag.Int("rounds", 5, "how often each of jobs and layers is measured; the median counts")
-	startRounds = flag.Int("starts", 30, "how often a start of each way is measured")
+	startRounds = flag.Int("starts", 30, "how often a start, and an exec, of each way is measured")
 	burstSize   = flag.Int("burst", 20, "how many containers start at once")
+	otherKit    = flag.String("kit", "", "measure starts and execs with this build's kit and with the one in this directory, in turns, and nothing else; empty is none")
 	plotFile    = flag.String("plot", "", "the file that jobs, or a trace, are drawn into, as SVG; empty is none")
 )
 
@@ -95,6 +96,13 @@ func run() error {
 	}
 	if *only == "trace" {
 		return oneTrace(host)
+	}
+	if *otherKit != "" {
+		results, err := kits(host)
+		if err == nil {
+			print(results)
+		}
+		return err
 	}
 	measured := false
 	for _, measure := range imageMeasures {
