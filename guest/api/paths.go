@@ -111,3 +111,8 @@ func CheckName(kind, name string) error {
 	}
 	return nil
 }
+
+// Sysctl begins the words of the kernel's command line that are kernel parameters for the
+// agent to set: "msb.sysctl.fs.protected_hardlinks=1". The kernel takes a word with a dot for
+// a module's and passes it over.
+const Sysctl = "msb.sysctl."

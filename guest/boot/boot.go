@@ -71,10 +71,8 @@ func Run() error {
 	if err := checkKernel(); err != nil {
 		return err
 	}
-	// Linux' own default is a choice of its build: BPF is for those who have CAP_BPF
-	// (Documentation/admin-guide/sysctl/kernel.rst).
-	if err := os.WriteFile("/proc/sys/kernel/unprivileged_bpf_disabled", []byte("2"), 0); err != nil {
-		return fmt.Errorf("keeping BPF from users: %w", err)
+	if err := setParameters("/proc", Note); err != nil {
+		return err
 	}
 	for name, target := range links {
 		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {

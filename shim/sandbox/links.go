@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
 
 // linkSettings are the host's that say whom the kernel keeps from links, FIFOs and files of others
@@ -17,7 +19,7 @@ var linkSettings = []string{"protected_hardlinks", "protected_symlinks", "protec
 // Parameters are the words of a guest's kernel's command line that depend on the host.
 func Parameters() ([]string, error) { return linkParameters("/proc/sys") }
 
-// linkParameters gives the guest's kernel the host's settings, which are below sysctls.
+// linkParameters gives the guest the host's settings, which are below sysctls.
 func linkParameters(sysctls string) (parameters []string, err error) {
 	for _, name := range linkSettings {
 		value, err := os.ReadFile(filepath.Join(sysctls, "fs", name))
@@ -31,7 +33,7 @@ func linkParameters(sysctls string) (parameters []string, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("the host's fs.%s: %w", name, err)
 		}
-		parameters = append(parameters, fmt.Sprintf("sysctl.fs.%s=%d", name, number))
+		parameters = append(parameters, fmt.Sprintf("%sfs.%s=%d", api.Sysctl, name, number))
 	}
 	return parameters, nil
 }

@@ -20,7 +20,7 @@ func TestLinkParameters(t *testing.T) {
 		}
 	}
 	got, err := linkParameters(dir)
-	if want := []string{"sysctl.fs.protected_hardlinks=1", "sysctl.fs.protected_symlinks=0", "sysctl.fs.protected_regular=2"}; err != nil || !slices.Equal(got, want) {
+	if want := []string{"msb.sysctl.fs.protected_hardlinks=1", "msb.sysctl.fs.protected_symlinks=0", "msb.sysctl.fs.protected_regular=2"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "fs", "protected_fifos"), []byte("1 init=/bin/sh\n"), 0o600); err != nil {

@@ -21,7 +21,7 @@ func testPlan() plan {
 	return plan{
 		driver: Driver{Program: "/kit/msb-krun", Library: "/kit/libkrun.so.1"},
 		config: vm.Config{
-			Kernel: "/kit/vmlinux", Disk: "/kit/guest.erofs", Init: "/sbin/msb-agent", Parameters: []string{"sysctl.fs.x=1"}, CPUs: 2, Memory: 640 << 20, ReturnMemory: true,
+			Kernel: "/kit/vmlinux", Disk: "/kit/guest.erofs", Init: "/sbin/msb-agent", Parameters: []string{"msb.sysctl.fs.x=1"}, CPUs: 2, Memory: 640 << 20, ReturnMemory: true,
 			Shares: []vm.Share{{Tag: "msbpool", Dir: "/b/msb/pool/.served"}, {Tag: "msbfiles", Dir: "/b/msb/files/.served"}},
 			Dir:    "/b/msb/vm",
 		},
@@ -43,7 +43,7 @@ func TestMachine(t *testing.T) {
 		Library: "/kit/libkrun.so.1",
 		CPUs:    2, MemoryMiB: 640,
 		Kernel:      "/vmlinux",
-		CommandLine: "console=hvc0 quiet reboot=k panic=-1 nomodule no-kvmapf initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent fb_tunnels=none sysctl.vm.compaction_proactiveness=0 sysctl.fs.x=1",
+		CommandLine: "console=hvc0 quiet reboot=k panic=-1 nomodule no-kvmapf initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent fb_tunnels=none msb.sysctl.fs.x=1",
 		Disk:        "/guest.erofs",
 		Shares:      []api.Share{{Tag: "msbpool", Dir: "/shares/msbpool"}, {Tag: "msbfiles", Dir: "/shares/msbfiles"}},
 		Console:     "/proc/self/fd/1",
