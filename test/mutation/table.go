@@ -667,6 +667,12 @@ var mutations = []mutation{
 		"", "TestRemoveWritebackFails",
 	},
 	{
+		"the files tree stays in sight", "guest/bundle/bundle.go",
+		"	defer func() { err = errors.Join(err, os.Remove(stage)) }()\n	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n	defer func() { err = errors.Join(err, Unmount(stage)) }()\n",
+		"	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n",
+		"", "TestCreate",
+	},
+	{
 		"a bundle that is written to while it is removed", "guest/bundle/bundle.go",
 		"	err = os.Rename(api.BundlePath(container), filepath.Join(dir, \"bundle\"))\n", "	err = os.RemoveAll(api.BundlePath(container))\n",
 		"", "TestRemoveWhileWritten",

@@ -38,9 +38,4 @@ var vmMutations = []mutation{
 		"[]string{\"errors=remount-ro\"}", "[]string{\"errors=panic\"}",
 		"test/e2e", "TestImagesFuzzed",
 	},
-	{
-		"the files tree stays in sight", "guest/bundle/bundle.go",
-		"	defer func() { err = errors.Join(err, Unmount(stage)) }()\n	return use()\n", "	return use()\n",
-		"test/e2e", "TestFM67StagingRemoved",
-	},
 }
