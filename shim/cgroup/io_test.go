@@ -222,7 +222,7 @@ func TestHierarchyNotMounted(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("needs root")
 	}
-	named, err := os.MkdirTemp("", "msb-hierarchy")
+	named, err := os.MkdirTemp("", "test-hierarchy")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 
 // program is msb-shield, built once for all tests.
 var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "msb-shield-")
+	dir, err := os.MkdirTemp("", "test-shield-")
 	if err != nil {
 		return "", err
 	}

@@ -26,7 +26,7 @@ func TestVirtiofsdIntruder(t *testing.T) { intrude(t, fileServer) }
 // is one that is linked statically and without the race detector: in QEMU's root there is
 // no procfs, which that needs.
 var installed = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "msb-hostile-")
+	dir, err := os.MkdirTemp("", "test-hostile-")
 	if err != nil {
 		return "", err
 	}

@@ -47,6 +47,11 @@ func run(arguments []string) error {
 		if err != nil {
 			return err
 		}
+		if *resting {
+			if err := awaitTemporary(before, &now); err != nil {
+				return err
+			}
+		}
 		differences := compare(before, now, *resting)
 		for _, difference := range differences {
 			fmt.Println("the host is not as it was:", difference)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ours begin the names that this project's programs and their clients give to what they make in the
@@ -51,6 +52,21 @@ func compareTemporary(before, now map[string]string) []string {
 		was[path] = ""
 	}
 	return differ("temporary", both(was, left), left)
+}
+
+// awaitTemporary looks at the temporary folder again, for a minute at most, while something seems to
+// be left there: others' things are in use now and then only.
+func awaitTemporary(before state, now *state) (err error) {
+	for range 60 {
+		if len(compareTemporary(before.Temporary, now.Temporary)) == 0 {
+			return nil
+		}
+		time.Sleep(time.Second)
+		if now.Temporary, err = readTemporary(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readTemporary reads the temporary folder.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestTemporary(t *testing.T) {
@@ -71,5 +72,25 @@ func TestUsedPaths(t *testing.T) {
 	}
 	if slices.Contains(paths, filepath.Join(folder, "nobodys")) {
 		t.Error("what nobody has is in use")
+	}
+}
+
+// What another removes meanwhile is not left.
+func TestAwaitTemporary(t *testing.T) {
+	folder := t.TempDir()
+	t.Setenv("TMPDIR", folder)
+	name := filepath.Join(folder, "msb-1")
+	if err := os.Mkdir(name, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var now state
+	var err error
+	if now.Temporary, err = readTemporary(); err != nil || len(compareTemporary(nil, now.Temporary)) != 1 {
+		t.Fatalf("%q, %v", now.Temporary, err)
+	}
+	removed := time.AfterFunc(100*time.Millisecond, func() { _ = os.Remove(name) })
+	defer removed.Stop()
+	if err := awaitTemporary(state{}, &now); err != nil || len(compareTemporary(nil, now.Temporary)) != 0 {
+		t.Errorf("%q, %v", now.Temporary, err)
 	}
 }
