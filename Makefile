@@ -141,7 +141,7 @@ test-mutations: root ## take each measure out of the code, and see its test turn
 	@go run ./test/mutation $(MUTATIONS)
 
 test-mutations-vm: MUTATIONS = $(if $(filter-out images,$(ONLY)),-only '$(ONLY)')
-test-mutations-vm: root build tools hostile clients deps-qemu ## the same for what only a real VM shows; each builds the kit again, two or three minutes (root)
+test-mutations-vm: root build tools hostile clients deps-qemu ## the same for what only a real VM shows; each builds the kit again; twenty minutes (root)
 	@go run ./test/mutation $(MUTATIONS) -vm $(OUTPUT)
 
 # Tests that take longer the more they try (harness.Many) try few of it in every run.

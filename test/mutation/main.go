@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -111,7 +112,10 @@ func run(ctx context.Context, only, output string) (err error) {
 	if r.dir, err = os.MkdirTemp("", "msb-mut-"); err != nil { // a short name: sockets are below it
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
+	defer func() {
+		killBelow(r.dir)
+		err = errors.Join(err, os.RemoveAll(r.dir))
+	}()
 	if output != "" {
 		r.spare = filepath.Join(r.dir, "output")
 		if text, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", output, r.spare).CombinedOutput(); err != nil {
@@ -258,12 +262,27 @@ func (r runner) command(ctx context.Context, overlay, name string, args ...strin
 		cmd.Env = append(cmd.Env, strings.TrimSpace("GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay), fmt.Sprint("MSB_PATIENCE=", patience))
 	}
 	// What it has started is to end, too, and what a test has mounted that ended for its time goes
-	// with the mount namespace.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}
+	// with the mount namespace. Tests with a VM make one, and know others' processes by the host's.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if r.output == "" {
+		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 30 * time.Second
 	text, err := cmd.CombinedOutput()
 	return string(text), err
+}
+
+// killBelow kills the processes of programs below a directory: a measure that was taken out may
+// be what ends them.
+func killBelow(dir string) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range lines {
+		line, _ := os.ReadFile(name)
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && strings.HasPrefix(string(line), dir+"/") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // last is the end of a long text.

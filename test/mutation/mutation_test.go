@@ -7,10 +7,13 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 const root = "../.."
@@ -153,5 +156,32 @@ func TestTemporary(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(place, "*")); len(left) > 0 {
 			t.Errorf("%s: left are %v", name, left)
 		}
+	}
+}
+
+// What a mutation lets outlive its test ends, and nothing else.
+func TestKillBelow(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	start := func(below string) *exec.Cmd {
+		cmd := exec.Command("sleep", "300")
+		cmd.Args[0] = filepath.Join(below, "sleep")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	ours, others := start(dir), start(other)
+	killBelow(dir)
+	late := time.AfterFunc(time.Minute, func() {
+		t.Error("it is not ended")
+		_ = ours.Process.Kill()
+	})
+	_ = ours.Wait()
+	late.Stop()
+	if err := others.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := others.Wait(); err == nil || err.Error() != "signal: terminated" {
+		t.Errorf("another ended with %v", err)
 	}
 }

@@ -36,6 +36,6 @@ var vmMutations = []mutation{
 	{
 		"an error in an image panics the guest's kernel", "guest/image/image.go",
 		"[]string{\"errors=remount-ro\"}", "[]string{\"errors=panic\"}",
-		"test/e2e", "TestImagesFuzzed",
+		"test/e2e", "TestImagesRefused",
 	},
 }
