@@ -4,7 +4,6 @@ package boot
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,11 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-	"unsafe"
 
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // mount is one file system of the guest.
@@ -166,12 +166,8 @@ func Seed(seed []byte) error {
 		return err
 	}
 	defer device.Close()
-	// struct rand_pool_info: entropy in bits, bytes that follow, these (random(4)).
-	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed)))
-	info = append(binary.NativeEndian.AppendUint32(info, uint32(len(seed))), seed...)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, device.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
-	if errno != 0 {
-		return fmt.Errorf("seeding the random numbers: %w", errno)
+	if err := rawcall.AddEntropy(int(device.Fd()), seed); err != nil {
+		return fmt.Errorf("seeding the random numbers: %w", err)
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 )
 
@@ -131,15 +132,16 @@ func (p *Pod) configure(namespaces *api.PodNamespaces) error {
 // namespaces are to the kernel, and leaves it its capabilities, by which those of network
 // namespaces are.
 func BecomeRoot(uid, gid int) error {
-	const same = ^uintptr(0)
-	// Go's own calls would change every thread.
-	for _, call := range [][4]uintptr{
-		{unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secbitNoSetuidFixup},
-		{unix.SYS_SETRESGID, same, uintptr(gid), same},
-		{unix.SYS_SETRESUID, same, uintptr(uid), same},
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"prctl(PR_SET_SECUREBITS)", func() error { return unix.Prctl(unix.PR_SET_SECUREBITS, secbitNoSetuidFixup, 0, 0, 0) }},
+		{"setresgid", func() error { return rawcall.SetThreadGroup(uint32(gid)) }},
+		{"setresuid", func() error { return rawcall.SetThreadUser(uint32(uid)) }},
 	} {
-		if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
-			return fmt.Errorf("becoming the containers' root: %w", errno)
+		if err := step.do(); err != nil {
+			return fmt.Errorf("becoming the containers' root: %w", os.NewSyscallError(step.name, err))
 		}
 	}
 	return nil

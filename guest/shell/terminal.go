@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // A terminal is a program's pseudoterminal (pty(7)), with the streams of what is typed and shown
@@ -36,11 +37,11 @@ func openTerminal(size *api.WindowSize, in, out *os.File) (_ *terminal, slave *o
 			return os.NewSyscallError("TIOCSPTLCK", err)
 		}
 		// By the descriptor: no path leads astray.
-		peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-		if errno != 0 {
-			return os.NewSyscallError("TIOCGPTPEER", errno)
+		peer, err := rawcall.OpenPeer(fd, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+		if err != nil {
+			return os.NewSyscallError("TIOCGPTPEER", err)
 		}
-		slave = os.NewFile(peer, "terminal")
+		slave = os.NewFile(uintptr(peer), "terminal")
 		return nil
 	})
 	if err == nil {
@@ -110,10 +111,7 @@ func (t *terminal) close() {
 		text := make([]byte, chunk)
 		for {
 			// It does not block: there is nothing more, or nobody who could print (EIO).
-			n, err := unix.Read(fd, text)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
+			n, err := rawcall.Retry(func() (int, error) { return unix.Read(fd, text) })
 			if n <= 0 || err != nil {
 				return err
 			}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
@@ -138,7 +139,7 @@ func identify(t *testing.T, path string) net.Listener {
 			raw, _ := conn.SyscallConn()
 			_ = raw.Control(func(fd uintptr) {
 				peer, _ := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-				groups, _ := peerGroups(fd)
+				groups, _ := rawcall.PeerGroups(int(fd), api.MaxGroups)
 				fmt.Fprintf(conn, "%d:%d%v", peer.Uid, peer.Gid, groups)
 			})
 			conn.Close()

@@ -6,12 +6,12 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"unsafe"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
@@ -138,18 +138,16 @@ func (p Peer) dial(file *os.File, overriding bool) (*net.UnixConn, error) {
 // process of the peer's user on the host can neither signal nor trace it (kill(2),
 // ptrace(2)). Of the capabilities it keeps the one that overrides permissions, if any.
 func (p Peer) become(overriding bool) error {
-	const same = ^uintptr(0)
-	// Go's own calls would change every thread.
 	for _, step := range []struct {
 		name string
-		do   func() unix.Errno
+		do   func() error
 	}{
-		{"setgroups", func() unix.Errno { return setgroups(p.Groups) }},
-		{"setresgid", func() unix.Errno { return raw(unix.SYS_SETRESGID, same, uintptr(p.GID), same) }},
-		{"setresuid", func() unix.Errno { return raw(unix.SYS_SETRESUID, same, uintptr(p.UID), same) }},
+		{"setgroups", func() error { return rawcall.SetThreadGroups(p.Groups) }},
+		{"setresgid", func() error { return rawcall.SetThreadGroup(p.GID) }},
+		{"setresuid", func() error { return rawcall.SetThreadUser(p.UID) }},
 	} {
-		if errno := step.do(); errno != 0 {
-			return fmt.Errorf("becoming user %d: %w", p.UID, os.NewSyscallError(step.name, errno))
+		if err := step.do(); err != nil {
+			return fmt.Errorf("becoming user %d: %w", p.UID, os.NewSyscallError(step.name, err))
 		}
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -171,16 +169,6 @@ func connect(file *os.File) (*os.File, error) {
 		return nil, os.NewSyscallError("connect", err)
 	}
 	return os.NewFile(uintptr(fd), file.Name()), nil
-}
-
-func raw(call, a, b, c uintptr) unix.Errno {
-	_, _, errno := unix.RawSyscall(call, a, b, c)
-	return errno
-}
-
-func setgroups(groups []uint32) unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
-	return errno
 }
 
 // speaker is a connection that says with all that it sends who sends it.

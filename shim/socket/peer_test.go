@@ -4,25 +4,12 @@ import (
 	"net"
 	"os"
 	"testing"
-	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 )
-
-func peerGroups(fd uintptr) ([]uint32, error) {
-	groups := make([]uint32, api.MaxGroups)
-	size := uint32(4 * len(groups))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-		uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 {
-		return nil, errno
-	}
-	return groups[:size/4], nil
-}
 
 // mapped is a user namespace.
 var mapped = spec.IDMap{

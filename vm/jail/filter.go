@@ -5,11 +5,12 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // denied are the system calls that a VMM has no use for and that an intruder
@@ -151,16 +152,18 @@ func installFilter(p seccomp.Policy) error {
 	if err != nil {
 		return fmt.Errorf("assembling the system call filter: %w", err)
 	}
-	program := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
+	program := make([]unix.SockFilter, len(raw))
+	for n, i := range raw {
+		program[n] = unix.SockFilter{Code: i.Op, Jt: i.Jt, Jf: i.Jf, K: i.K}
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
 	}
-	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
-	runtime.KeepAlive(raw)
-	if errno != 0 {
-		return os.NewSyscallError("seccomp", errno)
+	thread, err := rawcall.FilterAllThreads(program)
+	if err != nil {
+		return os.NewSyscallError("seccomp", err)
 	}
 	if thread != 0 {
 		return fmt.Errorf("thread %d could not be given the system call filter", thread)

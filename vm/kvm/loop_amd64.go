@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 const flagsExpected = true
@@ -84,33 +85,34 @@ func runLoop() (time.Duration, error) {
 		return 0, err
 	}
 	defer dev.Close()
-	version, err := ioctl(dev.Fd(), kvmGetAPIVersion, 0)
+	kvm := int(dev.Fd())
+	version, err := ask(kvm, kvmGetAPIVersion)
 	if err != nil {
 		return 0, fmt.Errorf("asking for its API version: %w", err)
 	}
 	if version != kvmAPIVersion {
 		return 0, fmt.Errorf("its API version is %d, want %d", version, kvmAPIVersion)
 	}
-	runSize, err := ioctl(dev.Fd(), kvmGetVCPUMmapSize, 0)
+	runSize, err := ask(kvm, kvmGetVCPUMmapSize)
 	if err != nil {
 		return 0, err
 	}
-	vm, err := ioctl(dev.Fd(), kvmCreateVM, 0)
+	vm, err := ask(kvm, kvmCreateVM)
 	if err != nil {
 		return 0, fmt.Errorf("creating a VM: %w", err)
 	}
-	defer unix.Close(int(vm))
+	defer unix.Close(vm)
 	memory, err := guestImage(vm)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Munmap(memory)
-	vcpu, err := ioctl(vm, kvmCreateVCPU, 0)
+	vcpu, err := ask(vm, kvmCreateVCPU)
 	if err != nil {
 		return 0, fmt.Errorf("creating a virtual CPU: %w", err)
 	}
-	defer unix.Close(int(vcpu))
-	run, err := unix.Mmap(int(vcpu), 0, int(runSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	defer unix.Close(vcpu)
+	run, err := unix.Mmap(vcpu, 0, runSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return 0, err
 	}
@@ -123,8 +125,8 @@ func runLoop() (time.Duration, error) {
 		}
 		start := time.Now()
 		for {
-			_, err = ioctl(vcpu, kvmRun, 0)
-			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			_, err = ask(vcpu, kvmRun)
+			if !errors.Is(err, unix.EAGAIN) {
 				break
 			}
 		}
@@ -141,7 +143,7 @@ func runLoop() (time.Duration, error) {
 
 // guestImage maps the guest's memory: page tables that identity-map the first
 // 2 MiB, and the program.
-func guestImage(vm uintptr) ([]byte, error) {
+func guestImage(vm int) ([]byte, error) {
 	memory, err := unix.Mmap(-1, 0, guestMemory, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, err
@@ -151,9 +153,7 @@ func guestImage(vm uintptr) ([]byte, error) {
 	binary.LittleEndian.PutUint64(memory[pd:], pagePresent|pageRW|page2M)
 	copy(memory[codeAt:], program)
 	region := memoryRegion{size: guestMemory, userspaceAddr: uint64(uintptr(unsafe.Pointer(&memory[0])))}
-	_, err = ioctl(vm, kvmSetUserMemory, uintptr(unsafe.Pointer(&region)))
-	runtime.KeepAlive(&region)
-	if err != nil {
+	if err := rawcall.Ioctl(vm, kvmSetUserMemory, unsafe.Pointer(&region)); err != nil {
 		unix.Munmap(memory)
 		return nil, fmt.Errorf("giving memory to a guest: %w", err)
 	}
@@ -161,27 +161,24 @@ func guestImage(vm uintptr) ([]byte, error) {
 }
 
 // reset puts the virtual CPU into long mode at the program's start.
-func reset(vcpu uintptr) error {
+func reset(vcpu int) error {
 	var s sregs
-	if _, err := ioctl(vcpu, kvmGetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
+	if err := rawcall.Ioctl(vcpu, kvmGetSregs, unsafe.Pointer(&s)); err != nil {
 		return err
 	}
 	code := segment{limit: 0xffffffff, selector: 8, typ: 11, present: 1, s: 1, l: 1, g: 1}
 	data := segment{limit: 0xffffffff, selector: 16, typ: 3, present: 1, s: 1, db: 1, g: 1}
 	s.cs, s.ds, s.es, s.fs, s.gs, s.ss = code, data, data, data, data, data
 	s.cr3, s.cr4, s.cr0, s.efer = pml4, cr4PAE, cr0PE|cr0PG, eferLME|eferLMA
-	if _, err := ioctl(vcpu, kvmSetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
+	if err := rawcall.Ioctl(vcpu, kvmSetSregs, unsafe.Pointer(&s)); err != nil {
 		return err
 	}
 	r := regs{rip: codeAt, rcx: loopCount, rflags: 2}
-	_, err := ioctl(vcpu, kvmSetRegs, uintptr(unsafe.Pointer(&r)))
-	return err
+	return rawcall.Ioctl(vcpu, kvmSetRegs, unsafe.Pointer(&r))
 }
 
-func ioctl(fd uintptr, request, argument uintptr) (uintptr, error) {
-	value, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, request, argument)
-	if errno != 0 {
-		return 0, errno
-	}
-	return value, nil
+// ask makes a request whose argument is 0, of which a signal interrupts some: kvmRun, and kvmCreateVM
+// while it takes all locks of this process's memory (mm_take_all_locks in the kernel).
+func ask(fd int, request uint) (int, error) {
+	return rawcall.Retry(func() (int, error) { return unix.IoctlRetInt(fd, request) })
 }
