@@ -8,12 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
@@ -66,44 +64,14 @@ func (s sinks) undo(err error) (sinks, error) {
 	return sinks{}, err
 }
 
-// fifo opens a FIFO for writing. Open for reading too, so that neither this
-// open waits for the client nor a client that leaves breaks the process's
-// output: a detached client may come back.
+// fifo opens a FIFO for writing.
 func (s *sinks) fifo(mounts mountns.Namespace, stream, path string) (io.Writer, error) {
-	file, err := openFIFO(mounts, path, unix.O_RDWR)
+	file, err := openOutput(mounts, path)
 	if err != nil {
 		return nil, wrap(stream, path, err)
 	}
 	s.closers = append(s.closers, file)
 	return file, nil
-}
-
-// openFIFO opens path and checks, on the descriptor, that it is a FIFO.
-func openFIFO(mounts mountns.Namespace, path string, flags int) (*once, error) {
-	file, err := mounts.OpenFile(path, flags|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	info, err := file.Stat()
-	if err == nil && info.Mode().Type() != os.ModeNamedPipe {
-		err = fmt.Errorf("it is no FIFO: %w", errdefs.ErrInvalidArgument)
-	}
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return &once{File: file}, nil
-}
-
-// once is a file that more than one owner may close.
-type once struct {
-	*os.File
-	closing sync.Once
-}
-
-func (o *once) Close() (err error) {
-	o.closing.Do(func() { err = o.File.Close() })
-	return err
 }
 
 func openFile(path string, terminal bool) (sinks, error) {

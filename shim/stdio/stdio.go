@@ -64,6 +64,7 @@ type Streams struct {
 	sinks []io.Closer
 
 	output sync.WaitGroup // copies of output
+	unread sync.WaitGroup // what is copied and has no reader yet; added to by copies
 	moved  atomic.Int64   // bytes of output so far
 	close  sync.Once
 }
@@ -121,12 +122,12 @@ func (s *Streams) dial(ctx context.Context, dialer Dialer, direction api.StdioSt
 	return conn, api.StdioPath(id), nil
 }
 
-// drain copies one output stream. Its end of the sink is closed by the last
-// copier's Wait, so that the reader sees the end only after every byte.
+// drain copies one output stream, after which the reader of a FIFO sees its end. Other sinks
+// are both streams', and closed with them.
 func (s *Streams) drain(ctx context.Context, sink io.Writer, conn net.Conn) {
 	defer s.output.Done()
-	if closer, ok := sink.(io.Closer); ok {
-		defer closer.Close()
+	if fifo, ok := sink.(*outputFIFO); ok {
+		defer fifo.finish(&s.unread)
 	}
 	if _, err := io.CopyBuffer(counter{sink, &s.moved}, onlyReader{conn}, make([]byte, chunk)); err != nil {
 		log.G(ctx).WithError(err).Debug("an output stream broke off")
@@ -252,6 +253,7 @@ func (s *Streams) leave() {
 		}
 		closing.Wait()
 		s.output.Wait()
+		s.unread.Wait()
 		if s.input != nil {
 			s.input.copies.Wait()
 		}

@@ -2,12 +2,14 @@ package stdio
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,5 +100,46 @@ func TestRefusedStreams(t *testing.T) {
 	defer streams.Close()
 	if err := streams.StartInput(); err == nil {
 		t.Error("a file was opened as stdin")
+	}
+}
+
+// A client that opens its end only when the process has ended has all of its output, and the end.
+// One that never does holds nothing up.
+func TestOutputOpenedLate(t *testing.T) {
+	for _, opens := range []bool{true, false} {
+		nothingLeft(t, func() {
+			dir, agent := t.TempDir(), newAgent()
+			config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err")}
+			streams, err := Open(t.Context(), agent, "id", config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(agent.peers[0], "output"); err != nil {
+				t.Fatal(err)
+			}
+			for _, peer := range agent.peers {
+				peer.Close()
+			}
+			streams.Drain(t.Context())
+			for path, want := range map[string]string{config.Stdout: "output", config.Stderr: ""} {
+				if !opens {
+					break
+				}
+				read := make(chan string)
+				go func() {
+					content, err := os.ReadFile(path)
+					read <- fmt.Sprint(string(content), err)
+				}()
+				select {
+				case got := <-read:
+					if got != want+"<nil>" {
+						t.Errorf("%s: %q", filepath.Base(path), got)
+					}
+				case <-time.After(patience):
+					t.Fatalf("%s does not end", filepath.Base(path))
+				}
+			}
+			mustClose(t, streams)
+		})
 	}
 }

@@ -1,0 +1,119 @@
+package stdio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
+)
+
+// openFIFO opens path and checks, on the descriptor, that it is a FIFO.
+func openFIFO(mounts mountns.Namespace, path string, flags int) (*once, error) {
+	file, err := mounts.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && info.Mode().Type() != os.ModeNamedPipe {
+		err = fmt.Errorf("it is no FIFO: %w", errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &once{File: file}, nil
+}
+
+// once is a file that more than one owner may close.
+type once struct {
+	*os.File
+	closing sync.Once
+}
+
+func (o *once) Close() (err error) {
+	o.closing.Do(func() { err = o.File.Close() })
+	return err
+}
+
+// reopen opens once more what a descriptor is of, whatever the path of that leads to by now
+// (proc_pid_fd(5)). The file may be closed meanwhile.
+func reopen(file *os.File, flags int) (opened *os.File, err error) {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	closed := conn.Control(func(fd uintptr) {
+		opened, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), flags, 0)
+	})
+	return opened, errors.Join(closed, err)
+}
+
+// outputFIFO is a client's FIFO for output. It is open for reading too, so that neither this open
+// waits for the client nor a client that leaves breaks the process's output: a detached client may
+// come back.
+type outputFIFO struct {
+	*once
+	ended context.Context // when the streams are closed
+	end   context.CancelFunc
+}
+
+func openOutput(mounts mountns.Namespace, path string) (*outputFIFO, error) {
+	file, err := openFIFO(mounts, path, unix.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	ended, end := context.WithCancel(context.Background())
+	return &outputFIFO{file, ended, end}, nil
+}
+
+// Close lets go of the FIFO, read or not.
+func (o *outputFIFO) Close() error {
+	o.end()
+	return o.once.Close()
+}
+
+// finish lets go of the FIFO, when all has been written, as soon as somebody has it open for reading
+// or Close is called. A client may open its end later than this (containerd's fifo does so on another
+// thread): with no writer left it would wait for one, and what was written would be gone. What
+// waits for that is one of waiting.
+func (o *outputFIFO) finish(waiting *sync.WaitGroup) {
+	writer, err := reopen(o.File, os.O_WRONLY|unix.O_NONBLOCK) // it is its own reader: this does not fail with ENXIO
+	o.once.Close()
+	if err != nil {
+		log.L.WithError(err).Debug("an output stream is closed, whether or not somebody reads it")
+		return
+	}
+	waiting.Go(func() {
+		defer writer.Close()
+		awaitReader(o.ended, writer)
+	})
+}
+
+// awaitReader waits until somebody has a FIFO open for reading, of which there is a writer, or until
+// ctx ends.
+func awaitReader(ctx context.Context, writer *os.File) {
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		// fifo(7): it waits for a reader, in a thread of its own.
+		if file, err := reopen(writer, os.O_WRONLY); err == nil {
+			file.Close()
+		}
+	}()
+	select {
+	case <-opened:
+	case <-ctx.Done():
+		// A reader of our own lets it go on.
+		if reader, err := reopen(writer, os.O_RDONLY|unix.O_NONBLOCK); err == nil {
+			<-opened
+			reader.Close()
+		}
+	}
+}
