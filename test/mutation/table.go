@@ -263,6 +263,11 @@ var mutations = []mutation{
 		"", "TestPeersThread",
 	},
 	{
+		"who connects is all threads' user", "internal/rawcall/thread.go",
+		"	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same)\n	return failure(errno)\n", "	return unix.Setresuid(-1, int(uid), -1)\n",
+		"", "TestThread",
+	},
+	{
 		"the host's kernel does not judge who connects", "shim/socket/socket.go",
 		"return peer.dial(file, !s.judged || s.identities.rules(stat.Uid, stat.Gid))", "return peer.dial(file, true)",
 		"", "TestVM10VM11Directory|TestRules|TestHostileClaims",
@@ -551,6 +556,11 @@ var mutations = []mutation{
 		"QEMU keeps capabilities", "vm/qemu/args.go",
 		"		Capabilities:    []uintptr{},\n", "",
 		"", "TestJail",
+	},
+	{
+		"the filter is on one thread", "internal/rawcall/rawcall.go",
+		"unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr", "0, uintptr",
+		"", "TestFilterAllThreads",
 	},
 	{
 		"programs are started in the jail", "vm/jail/filter.go",
