@@ -199,7 +199,7 @@ func TestLinuxBesideRunc(t *testing.T) {
 			default:
 				seen[c.name] = o.String()
 			}
-			if side.runtime == ours.runtime && c.script == "" && strings.Contains(o.failed, "OCI runtime") && !strings.Contains(c.name, "sysctl") && c.name != "unknown policy" {
+			if side.runtime == ours.runtime && c.script == "" && strings.Contains(o.failed, "OCI runtime create failed") && !strings.Contains(c.name, "sysctl") && c.name != "unknown policy" {
 				t.Errorf("%s is refused only by the guest's runtime: %s", c.name, o.failed)
 			}
 		}

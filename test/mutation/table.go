@@ -144,6 +144,11 @@ var mutations = []mutation{
 		"", "TestDrainIsBounded",
 	},
 	{
+		"output is gone that a client opens late", "shim/stdio/stdio.go",
+		"defer fifo.finish(&s.unread)", "defer fifo.Close()",
+		"", "TestOutputOpenedLate",
+	},
+	{
 		"a boot without a limit", "shim/sandbox/boot.go",
 		"context.WithTimeoutCause(ctx, timeout,", "context.WithTimeoutCause(ctx, 1000*timeout,",
 		"", "TestBootTimeout",
