@@ -7,7 +7,8 @@
 // With the directory of microsandbox's package, whole runs are compared with its
 // own, and not with a bare boot. -only images measures root file systems that are made
 // of images instead, -only instructions what a start costs the guest, and -only trace
-// draws a trace of one. -kit DIR measures this build's kit against another.
+// draws a trace of one. -kit DIR measures this build's kit against another, and -build DIR
+// this build against another.
 package main
 
 import (
@@ -51,6 +52,7 @@ var (
 	startRounds = flag.Int("starts", 30, "how often a start, and an exec, of each way is measured")
 	burstSize   = flag.Int("burst", 20, "how many containers start at once")
 	otherKit    = flag.String("kit", "", "measure starts and execs with this build's kit and with the one in this directory, in turns, and nothing else; empty is none")
+	otherBuild  = flag.String("build", "", "the same with this build, its shim and its kit, and the one whose output is in this directory, such as an older commit's; empty is none")
 	plotFile    = flag.String("plot", "", "the file that jobs, or a trace, are drawn into, as SVG; empty is none")
 )
 
@@ -97,8 +99,8 @@ func run() error {
 	if *only == "trace" {
 		return oneTrace(host)
 	}
-	if *otherKit != "" {
-		results, err := kits(host)
+	if *otherKit != "" || *otherBuild != "" {
+		results, err := compare(host)
 		if err == nil {
 			print(results)
 		}

@@ -10,9 +10,17 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
-// kits compares starts, and execs, of this build's kit with those of another, which differs from it
-// in one part: all under the same containerd, in turns.
-func kits(host *harness.Host) ([]result, error) {
+// compared are this build and what it is compared with, all under the same containerd: another
+// build, or this one's shim with another kit, which differs from its own in one part.
+func compared(host *harness.Host) (both []*way, err error) {
+	if *otherBuild != "" {
+		this, err := buildOptions(host.Output, host.Config)
+		if err != nil {
+			return nil, err
+		}
+		other, err := buildOptions(*otherBuild, host.Config)
+		return []*way{{name: "this build", options: this}, {name: "the other", options: other}}, err
+	}
 	config, err := os.ReadFile(host.Config)
 	if err != nil {
 		return nil, err
@@ -21,13 +29,34 @@ func kits(host *harness.Host) ([]result, error) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "kit = %q\n%s", *otherKit, config), 0o600); err != nil {
 		return nil, err
 	}
-	options := func(config string) []string {
-		return []string{"--runtime", harness.Runtime, "--runtime-config-path", config}
+	options := []string{"--runtime", harness.Runtime, "--runtime-config-path"}
+	return []*way{{name: "this kit", options: append(options[:3:3], host.Config)}, {name: "the other", options: append(options[:3:3], file)}}, nil
+}
+
+// buildOptions are ctr's for the shim of a build in its output directory. The shim finds its kit
+// beside it.
+func buildOptions(output, config string) ([]string, error) {
+	shim, err := filepath.Abs(filepath.Join(output, "bin", "containerd-shim-msb-v2"))
+	if err != nil {
+		return nil, err
 	}
-	both := []*way{{name: "this kit", options: options(host.Config)}, {name: "the other", options: options(file)}}
+	for _, file := range []string{shim, filepath.Join(output, "lib", "msb", "guest.erofs")} {
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("%s is no build's output: run make build there: %w", output, err)
+		}
+	}
+	return []string{"--runtime", shim, "--runtime-config-path", config}, nil
+}
+
+// compare measures starts, and execs, of this build and of what it is compared with, in turns.
+func compare(host *harness.Host) ([]result, error) {
+	both, err := compared(host)
+	if err != nil {
+		return nil, err
+	}
 	if err := inTurns(both, func(w *way, round int) (time.Duration, error) {
 		before := len(host.Log())
-		took, err := runTrue(host, fmt.Sprintf("kit%d", round), w.options...)
+		took, err := runTrue(host, fmt.Sprintf("compared%d", round), w.options...)
 		w.phases.add(host.Log()[before:])
 		return took, err
 	}); err != nil {
@@ -37,12 +66,12 @@ func kits(host *harness.Host) ([]result, error) {
 	printPercentiles(fmt.Sprintf("%s, %d of each, in turns", starts, *startRounds), both...)
 	printColumns([]column{{both[0].name, both[0].phases}, {both[1].name, both[1].phases}})
 	results := []result{both[0].against(both[1], starts, 0)}
-	more, err := kitExecs(host, both)
+	more, err := compareExecs(host, both)
 	return append(results, more...), err
 }
 
-// kitExecs compares execs in a container of each kit.
-func kitExecs(host *harness.Host, both []*way) (_ []result, err error) {
+// compareExecs compares execs in a container of each.
+func compareExecs(host *harness.Host, both []*way) (_ []result, err error) {
 	containers := map[*way]string{both[0]: "this", both[1]: "other"}
 	defer func() {
 		for _, id := range containers {
