@@ -19,6 +19,7 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/events"
@@ -267,13 +268,24 @@ func checkEvents(t *testing.T, c *task, all []any) {
 	}
 }
 
-func checkMetrics(t *testing.T, c *task) {
-	metric, err := c.Metrics(c.ctx)
-	if err != nil {
-		t.Fatal(err)
+// metricsOf are a task's metrics. A guest has a second for them (docs/security.md), which it takes
+// longer than now and then where it is emulated.
+func metricsOf(c *task) *types.Metric {
+	c.t.Helper()
+	var metric *types.Metric
+	var err error
+	if !harness.Eventually(func() bool {
+		metric, err = c.Metrics(c.ctx)
+		return err == nil
+	}) {
+		c.t.Fatal(err)
 	}
+	return metric
+}
+
+func checkMetrics(t *testing.T, c *task) {
 	var metrics stats.Metrics
-	if err := typeurl.UnmarshalTo(metric.Data, &metrics); err != nil {
+	if err := typeurl.UnmarshalTo(metricsOf(c).Data, &metrics); err != nil {
 		t.Fatal(err)
 	}
 	if metrics.Memory.GetUsage() == 0 || metrics.CPU.GetUsageUsec() == 0 || metrics.Pids.GetCurrent() == 0 {

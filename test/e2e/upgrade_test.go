@@ -63,9 +63,7 @@ func TestUpgrade(t *testing.T) {
 	if now := kept.must(memory); now != before {
 		t.Errorf("it had %s, and has %s", before, now)
 	}
-	if _, err := kept.Metrics(kept.ctx); err != nil {
-		t.Errorf("metrics: %v", err)
-	}
+	metricsOf(kept)
 	newer := start(t, i.options(), sleeper...)
 	if now := newer.must(memory); now == before {
 		t.Errorf("a container that was started after the upgrade has %s, too", now)
