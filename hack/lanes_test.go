@@ -213,28 +213,35 @@ func TestLanesKilled(t *testing.T) {
 	wants(t, said, "    test-[ab] +FAILED .*", "    test-[ab] +passed .*", "    test-c +passed .*")
 }
 
-// A signal ends all that runs, and nothing is left.
+// A signal ends all that runs, and nothing is left, also where a second one comes while they end.
 func TestLanesInterrupted(t *testing.T) {
-	sleeps := "echo $$ >$DIR/pid.$1; sleep 1000"
-	l := newLanes(t, map[string]string{"test-a": sleeps, "test-b": sleeps})
+	ends := "trap 'touch $DIR/ending.$1; sleep 1; exit 1' TERM; echo $$ >$DIR/pid.$1; sleep 1000 & wait"
+	l := newLanes(t, map[string]string{"test-a": ends, "test-b": ends})
 	cmd := l.command(2, "test-a test-b")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(5 * time.Minute)
-	for _, lane := range []string{"test-a", "test-b"} {
-		for {
-			if pid, _ := os.ReadFile(filepath.Join(l.dir, "pid."+lane)); len(pid) > 0 {
-				break
+	await := func(kind string) {
+		t.Helper()
+		for _, lane := range []string{"test-a", "test-b"} {
+			for {
+				if _, err := os.Stat(filepath.Join(l.dir, kind+"."+lane)); err == nil {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("there is no %s of %s", kind, lane)
+				}
+				time.Sleep(10 * time.Millisecond)
 			}
-			if time.Now().After(deadline) {
-				t.Fatal(lane, " does not begin")
-			}
-			time.Sleep(10 * time.Millisecond)
 		}
 	}
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
+	await("pid")
+	for range 2 {
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		await("ending")
 	}
 	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 130 {
 		t.Error("it has ended with", err)
