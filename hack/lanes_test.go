@@ -237,8 +237,8 @@ func TestLanesInterrupted(t *testing.T) {
 		}
 	}
 	await("pid")
-	for range 2 {
-		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		if err := cmd.Process.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
 		await("ending")
