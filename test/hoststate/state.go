@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -75,9 +76,9 @@ func compare(before, now state, resting bool) (differences []string) {
 	}
 	differences = append(differences, differ("mount", both(before.Mounts, now.Mounts), now.Mounts)...)
 	differences = append(differences, differ("network interface", both(before.Interfaces, now.Interfaces), now.Interfaces)...)
-	differences = append(differences, differ("control group", both(before.Groups, now.Groups), now.Groups)...)
+	differences = append(differences, compareLeft("control group", before.Groups, now.Groups)...)
 	differences = append(differences, differ("process", both(before.Processes, now.Processes), now.Processes)...)
-	return append(differences, compareTemporary(before.Temporary, now.Temporary)...)
+	return append(differences, compareLeft("temporary", before.Temporary, now.Temporary)...)
 }
 
 // both has of one map what the other has, too: a module that is loaded brings sysctls, and
@@ -218,8 +219,11 @@ func processes(others []harness.Owner) map[string]string {
 	return found
 }
 
+// ourGroups are what tests and their clients name control groups.
+var ourGroups = regexp.MustCompile(`/(test-[0-9]+|msb[^/]*|k8s\.io|kubepods[^/]*|docker[^/]*|buildkit[^/]*)(/|$)`)
+
 // groups are the control groups, but for those of services and sessions, and of other tests
-// that run.
+// that run. One with processes that has not one of our names is somebody's who uses it.
 func groups(root string, others []harness.Owner) (map[string]string, error) {
 	theirs := make(map[string]bool)
 	for _, other := range others {
@@ -239,6 +243,11 @@ func groups(root string, others []harness.Owner) (map[string]string, error) {
 			return fs.SkipDir
 		}
 		found[path] = ""
+		if procs, err := os.ReadFile(filepath.Join(path, "cgroup.procs")); err == nil && len(procs) > 0 && !ourGroups.MatchString(path) {
+			for used := path; used != root && used != "."; used = filepath.Dir(used) {
+				found[used] = inUse
+			}
+		}
 		return nil
 	})
 }

@@ -128,3 +128,29 @@ func TestReadFindsTheSame(t *testing.T) {
 		t.Errorf("mounts %v, %v", found, err)
 	}
 }
+
+// A group in which somebody's process works is not left, unless its name is one of ours.
+func TestGroupsInUse(t *testing.T) {
+	root := t.TempDir()
+	for group, procs := range map[string]string{
+		"session": "", "session/job": "12\n", "empty": "", "test-7": "", "test-7/container": "13\n", "k8s.io/x": "14\n",
+	} {
+		if err := os.MkdirAll(filepath.Join(root, group), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, group, "cgroup.procs"), []byte(procs), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now, err := groups(root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, left := range []string{"empty", "k8s.io", "k8s.io/x", "test-7", "test-7/container"} {
+		want = append(want, "control group "+filepath.Join(root, left)+" is new")
+	}
+	if got := compareLeft("control group", map[string]string{root: ""}, now); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

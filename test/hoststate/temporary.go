@@ -12,7 +12,8 @@ import (
 // temporary folder.
 var ours = []string{"msb-", "msbctl-", "nerdctl-", "containerd-", "ctr-", "crictl-", "docker-", "buildkit-"}
 
-// inUse is what a thing in the temporary folder is like that a process has: it is left by nobody.
+// inUse is what a thing in the temporary folder, or a control group, is like that a process has: it
+// is left by nobody.
 const inUse = "in use"
 
 // temporary are the things of a folder that are ours. Those in use are below one of some paths, or
@@ -39,8 +40,8 @@ func temporary(names, paths []string, folder string) map[string]string {
 	return found
 }
 
-// compareTemporary names what is left in the temporary folder.
-func compareTemporary(before, now map[string]string) []string {
+// compareLeft names what is left of a kind: it was not there before, and nobody has it.
+func compareLeft(kind string, before, now map[string]string) []string {
 	left := make(map[string]string)
 	for path, is := range now {
 		if is != inUse {
@@ -51,14 +52,14 @@ func compareTemporary(before, now map[string]string) []string {
 	for path := range before {
 		was[path] = ""
 	}
-	return differ("temporary", both(was, left), left)
+	return differ(kind, both(was, left), left)
 }
 
 // awaitTemporary looks at the temporary folder again, for a minute at most, while something seems to
 // be left there: others' things are in use now and then only.
 func awaitTemporary(before state, now *state) (err error) {
 	for range 60 {
-		if len(compareTemporary(before.Temporary, now.Temporary)) == 0 {
+		if len(compareLeft("temporary", before.Temporary, now.Temporary)) == 0 {
 			return nil
 		}
 		time.Sleep(time.Second)

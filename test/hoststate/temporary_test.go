@@ -19,7 +19,7 @@ func TestTemporary(t *testing.T) {
 	}
 }
 
-func TestCompareTemporary(t *testing.T) {
+func TestCompareLeft(t *testing.T) {
 	for name, c := range map[string]struct {
 		before, now map[string]string
 		want        []string
@@ -31,7 +31,7 @@ func TestCompareTemporary(t *testing.T) {
 		"left by an earlier":   {map[string]string{"/t/msb-1": inUse}, map[string]string{"/t/msb-1": ""}, nil},
 		"gone":                 {map[string]string{"/t/msb-1": "", "/t/msb-2": inUse}, nil, nil},
 	} {
-		if got := compareTemporary(c.before, c.now); !slices.Equal(got, c.want) {
+		if got := compareLeft("temporary", c.before, c.now); !slices.Equal(got, c.want) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 		resting, busy := compare(state{Temporary: c.before}, state{Temporary: c.now}, true), compare(state{Temporary: c.before}, state{Temporary: c.now}, false)
@@ -85,12 +85,12 @@ func TestAwaitTemporary(t *testing.T) {
 	}
 	var now state
 	var err error
-	if now.Temporary, err = readTemporary(); err != nil || len(compareTemporary(nil, now.Temporary)) != 1 {
+	if now.Temporary, err = readTemporary(); err != nil || len(compareLeft("temporary", nil, now.Temporary)) != 1 {
 		t.Fatalf("%q, %v", now.Temporary, err)
 	}
 	removed := time.AfterFunc(100*time.Millisecond, func() { _ = os.Remove(name) })
 	defer removed.Stop()
-	if err := awaitTemporary(state{}, &now); err != nil || len(compareTemporary(nil, now.Temporary)) != 0 {
+	if err := awaitTemporary(state{}, &now); err != nil || len(compareLeft("temporary", nil, now.Temporary)) != 0 {
 		t.Errorf("%q, %v", now.Temporary, err)
 	}
 }
