@@ -15,7 +15,6 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/shim"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
@@ -154,8 +153,10 @@ const giveWay = 6 * time.Second
 // does, unless that is in use and will not go.
 func (d *daemon) listen(address string) error {
 	err := d.bind(address)
-	if errors.Is(err, unix.EADDRINUSE) && inUse(address, d.id) {
-		return fmt.Errorf("%s runs already, in the shim whose socket is %s: end and delete it, or take another id: %w", d.id, address, errdefs.ErrAlreadyExists)
+	if errors.Is(err, unix.EADDRINUSE) {
+		if err := refuseInUse(address, d.id); err != nil {
+			return err
+		}
 	}
 	for deadline := time.Now().Add(d.patience); errors.Is(err, unix.EADDRINUSE) && shim.CanConnect(address) && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)

@@ -69,6 +69,9 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 	if err != nil {
 		return nil, err
 	}
+	if err := refuseInUse(address, params.GetInstanceID()); err != nil { // before it costs a spare
+		return nil, err
+	}
 	if err := saveOptions(params); err != nil {
 		return nil, err
 	}

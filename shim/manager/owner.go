@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -10,12 +11,21 @@ import (
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // ownerPatience is how long the earlier shim of a name may take to say whether it is in use.
 const ownerPatience = time.Second
+
+// refuseInUse is an error if the shim at an address has something by an id that runs.
+func refuseInUse(address, id string) error {
+	if !inUse(address, id) {
+		return nil
+	}
+	return fmt.Errorf("%s runs already, in the shim whose socket is %s: end and delete it, or take another id: %w", id, address, errdefs.ErrAlreadyExists)
+}
 
 // inUse tells whether the shim at an address has a task or a sandbox by an id that runs. One that ends
 // has none any more, and one that does not answer may end. A task that does not run may be a creation

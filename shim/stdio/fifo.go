@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -90,30 +91,48 @@ func (o *outputFIFO) finish(waiting *sync.WaitGroup) {
 		log.L.WithError(err).Debug("an output stream is closed, whether or not somebody reads it")
 		return
 	}
+	if hasReader(writer) {
+		writer.Close()
+		return
+	}
 	waiting.Go(func() {
 		defer writer.Close()
 		awaitReader(o.ended, writer)
 	})
 }
 
+// How often a FIFO is asked for its reader: soon at first, and seldom in the end, for a client
+// that has left may never come back.
+const (
+	firstLook = 5 * time.Millisecond
+	lastLook  = time.Second
+)
+
 // awaitReader waits until somebody has a FIFO open for reading, of which there is a writer, or until
-// ctx ends.
+// ctx ends. An open for writing would wait, too, but for each FIFO in a thread (fifo(7)).
 func awaitReader(ctx context.Context, writer *os.File) {
-	opened := make(chan struct{})
-	go func() {
-		defer close(opened)
-		// fifo(7): it waits for a reader, in a thread of its own.
-		if file, err := reopen(writer, os.O_WRONLY); err == nil {
-			file.Close()
-		}
-	}()
-	select {
-	case <-opened:
-	case <-ctx.Done():
-		// A reader of our own lets it go on.
-		if reader, err := reopen(writer, os.O_RDONLY|unix.O_NONBLOCK); err == nil {
-			<-opened
-			reader.Close()
+	for pause := firstLook; !hasReader(writer); pause = min(2*pause, lastLook) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
 		}
 	}
+}
+
+// hasReader tells whether somebody has a FIFO open for reading. Its writer has an error as long as
+// nobody has (poll(2)).
+func hasReader(writer *os.File) bool {
+	conn, err := writer.SyscallConn()
+	if err != nil {
+		return true // nobody is to wait for what cannot be seen
+	}
+	reader := true
+	_ = conn.Control(func(fd uintptr) {
+		polled := []unix.PollFd{{Fd: int32(fd)}}
+		if n, err := unix.Poll(polled, 0); err != nil || n > 0 && polled[0].Revents&unix.POLLERR != 0 {
+			reader = false
+		}
+	})
+	return reader
 }

@@ -67,7 +67,7 @@ func TestLongPoststop(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := open(t)
-			c.Platform.Budgets.Prompt = 5 * time.Second
+			c.Platform.Budgets.Prompt = 15 * time.Second
 			c.pod()
 			dir := t.TempDir()
 			spec := member("sleep")
@@ -91,7 +91,12 @@ func TestLongPoststop(t *testing.T) {
 			time.Sleep(100 * time.Millisecond) // a deletion that comes later does not wait, and finds nothing wrong
 			gate.Open()
 			ran := filepath.Join(dir, "stop.state")
+			const most = 5 * time.Minute
+			late := time.Now().Add(most)
 			for _, err := os.Stat(ran); err != nil; _, err = os.Stat(ran) {
+				if time.Now().After(late) {
+					t.Fatal("the poststop hook does not run")
+				}
 				time.Sleep(10 * time.Millisecond)
 			}
 			select {
@@ -101,8 +106,13 @@ func TestLongPoststop(t *testing.T) {
 			}
 			c.must(os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
 			for _, result := range results {
-				if err := <-result; (err != nil) != test.fails {
-					t.Errorf("a call's error: %v", err)
+				select {
+				case err := <-result:
+					if (err != nil) != test.fails {
+						t.Errorf("a call's error: %v", err)
+					}
+				case <-time.After(most):
+					t.Fatal("a call does not end after its hook has")
 				}
 			}
 			c.expectState("p", "", tasktypes.Status_RUNNING)

@@ -72,7 +72,10 @@ func awaitTemporary(before state, now *state) (err error) {
 
 // readTemporary reads the temporary folder.
 func readTemporary() (map[string]string, error) {
-	folder := filepath.Clean(os.TempDir())
+	folder, err := filepath.EvalSymlinks(os.TempDir()) // processes are told with paths without links
+	if err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return nil, err

@@ -77,8 +77,8 @@ type memoryRegion struct {
 //	dec %rcx; jnz .-3; hlt
 var program = []byte{0x48, 0xff, 0xc9, 0x75, 0xfb, 0xf4}
 
-// runLoop runs the program in a guest in long mode, again and again for loopPatience if it
-// takes longer than loopBudget, and returns the shortest time.
+// runLoop runs the program in a guest in long mode, again and again for loopPatience, and three times at
+// least, if it takes longer than loopBudget, and returns the shortest time.
 func runLoop() (time.Duration, error) {
 	dev, err := os.OpenFile(Device, os.O_RDWR, 0)
 	if err != nil {
@@ -119,7 +119,8 @@ func runLoop() (time.Duration, error) {
 	defer unix.Munmap(run)
 
 	shortest := time.Hour
-	for began := time.Now(); shortest > loopBudget && time.Since(began) < loopPatience; {
+	began := time.Now()
+	for n := 0; shortest > loopBudget && (n < 3 || time.Since(began) < loopPatience); n++ {
 		if err := reset(vcpu); err != nil {
 			return 0, err
 		}
