@@ -271,6 +271,12 @@ func (h *Host) connect() (err error) {
 	return err
 }
 
+// Has tells whether a path is one of this Host's shims and their spares. A shim's mount namespace is a
+// copy of the host's, with what others have mounted there.
+func (h *Host) Has(path string) bool {
+	return strings.HasPrefix(path, h.Dir+"/") || strings.HasPrefix(path, "/run/")
+}
+
 func (h *Host) state() string { return filepath.Join(h.Dir, "state") }
 
 // temporary is where the shims make their temporary directories.

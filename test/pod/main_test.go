@@ -303,7 +303,7 @@ func (p *pod) shares() (tags []string) {
 		p.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(data)) {
-		if place := treePlace.FindStringSubmatch(strings.Fields(line)[4]); place != nil {
+		if place := treePlace.FindStringSubmatch(strings.Fields(line)[4]); place != nil && host.Has(strings.Fields(line)[4]) {
 			tags = append(tags, place[1])
 		}
 	}
