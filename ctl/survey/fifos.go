@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // fifosPrefix begins the name of each directory for a program's FIFOs.
@@ -47,7 +49,7 @@ func lockFIFOs(path string, how int) (*fifosDir, error) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	d := &fifosDir{path, os.NewFile(uintptr(fd), path)}
-	if err := unix.Flock(fd, unix.LOCK_EX|how); err != nil {
+	if err := rawcall.Again(func() error { return unix.Flock(fd, unix.LOCK_EX|how) }); err != nil {
 		d.lock.Close()
 		return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 	}

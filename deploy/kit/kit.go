@@ -23,6 +23,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // Store is the directory with the versions.
@@ -45,7 +47,7 @@ func (s Store) Lock() (unlock func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		if err := rawcall.Again(func() error { return unix.Flock(int(dir.Fd()), unix.LOCK_EX) }); err != nil {
 			return nil, errors.Join(fmt.Errorf("locking %s: %w", s.Dir, err), dir.Close())
 		}
 		// Whoever had the lock before may have removed the directory.

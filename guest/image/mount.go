@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // fileSystem is one that is mounted by the calls that take each option by itself, of whatever
@@ -79,10 +81,7 @@ func said(context *os.File) string {
 	var lines []string
 	line := make([]byte, 512)
 	for {
-		n, err := unix.Read(int(context.Fd()), line)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := rawcall.Retry(func() (int, error) { return unix.Read(int(context.Fd()), line) })
 		if err != nil || n < 3 {
 			break
 		}

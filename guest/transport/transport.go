@@ -13,6 +13,7 @@ import (
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -79,11 +80,8 @@ func awaitHost(port *os.File) error {
 
 func hasHungUp(fd int) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(fds, 0); err != unix.EINTR {
-			return fds[0].Revents&unix.POLLHUP != 0, err
-		}
-	}
+	_, err := rawcall.Retry(func() (int, error) { return unix.Poll(fds, 0) })
+	return fds[0].Revents&unix.POLLHUP != 0, err
 }
 
 // findPort looks for the virtio-serial port by the name that the VMM gave it;

@@ -23,14 +23,19 @@ func Retry[T any](call func() (T, error)) (T, error) {
 	}
 }
 
+// Again makes a call that answers nothing else, until no signal interrupts it.
+func Again(call func() error) error {
+	_, err := Retry(func() (struct{}, error) { return struct{}{}, call() })
+	return err
+}
+
 // Ioctl is ioctl(2) of a request that reads or writes what argument points to, and answers nothing
 // else. It is made again after EINTR: only for requests that can be.
 func Ioctl(fd int, request uint, argument unsafe.Pointer) error {
-	_, err := Retry(func() (struct{}, error) {
+	return Again(func() error {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(argument))
-		return struct{}{}, failure(errno)
+		return failure(errno)
 	})
-	return err
 }
 
 // AddEntropy adds random bytes to what the kernel makes its random numbers of, and has it believe that

@@ -51,6 +51,11 @@ func TestRetry(t *testing.T) {
 		if result != c.calls || calls != c.calls || !errors.Is(err, c.want) {
 			t.Errorf("%s: %d calls, result %d, %v; want %d calls, %v", name, calls, result, err, c.calls, c.want)
 		}
+		calls = 0
+		err = Again(func() error { calls++; return c.errs[calls-1] })
+		if calls != c.calls || !errors.Is(err, c.want) {
+			t.Errorf("%s, without a result: %d calls, %v; want %d calls, %v", name, calls, err, c.calls, c.want)
+		}
 	}
 }
 

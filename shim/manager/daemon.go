@@ -49,18 +49,17 @@ type daemon struct {
 	socket  *os.File    // shared with the daemon: what is bound here is bound there
 	start   *os.File    // the other end of startFD's pipe
 
-	id       string        // its name
 	patience time.Duration // with the earlier shim of its name
 }
 
 // newDaemon makes what a daemon needs, of which waiting is the daemon's end of start. Its
 // socket has no file yet: the daemon waits for listen, release and close.
-func newDaemon(params *bootapi.BootstrapParams) (_ *daemon, waiting *os.File, err error) {
+func newDaemon() (_ *daemon, waiting *os.File, err error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the shim's socket: %w", err)
 	}
-	d := &daemon{socket: os.NewFile(uintptr(fd), "socket"), id: params.GetInstanceID(), patience: giveWay}
+	d := &daemon{socket: os.NewFile(uintptr(fd), "socket"), patience: giveWay}
 	if waiting, d.start, err = os.Pipe(); err != nil {
 		d.close()
 		return nil, nil, err
@@ -83,7 +82,7 @@ func environment(tracing config.Tracing, began time.Time) []string {
 
 // takeDaemon hands what a daemon needs over to a spare of a size; nil if there is none.
 func takeDaemon(pool spare.Pool, size spec.Size, params *bootapi.BootstrapParams, tracing config.Tracing, began time.Time) (*daemon, error) {
-	d, waiting, err := newDaemon(params)
+	d, waiting, err := newDaemon()
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +114,7 @@ func startDaemon(params *bootapi.BootstrapParams, tracing config.Tracing, began 
 	if err != nil {
 		return nil, err
 	}
-	d, waiting, err := newDaemon(params)
+	d, waiting, err := newDaemon()
 	if err != nil {
 		return nil, err
 	}
@@ -150,14 +149,9 @@ const giveWay = 6 * time.Second
 
 // listen makes the file of the daemon's socket at an address, and has the socket listen
 // there. The file of another socket is replaced if nobody serves that, and waited for if somebody
-// does, unless that is in use and will not go.
+// does: start has asked whether that may go (refuseInUse).
 func (d *daemon) listen(address string) error {
 	err := d.bind(address)
-	if errors.Is(err, unix.EADDRINUSE) {
-		if err := refuseInUse(address, d.id); err != nil {
-			return err
-		}
-	}
 	for deadline := time.Now().Add(d.patience); errors.Is(err, unix.EADDRINUSE) && shim.CanConnect(address) && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 		err = d.bind(address)

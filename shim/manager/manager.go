@@ -51,13 +51,15 @@ func (Manager) Name() string { return Name }
 // Start implements shim.Shim: it starts the shim's daemon, one for each container or
 // pod, in a mount namespace of its own. For a container that joins a pod it starts nothing,
 // and answers with the shim of the pod.
-func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *bootapi.BootstrapResult, err error) {
-	began := time.Now()
-	defer func() {
-		if err != nil && count.Open(count.Dir) == nil {
-			count.AddRefusal(err)
-		}
-	}()
+func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+	result, err := start(ctx, params, time.Now())
+	if err != nil && count.Open(count.Dir) == nil {
+		count.AddRefusal(err)
+	}
+	return result, err
+}
+
+func start(ctx context.Context, params *bootapi.BootstrapParams, began time.Time) (*bootapi.BootstrapResult, error) {
 	pod, err := podOf(".")
 	if err != nil {
 		return nil, err

@@ -5,14 +5,15 @@ import (
 	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
@@ -70,7 +71,19 @@ func TestNameInUse(t *testing.T) {
 		"does not answer":     {owner{hangs: true}, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "socket")
+			t.Chdir(t.TempDir())             // the bundle
+			dir, err := os.MkdirTemp("", "") // shorter than that, for sockets
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			ctx := namespaces.WithNamespace(context.Background(), "test")
+			params := &bootapi.BootstrapParams{InstanceID: "box", Namespace: "test", SocketDir: &dir}
+			address, err := addressOf(ctx, params, "box")
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := strings.TrimPrefix(address, "unix://")
 			socket, err := net.Listen("unix", path)
 			if err != nil {
 				t.Fatal(err)
@@ -90,14 +103,26 @@ func TestNameInUse(t *testing.T) {
 					socket.Close()
 				}()
 			}
+			if test.refused {
+				_, err := start(ctx, params, time.Now())
+				if !errors.Is(err, errdefs.ErrAlreadyExists) || !strings.Contains(err.Error(), "box runs already") {
+					t.Errorf("starting: %v", err)
+				}
+				if made, err := os.ReadDir("."); len(made) > 0 || err != nil {
+					t.Errorf("in the bundle are %v, %v", made, err)
+				}
+				return
+			}
+			if err := refuseInUse(address, "box"); err != nil {
+				t.Fatal(err)
+			}
 			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &daemon{socket: os.NewFile(uintptr(fd), "socket"), id: "box", patience: time.Minute}
+			d := &daemon{socket: os.NewFile(uintptr(fd), "socket"), patience: time.Minute}
 			defer d.close()
-			err = d.listen("unix://" + path)
-			if refused := errors.Is(err, errdefs.ErrAlreadyExists) && strings.Contains(err.Error(), "box runs already"); refused != test.refused || !refused && err != nil {
+			if err := d.listen(address); err != nil {
 				t.Errorf("listening: %v", err)
 			}
 		})

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/shim/count"
 	"github.com/msb-runtime/containerd-shim-msb/shim/resolver"
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
@@ -379,14 +380,10 @@ func openBelow(dir *os.File, path string, flags int, resolve uint64) (*os.File, 
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func openat2(dir *os.File, path string, flags int, resolve uint64) (fd int, err error) {
+func openat2(dir *os.File, path string, flags int, resolve uint64) (int, error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
 		Resolve: resolve | unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	for {
-		if fd, err = unix.Openat2(int(dir.Fd()), path, &how); err != unix.EINTR {
-			return fd, err
-		}
-	}
+	return rawcall.Retry(func() (int, error) { return unix.Openat2(int(dir.Fd()), path, &how) })
 }

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -153,16 +154,11 @@ func readOptions(fd int) (typeurl.Any, error) {
 type reader int
 
 func (r reader) Read(p []byte) (int, error) {
-	for {
-		n, err := unix.Read(int(r), p)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if n <= 0 && err == nil {
-			err = io.EOF
-		}
-		return max(n, 0), err
+	n, err := rawcall.Retry(func() (int, error) { return unix.Read(int(r), p) })
+	if n <= 0 && err == nil {
+		err = io.EOF
 	}
+	return max(n, 0), err
 }
 
 // keep closes a descriptor and keeps its number taken.

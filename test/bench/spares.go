@@ -66,19 +66,16 @@ func spareStarts(host *harness.Host) (_ []result, err error) {
 		return nil, err
 	}
 	before := sparesTaken(host)
-	for i := range *startRounds {
-		for _, w := range []*way{with, without, native} {
-			if err := awaitSpares(host, 1); err != nil {
-				return nil, err
-			}
-			before := len(host.Log())
-			took, err := runTrue(host, fmt.Sprintf("start%d", i), w.options...)
-			if err != nil {
-				return nil, err
-			}
-			w.times = append(w.times, took)
-			w.phases.add(host.Log()[before:])
+	if err := inTurns([]*way{with, without, native}, func(w *way, round int) (time.Duration, error) {
+		if err := awaitSpares(host, 1); err != nil {
+			return 0, err
 		}
+		before := len(host.Log())
+		took, err := runTrue(host, fmt.Sprintf("start%d", round), w.options...)
+		w.phases.add(host.Log()[before:])
+		return took, err
+	}); err != nil {
+		return nil, err
 	}
 	if taken := sparesTaken(host) - before; taken != *startRounds {
 		return nil, fmt.Errorf("%d of %d starts had a spare", taken, *startRounds)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -163,16 +164,16 @@ func TestFM67StagingRemoved(t *testing.T) {
 	shim := shimOf(t, c.ID())
 	removed := 0
 	inMountNamespace(t, shim, func() error {
-		mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
+		mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+			return !host.Has(m.Mountpoint) || !strings.Contains(m.Mountpoint, "/files/fm_"), false
+		})
 		if err != nil {
 			return err
 		}
 		var failed []error
-		for line := range strings.Lines(string(mounts)) {
-			if point := strings.Fields(line)[4]; host.Has(point) && strings.Contains(point, "/files/fm_") {
-				removed++
-				failed = append(failed, unix.Unmount(point, unix.MNT_DETACH), os.RemoveAll(filepath.Dir(point)))
-			}
+		for _, m := range mounts {
+			removed++
+			failed = append(failed, unix.Unmount(m.Mountpoint, unix.MNT_DETACH), os.RemoveAll(filepath.Dir(m.Mountpoint)))
 		}
 		return errors.Join(failed...)
 	})

@@ -33,10 +33,11 @@ func (h *Host) Leftovers() Leftovers {
 	}
 	// containerd's mounts may be its own.
 	root := fmt.Sprintf("/proc/%d/root", h.Pid())
-	mounts, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", h.Pid()))
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, h.Dir) || strings.Contains(line, "msb") {
-			left["mount "+strings.TrimSpace(line)] = true
+	mounts, _ := Mounts(h.Pid(), nil)
+	for _, m := range mounts {
+		what := fmt.Sprintf("mount %d on %d: %s of %s %s at %s, %s, %s", m.ID, m.Parent, m.Root, m.FSType, m.Source, m.Mountpoint, m.Options, m.VFSOptions)
+		if strings.Contains(what, h.Dir) || strings.Contains(what, "msb") {
+			left[what] = true
 		}
 	}
 	for _, dir := range usedSpares() {

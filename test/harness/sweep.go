@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,12 +146,9 @@ func (o Owner) remove() (processes int, err error) {
 
 // Detach takes away what is mounted below a directory in this process's mount namespace.
 func Detach(dir string) {
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	lines := strings.Split(string(mounts), "\n")
-	for _, line := range slices.Backward(lines) { // the last is on top
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
-			_ = unix.Unmount(fields[4], unix.MNT_DETACH)
-		}
+	mounts, _ := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return !strings.HasPrefix(m.Mountpoint, dir+"/"), false })
+	for _, m := range slices.Backward(mounts) { // the last is on top
+		_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
 	}
 }
 

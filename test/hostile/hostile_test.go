@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -32,22 +33,6 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
 )
-
-// payloadArgument makes this test's program the payload.
-const payloadArgument = "hostile-payload"
-
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == payloadArgument {
-		if err := payload(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	code := m.Run()
-	removeInstalled()
-	os.Exit(code)
-}
 
 // A measure is one part of the confinement.
 type measure string
@@ -232,7 +217,7 @@ func machineOf(t *testing.T, dir, pool, files string) vm.Config {
 // the path of a socket in it has no room for a longer TMPDIR.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "h-")
+	dir, err := os.MkdirTemp("", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,6 +367,7 @@ func attackable(t *testing.T, dir, secret string) Targets {
 	t.Helper()
 	targets := Targets{Secret: secret, Abstract: fmt.Sprintf("@msb-hostile-%d", os.Getpid()), Socket: filepath.Join(dir, "host", "socket")}
 	victim := exec.Command("sleep", "300")
+	victim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}

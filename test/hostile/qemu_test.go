@@ -26,7 +26,7 @@ func TestVirtiofsdIntruder(t *testing.T) { intrude(t, fileServer) }
 // is one that is linked statically and without the race detector: in QEMU's root there is
 // no procfs, which that needs.
 var installed = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "test-hostile-")
+	dir, err := os.MkdirTemp("", "")
 	if err != nil {
 		return "", err
 	}
@@ -65,13 +65,6 @@ func copyFile(to, from string) error {
 		return err
 	}
 	return os.WriteFile(to, data, 0o755)
-}
-
-// removeInstalled takes it away. It makes it if no test did.
-func removeInstalled() {
-	if path, _ := installed(); path != "" {
-		os.RemoveAll(filepath.Dir(filepath.Dir(path)))
-	}
 }
 
 // qemuAttempts are tried in QEMU's place. It has no filter of ours, and no capability.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
@@ -182,16 +183,13 @@ func started() (time.Time, error) {
 
 // mounts are those of this mount namespace: where, and what.
 func mounts() (map[string]string, error) {
-	content, err := os.ReadFile("/proc/self/mountinfo")
+	all, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return strings.HasPrefix(m.Mountpoint, "/run/user/"), false })
 	if err != nil {
 		return nil, err
 	}
 	found := make(map[string]string)
-	for line := range strings.Lines(string(content)) {
-		before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")
-		if fields := strings.Fields(before); len(fields) > 5 && !strings.HasPrefix(fields[4], "/run/user/") {
-			found[fields[0]+" "+fields[4]] = fields[5] + " " + after
-		}
+	for _, m := range all {
+		found[fmt.Sprint(m.ID, " ", m.Mountpoint)] = strings.Join([]string{m.Options, m.FSType, m.Source, m.VFSOptions}, " ")
 	}
 	return found, nil
 }

@@ -298,12 +298,12 @@ var treePlace = regexp.MustCompile(`/msb/(?:pool|files)/(.+)`)
 // shares are the tags of what the VM of the pod is given, sorted.
 func (p *pod) shares() (tags []string) {
 	p.t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", p.shim()))
+	mounts, err := harness.Mounts(p.shim(), nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for line := range strings.Lines(string(data)) {
-		if place := treePlace.FindStringSubmatch(strings.Fields(line)[4]); place != nil && host.Has(strings.Fields(line)[4]) {
+	for _, m := range mounts {
+		if place := treePlace.FindStringSubmatch(m.Mountpoint); place != nil && host.Has(m.Mountpoint) {
 			tags = append(tags, place[1])
 		}
 	}

@@ -100,16 +100,16 @@ func testStatus(t *testing.T, p *pod) {
 	if status.State != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(status.Network.GetIp(), "10.98.") || status.CreatedAt == 0 {
 		t.Errorf("status %v", status)
 	}
-	var linux *cri.LinuxPodSandboxStats
-	harness.Eventually(func() bool {
+	linux, err := harness.AskAgain(t.Logf, "stats of the pod", func() (*cri.LinuxPodSandboxStats, bool, error) {
 		stats, err := runtime.PodSandboxStats(call(t), &cri.PodSandboxStatsRequest{PodSandboxId: p.id})
-		if err != nil {
-			t.Fatal(err)
-		}
-		linux = stats.Stats.Linux
-		// A guest has a second for them, which it takes longer than now and then where it is emulated.
-		return !slices.ContainsFunc(linux.Containers, func(c *cri.ContainerStats) bool { return c.Memory.GetUsageBytes().GetValue() == 0 })
+		linux := stats.GetStats().GetLinux()
+		// Those of a container that its guest had not in time are empty.
+		late := slices.ContainsFunc(linux.GetContainers(), func(c *cri.ContainerStats) bool { return c.Memory.GetUsageBytes().GetValue() == 0 })
+		return linux, err == nil && late, err
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if used := linux.Memory.GetWorkingSetBytes().GetValue(); used < 64<<20 {
 		t.Errorf("the pod uses %d bytes: less than any VM", used)
 	}

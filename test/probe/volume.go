@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // changes are the events of inotify(7) that tell of a change.
@@ -54,10 +55,7 @@ func watch(args []string) error {
 	fmt.Println("watching")
 	buffer := make([]byte, 64<<10)
 	for {
-		n, err := unix.Read(fd, buffer)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := rawcall.Retry(func() (int, error) { return unix.Read(fd, buffer) })
 		if err != nil {
 			return err
 		}

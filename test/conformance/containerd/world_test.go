@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
@@ -139,9 +140,8 @@ func others() (all []string) {
 func reap(pid int) (code int, err error) {
 	for {
 		var status unix.WaitStatus
-		ended, err := unix.Wait4(-1, &status, 0, nil)
+		ended, err := rawcall.Retry(func() (int, error) { return unix.Wait4(-1, &status, 0, nil) })
 		switch {
-		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return 1, os.NewSyscallError("wait4", err)
 		case ended == pid && status.Signaled():
