@@ -56,22 +56,38 @@ func reopen(file *os.File, flags int) (opened *os.File, err error) {
 	return opened, errors.Join(closed, err)
 }
 
-// outputFIFO is a client's FIFO for output. It is open for reading too, so that neither this open
-// waits for the client nor a client that leaves breaks the process's output: a detached client may
-// come back.
+// outputFIFO is a client's FIFO for output. It is open for reading too, so that a client that leaves
+// does not break the process's output: a detached client may come back.
 type outputFIFO struct {
 	*once
 	ended context.Context // when the streams are closed
 	end   context.CancelFunc
 }
 
-func openOutput(mounts mountns.Namespace, path string) (*outputFIFO, error) {
-	file, err := openFIFO(mounts, path, unix.O_RDWR)
+// openOutput opens a FIFO for output as soon as somebody has it open for reading, or at the latest
+// when ctx ends. Until then it cannot be opened for writing alone (fifo(7)). A reader that waits in its
+// open goes on with the first writer, who must stay: with none left it would read the end.
+func openOutput(ctx context.Context, mounts mountns.Namespace, path string) (*outputFIFO, error) {
+	named, err := openFIFO(mounts, path, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer named.Close()
+	var writer *os.File
+	awaitReader(ctx, func() bool {
+		writer, err = reopen(named.File, os.O_WRONLY|unix.O_NONBLOCK)
+		return !errors.Is(err, unix.ENXIO)
+	})
+	defer writer.Close()
+	if errors.Is(err, unix.ENXIO) {
+		log.G(ctx).Warnf("no client has opened %s for reading: the process goes on without one, and its output waits for one", path)
+	}
+	file, err := reopen(named.File, os.O_RDWR|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
 	ended, end := context.WithCancel(context.Background())
-	return &outputFIFO{file, ended, end}, nil
+	return &outputFIFO{&once{File: file}, ended, end}, nil
 }
 
 // Close lets go of the FIFO, read or not.
@@ -81,9 +97,9 @@ func (o *outputFIFO) Close() error {
 }
 
 // finish lets go of the FIFO, when all has been written, as soon as somebody has it open for reading
-// or Close is called. A client may open its end later than this (containerd's fifo does so on another
-// thread): with no writer left it would wait for one, and what was written would be gone. What
-// waits for that is one of waiting.
+// or Close is called. A client that was not waited for, or left and comes back, may open its end later
+// than this: with no writer left it would wait for one, and what was written would be gone. What waits
+// for that is one of waiting.
 func (o *outputFIFO) finish(waiting *sync.WaitGroup) {
 	writer, err := reopen(o.File, os.O_WRONLY|unix.O_NONBLOCK) // it is its own reader: this does not fail with ENXIO
 	o.once.Close()
@@ -97,7 +113,7 @@ func (o *outputFIFO) finish(waiting *sync.WaitGroup) {
 	}
 	waiting.Go(func() {
 		defer writer.Close()
-		awaitReader(o.ended, writer)
+		awaitReader(o.ended, func() bool { return hasReader(writer) })
 	})
 }
 
@@ -108,10 +124,10 @@ const (
 	lastLook  = time.Second
 )
 
-// awaitReader waits until somebody has a FIFO open for reading, of which there is a writer, or until
-// ctx ends. An open for writing would wait, too, but for each FIFO in a thread (fifo(7)).
-func awaitReader(ctx context.Context, writer *os.File) {
-	for pause := firstLook; !hasReader(writer); pause = min(2*pause, lastLook) {
+// awaitReader waits until somebody has a FIFO open for reading, or until ctx ends. An open for writing
+// would wait, too, but for each FIFO in a thread (fifo(7)).
+func awaitReader(ctx context.Context, read func() bool) {
+	for pause := firstLook; !read(); pause = min(2*pause, lastLook) {
 		select {
 		case <-ctx.Done():
 			return

@@ -30,7 +30,7 @@ func openSinks(ctx context.Context, id string, config Config) (opened sinks, err
 	}
 	switch uri.Scheme {
 	case "", "fifo":
-		return openFIFOs(config)
+		return openFIFOs(ctx, config)
 	case "file":
 		err = config.Mounts.Do(func() (err error) {
 			opened, err = openFile(uri.Path, config.Terminal)
@@ -43,14 +43,17 @@ func openSinks(ctx context.Context, id string, config Config) (opened sinks, err
 	return sinks{}, fmt.Errorf("stdout %q: unknown scheme %s: %w", config.Stdout, uri.Scheme, errdefs.ErrInvalidArgument)
 }
 
-func openFIFOs(config Config) (s sinks, err error) {
+// openFIFOs opens the FIFOs of output, both within the time that the client has for that.
+func openFIFOs(ctx context.Context, config Config) (s sinks, err error) {
+	ctx, cancel := context.WithTimeout(ctx, config.OpenedWithin)
+	defer cancel()
 	if config.Stdout != "" {
-		if s.stdout, err = s.fifo(config.Mounts, "stdout", config.Stdout); err != nil {
+		if s.stdout, err = s.fifo(ctx, config.Mounts, "stdout", config.Stdout); err != nil {
 			return s.undo(err)
 		}
 	}
 	if config.Stderr != "" && !config.Terminal {
-		if s.stderr, err = s.fifo(config.Mounts, "stderr", config.Stderr); err != nil {
+		if s.stderr, err = s.fifo(ctx, config.Mounts, "stderr", config.Stderr); err != nil {
 			return s.undo(err)
 		}
 	}
@@ -65,8 +68,8 @@ func (s sinks) undo(err error) (sinks, error) {
 }
 
 // fifo opens a FIFO for writing.
-func (s *sinks) fifo(mounts mountns.Namespace, stream, path string) (io.Writer, error) {
-	file, err := openOutput(mounts, path)
+func (s *sinks) fifo(ctx context.Context, mounts mountns.Namespace, stream, path string) (io.Writer, error) {
+	file, err := openOutput(ctx, mounts, path)
 	if err != nil {
 		return nil, wrap(stream, path, err)
 	}

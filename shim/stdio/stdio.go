@@ -31,6 +31,10 @@ const (
 	// longest bounds the wait for output all the same: a hostile guest may send
 	// a byte now and then, for ever.
 	longest = 20 * time.Second
+	// ClientsTurn is how long a client is waited for that does not open its ends of FIFOs for output.
+	// The runc shim waits for ever. A client opens them before it asks for the process, but on another
+	// thread (containerd's fifo), which a busy machine may have come late.
+	ClientsTurn = 10 * time.Second
 	// farewell is how long Close waits for streams whose other end does not take
 	// their end.
 	farewell = time.Second
@@ -43,6 +47,9 @@ type Config struct {
 	Terminal              bool
 	// Mounts is the mount namespace of FIFOs and files.
 	Mounts mountns.Namespace
+	// OpenedWithin is how long Open waits for the client to open its ends of FIFOs for output. Zero is
+	// not at all.
+	OpenedWithin time.Duration
 }
 
 // A Dialer opens streams to the agent.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -140,6 +141,75 @@ func TestOutputOpenedLate(t *testing.T) {
 				}
 			}
 			mustClose(t, streams)
+		})
+	}
+}
+
+// A client has the time that it is given to open its ends, on which Open waits, and reads no end before
+// there is one.
+func TestOutputWaitsForClient(t *testing.T) {
+	nothingLeft(t, func() {
+		dir, agent := t.TempDir(), newAgent()
+		config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err"), OpenedWithin: patience}
+		opened := make(chan *Streams)
+		go func() {
+			streams, err := Open(t.Context(), agent, "id", config)
+			if err != nil {
+				t.Error(err)
+			}
+			opened <- streams
+		}()
+		read := make(chan string)
+		for _, path := range []string{config.Stdout, config.Stderr} {
+			select {
+			case <-opened:
+				t.Fatalf("opened before the client has %s open", filepath.Base(path))
+			case <-time.After(10 * firstLook):
+			}
+			go func() {
+				content, err := os.ReadFile(path)
+				read <- fmt.Sprint(filepath.Base(path), " ", string(content), err)
+			}()
+		}
+		streams := <-opened
+		for _, want := range []string{"out output<nil>", "err <nil>"} {
+			if want[0] == 'o' {
+				if _, err := io.WriteString(agent.peers[0], "output"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			select {
+			case got := <-read:
+				t.Fatalf("%q before its end", got)
+			case <-time.After(10 * firstLook):
+			}
+			agent.peers[0].Close()
+			agent.peers = agent.peers[1:]
+			if got := <-read; got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+		mustClose(t, streams)
+	})
+}
+
+// A client that never opens its ends, or whose request ends, holds nothing up for ever.
+func TestOutputClientNeverComes(t *testing.T) {
+	for name, within := range map[string]time.Duration{"has its time": ClientsTurn, "has no time": 0} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err"), OpenedWithin: within}
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				streams, err := Open(t.Context(), newAgent(), "id", config)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); took != within {
+					t.Errorf("waited for %v", took)
+				}
+				streams.Close()
+			})
 		})
 	}
 }

@@ -61,7 +61,7 @@ type container struct {
 var _ pod.Member = (*container)(nil)
 
 func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.CancelFunc) *container {
-	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.Hooks.Mounts}
+	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.Hooks.Mounts, OpenedWithin: stdio.ClientsTurn}
 	life, end := context.WithCancelCause(context.Background())
 	return &container{
 		life: life, end: end,

@@ -185,6 +185,42 @@ func TestStreams(t *testing.T) {
 	c.expectNothing()
 }
 
+// No process is there before its client has opened its end of the output: all of it arrives, also at a
+// client that opens its end late and gives that up when the process has ended.
+func TestClientsTurn(t *testing.T) {
+	c := open(t)
+	output := func(name string) string {
+		path := filepath.Join(t.TempDir(), name)
+		c.must(unix.Mkfifo(path, 0o600))
+		return path
+	}
+	late := func(path string, request func() error) *os.File {
+		asked := make(chan error, 1)
+		go func() { asked <- request() }()
+		select {
+		case err := <-asked:
+			t.Fatalf("a process without its client: %v", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+		reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		c.must(err)
+		c.must(<-asked)
+		return reader
+	}
+	create := c.Request("c", rig.Spec("sleep"))
+	create.Stdout = output("init")
+	late(create.Stdout, func() error { _, err := c.Tasks.Create(c.ctx, create); return err }).Close()
+	c.must(c.start("c", ""))
+	exec := c.execRequest("c", "e", "echo", "exec")
+	exec.Stdout = output("exec")
+	reader := late(exec.Stdout, func() error { _, err := c.Tasks.Exec(c.ctx, exec); return err })
+	defer reader.Close()
+	c.must(c.start("c", "e"))
+	c.expectExit("c", "e", 0)
+	c.expectDelete("c", "e", 0)
+	expectOutput(t, reader, "exec\n")
+}
+
 // What a client writes arrives, and its end once CloseIO tells of it.
 func TestInput(t *testing.T) {
 	c := open(t)

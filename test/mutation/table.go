@@ -149,6 +149,31 @@ var mutations = []mutation{
 		"", "TestOutputOpenedLate",
 	},
 	{
+		"a process does not wait for its client", "shim/stdio/host.go",
+		"context.WithTimeout(ctx, config.OpenedWithin)", "context.WithTimeout(ctx, 0)",
+		"", "TestOutputWaitsForClient",
+	},
+	{
+		"a process waits for its client for ever", "shim/stdio/host.go",
+		"context.WithTimeout(ctx, config.OpenedWithin)", "context.WithTimeout(ctx, 1000*config.OpenedWithin)",
+		"", "TestOutputClientNeverComes",
+	},
+	{
+		"a client reads an end before the output", "shim/stdio/fifo.go",
+		"\tdefer writer.Close()\n\tif errors", "\twriter.Close()\n\ttime.Sleep(firstLook)\n\tif errors",
+		"", "TestOutputWaitsForClient",
+	},
+	{
+		"an exec does not wait for its client", "shim/task/start.go",
+		"OpenedWithin: stdio.ClientsTurn", "OpenedWithin: 0",
+		"", "TestClientsTurn",
+	},
+	{
+		"a container does not wait for its client", "shim/task/container.go",
+		"OpenedWithin: stdio.ClientsTurn", "OpenedWithin: 0",
+		"", "TestClientsTurn",
+	},
+	{
 		"a boot without a limit", "shim/sandbox/boot.go",
 		"context.WithTimeoutCause(ctx, timeout,", "context.WithTimeoutCause(ctx, 1000*timeout,",
 		"", "TestBootTimeout",
