@@ -113,9 +113,10 @@ func TestFM60ManySandboxes(t *testing.T) {
 		group.Go(func() {
 			arguments := append(host.CtrRun(), "--annotation", "io.containerd.msb.vm.memory=192MiB", harness.Bind(file, "/f", "rbind:rw"),
 				harness.Image, fmt.Sprintf("many%d", i), "sh", "-c",
-				fmt.Sprintf("echo %d >>/f && chmod 777 /f && for i in $(seq 600); do [ $(wc -l </f) = %d ] && exit 0; sleep 1; done; exit 1", i, sandboxes))
+				fmt.Sprintf("echo %d >>/f && chmod 777 /f && for i in $(seq 600); do [ $(wc -l </f) -ge %d ] && exit 0; sleep 1; done; exit 1", i, sandboxes))
 			if output, err := host.CtrCommand(arguments...).CombinedOutput(); err != nil {
 				t.Errorf("sandbox %d: %v: %s", i, err, output)
+				write(t, file, strings.Repeat("ended\n", sandboxes)) // the others wait for no more
 			}
 		})
 	}

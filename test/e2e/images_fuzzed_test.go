@@ -130,9 +130,9 @@ func (b *bulk) inVM(dir string, first int) (tried int) {
 		},
 		io: cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out)),
 	}, "/probe/probe", "images", "/images", fmt.Sprint(first))
-	vmm := c.vmm()
+	vmm := findVMM(shimOf(b.t, c.ID())) // 0 if it has ended already
 	status := b.awaitProbe(c, &out)
-	alive := unix.Kill(vmm, 0) == nil
+	alive := vmm != 0 && unix.Kill(vmm, 0) == nil
 	if _, err := c.Delete(c.ctx, client.WithProcessKill); err != nil {
 		b.t.Errorf("deleting the task: %v", err)
 	}

@@ -23,9 +23,10 @@ const Device = "/dev/kvm"
 
 // loopBudget is the longest time in which real hardware, even nested in an
 // emulated machine, runs the probe's 100,000 iterations: half a millisecond there.
-// Emulation of each instruction took over 120 ms. On a busy host it takes longer now
-// and then (36 ms, three times in a row, was seen), so the loop runs for loopPatience,
-// until it is fast once: one that is emulated never is.
+// Emulation of each instruction took over 120 ms. What a busy host does meanwhile is not
+// counted, but where that is a VM itself it cannot know how long its own host has let it wait
+// (26 ms at best was seen), so the loop runs for loopPatience, until it is fast once: one that
+// is emulated never is.
 const (
 	loopBudget   = 20 * time.Millisecond
 	loopPatience = 500 * time.Millisecond

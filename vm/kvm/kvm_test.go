@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -66,6 +67,43 @@ func TestCheckIsBoundedAndConsistent(t *testing.T) {
 		t.Errorf("two checks took %v", took)
 	}
 	t.Logf("this host: %v", first)
+}
+
+// The time in which a thread waits for a processor is known, and none of it in a kernel that tells
+// nothing. One that is beside others on its processor has to wait for it.
+func TestQueue(t *testing.T) {
+	if waited := (queue{}).waited(); waited != 0 {
+		t.Errorf("without a schedstat: %v", waited)
+	}
+	queue, leave := joinQueue()
+	defer leave()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.SchedSetaffinity(0, &before) }()
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	beside := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done") // on that processor, too
+	if err := beside.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = beside.Process.Kill(); _ = beside.Wait() }()
+	began := time.Now()
+	for queue.waited() < 50*time.Millisecond {
+		if time.Since(began) > time.Minute {
+			t.Fatalf("after %v: %v", time.Since(began), queue.waited())
+		}
+	}
+	if took := time.Since(began); queue.waited() > took+time.Second {
+		t.Errorf("in %v: %v", took, queue.waited())
+	}
 }
 
 // The loop itself, without the CPU's flag: on a host whose KVM only pretends it
