@@ -232,18 +232,9 @@ func execsBeside(t *testing.T, side side, seen map[string]string) {
 		"processors": func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "0"} },
 		"no user":    func(p *specs.Process) { p.User.UID = 1<<32 - 1 },
 	} {
-		process := execOf(t, c)
-		process.Args = []string{"sh", "-c", stateOf}
+		process := execOf(t, c, stateOf)
 		change(process)
-		var out harness.Buffer
-		streams := cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out))
-		created, err := c.Exec(c.ctx, fmt.Sprintf("exec%d", time.Now().UnixNano()), process, streams)
-		o := outcome{}
-		if err != nil {
-			o.failed = err.Error()
-		} else {
-			o = outcomeOf(c.ctx, t, &out, created, nil)
-		}
+		o := execBeside(t, c, process)
 		seen["exec: "+name] = o.String()
 		if o.failed != "" {
 			seen["exec: "+name] = "refused"
@@ -251,13 +242,28 @@ func execsBeside(t *testing.T, side side, seen map[string]string) {
 	}
 }
 
-func execOf(t *testing.T, c *task) *specs.Process {
+// execOf is a process like the container's that runs a script.
+func execOf(t *testing.T, c *task, script string) *specs.Process {
 	t.Helper()
 	spec, err := c.container.Spec(c.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
+	spec.Process.Args = []string{"sh", "-c", script}
 	return spec.Process
+}
+
+// execBeside runs a process in a container, and waits for its output before it is deleted: on a busy
+// machine containerd's client may else give the opening of a FIFO up, whatever the runtime.
+func execBeside(t *testing.T, c *task, process *specs.Process) outcome {
+	t.Helper()
+	var out harness.Buffer
+	streams := cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out))
+	created, err := c.Exec(c.ctx, fmt.Sprintf("exec%d", time.Now().UnixNano()), process, streams)
+	if err != nil {
+		return outcome{failed: err.Error()}
+	}
+	return outcomeOf(c.ctx, t, &out, created, nil)
 }
 
 // limitsInGroup are the limits of a container, as version 2 of control groups has them.
@@ -287,6 +293,6 @@ func updatesBeside(t *testing.T, side side, seen map[string]string) {
 		if err := c.Update(c.ctx, client.WithResources(&resources)); err != nil {
 			result = "refused"
 		}
-		seen[fmt.Sprintf("update %d", i)] = result + ": " + c.must(limitsInGroup+"; head -c 1 /dev/zero | wc -c")
+		seen[fmt.Sprintf("update %d", i)] = result + ": " + execBeside(t, c, execOf(t, c, limitsInGroup+"; head -c 1 /dev/zero | wc -c")).String()
 	}
 }
