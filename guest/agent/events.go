@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 
+	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -16,8 +17,14 @@ const queueSize = 1024
 // queue takes the task service's events and gives them to the host in order.
 type queue chan *api.Event
 
-// Publish implements containerd's events.Publisher.
+// Publish implements containerd's events.Publisher. What the host knows without the guest, such
+// as that it has started a process, it is not told.
 func (q queue) Publish(ctx context.Context, topic string, event events.Event) error {
+	switch event.(type) {
+	case *eventsapi.TaskExit, *eventsapi.TaskOOM:
+	default:
+		return nil
+	}
 	value, err := typeurl.MarshalAnyToProto(event)
 	if err != nil {
 		return err

@@ -26,9 +26,20 @@ const (
 
 // OpenStream sends the header of a new stream and waits for the agent's reply.
 func OpenStream(stream io.ReadWriter, header *StreamHeader) error {
-	if _, err := protodelim.MarshalTo(stream, header); err != nil {
+	if err := SendHeader(stream, header); err != nil {
 		return err
 	}
+	return AwaitReply(stream)
+}
+
+// SendHeader sends the header of a new stream, to which there is a reply.
+func SendHeader(stream io.Writer, header *StreamHeader) error {
+	_, err := protodelim.MarshalTo(stream, header)
+	return err
+}
+
+// AwaitReply waits for the agent's reply to the header of a new stream.
+func AwaitReply(stream io.Reader) error {
 	var reply StreamReply
 	if err := receive(stream, &reply, maxHeader); err != nil {
 		return err

@@ -25,6 +25,18 @@ import (
 // same, so each should move much.
 const chunk = 256 << 10
 
+// buffers are for copies. Each exec has three streams, whose buffers are most of what the agent
+// would have to collect after it.
+var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
+
+// copyStream copies until one side ends.
+func copyStream(to io.Writer, from io.Reader) error {
+	buffer := buffers.Get().(*[chunk]byte)
+	defer buffers.Put(buffer)
+	_, err := io.CopyBuffer(to, onlyReader{from}, buffer[:])
+	return err
+}
+
 // Streams are the standard streams that are open.
 type Streams struct {
 	mu   sync.Mutex
@@ -48,7 +60,7 @@ func (s *Streams) Join(ctx context.Context, conn net.Conn, stream *api.StdioStre
 	}
 	defer s.Close(stream.Id)
 	if stream.Direction == api.StdioStream_INPUT {
-		_, err = io.CopyBuffer(pipe, onlyReader{conn}, make([]byte, chunk))
+		err = copyStream(pipe, conn)
 	} else {
 		// The host never sends on an output stream: what ends the read is that
 		// it gave the stream up.
@@ -56,7 +68,7 @@ func (s *Streams) Join(ctx context.Context, conn net.Conn, stream *api.StdioStre
 			_, _ = io.Copy(io.Discard, conn)
 			s.Close(stream.Id)
 		}()
-		_, err = io.CopyBuffer(conn, onlyReader{pipe}, make([]byte, chunk))
+		err = copyStream(conn, pipe)
 	}
 	if err != nil && !errors.Is(err, os.ErrClosed) {
 		log.G(ctx).WithError(err).Debug("a stdio stream broke off")

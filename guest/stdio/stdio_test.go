@@ -183,3 +183,18 @@ func TestClose(t *testing.T) {
 	mustEnd(t, "the stream", ended)
 	gone(t, "out")
 }
+
+// A host that leaves ends a stream that no process has opened, and one whose process does not end.
+func TestHostLeaves(t *testing.T) {
+	for name, direction := range map[string]api.StdioStream_Direction{"in": api.StdioStream_INPUT, "out": api.StdioStream_OUTPUT} {
+		for _, opened := range []bool{false, true} {
+			host, ended := join(t, New(), name, direction)
+			if opened {
+				process(t, name, os.O_RDWR)
+			}
+			host.Close()
+			mustEnd(t, "the stream", ended)
+			gone(t, name)
+		}
+	}
+}

@@ -88,11 +88,11 @@ type Client struct {
 func Connect(ctx context.Context, machine Machine, budgets Budgets) (*Client, error) {
 	c := &Client{machine: machine, stats: make(chan struct{}, maxStats)}
 	c.SetBudgets(budgets)
-	conn, err := c.open(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Control{Control: &api.ControlStream{}}})
+	conns, err := c.open(ctx, []*api.StreamHeader{{Purpose: &api.StreamHeader_Control{Control: &api.ControlStream{}}}})
 	if err != nil {
 		return nil, err
 	}
-	c.rpc = ttrpc.NewClient(&frames{Conn: conn, machine: machine})
+	c.rpc = ttrpc.NewClient(&frames{Conn: conns[0], machine: machine})
 	c.tasks = taskapi.NewTTRPCTaskClient(c.rpc)
 	c.agent = api.NewGuestClient(c.rpc)
 	return c, nil
@@ -107,37 +107,79 @@ func (c *Client) Close() error { return c.rpc.Close() }
 // Dial opens a stream to the agent for the purpose that header names. The caller closes
 // it.
 func (c *Client) Dial(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
+	conns, err := c.DialAll(ctx, header)
+	if err != nil {
+		return nil, err
+	}
+	return conns[0], nil
+}
+
+// DialAll opens streams as Dial does, in one round trip: the guest is asked for all before it
+// has answered for the first. After an error none is open.
+func (c *Client) DialAll(ctx context.Context, headers ...*api.StreamHeader) ([]net.Conn, error) {
 	bounded, cancel := context.WithTimeoutCause(ctx, c.budgets.Load().Prompt, errOverrun)
 	defer cancel()
-	conn, err := c.open(bounded, header)
+	conns, err := c.open(bounded, headers)
 	if err != nil && errors.Is(context.Cause(bounded), errOverrun) {
 		c.overrun("the opening of a stream", c.budgets.Load().Prompt)
 	}
-	return conn, c.native(err)
+	return conns, c.native(err)
 }
 
 var errOverrun = errors.New("the guest did not answer in time")
 
-func (c *Client) open(ctx context.Context, header *api.StreamHeader) (net.Conn, error) {
-	conn, err := c.machine.Dial(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			c.awaitEnd(deathNotice) // then it is known why
+func (c *Client) open(ctx context.Context, headers []*api.StreamHeader) (conns []net.Conn, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(conns)
+			conns = nil
 		}
-		return nil, err
+	}()
+	for range headers {
+		conn, err := c.machine.Dial(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				c.awaitEnd(deathNotice) // then it is known why
+			}
+			return conns, err
+		}
+		conns = append(conns, conn)
 	}
 	// A deadline ends a read at once; a close waits for the other side's.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = api.OpenStream(conn, header)
+	stop := context.AfterFunc(ctx, func() {
+		for _, conn := range conns {
+			_ = conn.SetDeadline(time.Unix(1, 0))
+		}
+	})
+	err = openStreams(conns, headers)
 	if !stop() {
-		conn.Close()
-		return nil, context.Cause(ctx)
+		return conns, context.Cause(ctx)
 	}
 	if err != nil {
-		conn.Close()
-		return nil, cut(fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable))
+		return conns, cut(fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable))
 	}
-	return conn, nil
+	return conns, nil
+}
+
+// openStreams asks for all streams, and then awaits the agent's reply to each.
+func openStreams(conns []net.Conn, headers []*api.StreamHeader) error {
+	for i, conn := range conns {
+		if err := api.SendHeader(conn, headers[i]); err != nil {
+			return err
+		}
+	}
+	for _, conn := range conns {
+		if err := api.AwaitReply(conn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func closeAll(conns []net.Conn) {
+	for _, conn := range conns {
+		conn.Close()
+	}
 }
 
 // A call is one method of the agent's services.

@@ -40,6 +40,38 @@ func TestDial(t *testing.T) {
 	})
 }
 
+// Streams that are opened together cost one round trip, and each is its own. Where one is refused
+// there is none.
+func TestDialAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := boot(t)
+		h.agent.On("Stdio", fake.LateAnswer(time.Second))
+		began := time.Now()
+		conns, err := h.client.DialAll(t.Context(), stdio("a"), stdio("b"), stdio("c"))
+		if took := time.Since(began); err != nil || len(conns) != 3 || took != time.Second {
+			t.Fatalf("after %v: %d streams, %v", took, len(conns), err)
+		}
+		for i, id := range []string{"a", "b", "c"} {
+			if err := h.client.CloseStdio(t.Context(), []string{id}); err != nil {
+				t.Error(err)
+			}
+			if n, err := conns[i].Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+				t.Errorf("%s: Read = %d, %v", id, n, err)
+			}
+			conns[i].Close()
+		}
+		h.agent.On("Stdio", fake.Times(1, fake.Fail(errors.New("no room"))))
+		if conns, err := h.client.DialAll(t.Context(), stdio("a"), stdio("b")); conns != nil || !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "no room") {
+			t.Errorf("DialAll = %d streams, %v", len(conns), err)
+		}
+		synctest.Wait()
+		for _, left := range h.agent.Left() {
+			t.Errorf("the guest has %s left", left)
+		}
+		h.wantAlive()
+	})
+}
+
 // A stream that the agent does not accept in time costs the guest its VM.
 func TestDialBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -89,10 +89,14 @@ func run(ctx context.Context, sb *sandbox.Sandbox, id string, r *api.RunRequest,
 	}
 	ending := context.WithoutCancel(ctx) // what was begun is undone when the caller has gone, too
 	defer func() { err = errors.Join(err, remove(ending, sb, id, shared)) }()
-	streams, err := stdio.Open(ctx, sb.Guest, id, stdio.Config{
+	streams, err := stdio.Open(ctx, id, stdio.Config{
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: t != nil, Mounts: sb.HostMounts(),
 	})
 	if err != nil {
+		return 0, err
+	}
+	if err := streams.Connect(ctx, sb.Guest); err != nil {
+		streams.Close()
 		return 0, err
 	}
 	defer func() {

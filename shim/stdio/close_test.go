@@ -89,14 +89,19 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
-func (m *machine) Dial(context.Context, *api.StreamHeader) (net.Conn, error) {
-	conn, err := m.host.Open()
-	if err != nil {
-		return nil, err
+func (m *machine) DialAll(_ context.Context, headers ...*api.StreamHeader) (conns []net.Conn, err error) {
+	for range headers {
+		conn, err := m.host.Open()
+		if err != nil {
+			return nil, err
+		}
+		peer, err := m.guest.AcceptContext(context.Background())
+		if err != nil {
+			return nil, err
+		}
+		conns, m.peers = append(conns, conn), append(m.peers, peer)
 	}
-	peer, err := m.guest.AcceptContext(context.Background())
-	m.peers = append(m.peers, peer)
-	return conn, err
+	return conns, nil
 }
 
 // stopReading has the guest read nothing of the connection any more.
@@ -113,7 +118,7 @@ func openAll(t *testing.T, dialer Dialer) (streams *Streams, stdin, stdout *os.F
 	t.Helper()
 	dir := t.TempDir()
 	config := Config{Stdin: fifo(t, dir, "in"), Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err")}
-	streams, err := Open(t.Context(), dialer, "id", config)
+	streams, err := connected(t.Context(), dialer, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +218,7 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 func TestNothingAfterClose(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	agent := newAgent()
-	streams, err := Open(t.Context(), agent, "id", Config{Stdout: "file://" + path})
+	streams, err := connected(t.Context(), agent, Config{Stdout: "file://" + path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +252,7 @@ func TestCloseDuringEverything(t *testing.T) {
 		for i := range 200 {
 			agent := newAgent()
 			config := Config{Stdin: fifo(t, dir, fmt.Sprint("in", i)), Stdout: fifo(t, dir, fmt.Sprint("out", i))}
-			streams, err := Open(t.Context(), agent, "id", config)
+			streams, err := connected(t.Context(), agent, config)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -286,7 +291,7 @@ func TestDrainIsBounded(t *testing.T) {
 			log := "file://" + filepath.Join(t.TempDir(), "log")
 			synctest.Test(t, func(t *testing.T) {
 				agent := newAgent()
-				streams, err := Open(t.Context(), agent, "id", Config{Stdout: log})
+				streams, err := connected(t.Context(), agent, Config{Stdout: log})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -19,7 +19,7 @@ import (
 type input struct {
 	path   string // the client's FIFO
 	mounts mountns.Namespace
-	conn   net.Conn // to the guest; owned by Streams
+	conn   net.Conn // to the guest; set by Connect, and owned by Streams
 
 	copies sync.WaitGroup // added to under mu, while open
 

@@ -23,7 +23,7 @@ const patience = time.Minute
 func openStdin(t *testing.T) (streams *Streams, agent *agent, path string) {
 	t.Helper()
 	agent, path = newAgent(), fifo(t, t.TempDir(), "in")
-	streams, err := Open(t.Context(), agent, "id", Config{Stdin: path})
+	streams, err := connected(t.Context(), agent, Config{Stdin: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestProcessClosesStdin(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			machine, path := newMachine(t), fifo(t, t.TempDir(), "in")
 			defer machine.end()
-			streams, err := Open(t.Context(), machine, "id", Config{Stdin: path})
+			streams, err := connected(t.Context(), machine, Config{Stdin: path})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -52,23 +52,26 @@ type Config struct {
 	OpenedWithin time.Duration
 }
 
-// A Dialer opens streams to the agent.
+// A Dialer opens streams to the agent, all in one round trip. After an error none is open.
 type Dialer interface {
-	Dial(context.Context, *api.StreamHeader) (net.Conn, error)
+	DialAll(context.Context, ...*api.StreamHeader) ([]net.Conn, error)
 }
 
-// Streams are the open standard streams of one process. All methods may be called
-// at the same time.
+// Streams are the open standard streams of one process. When they are connected, all methods
+// may be called at the same time.
 type Streams struct {
 	// Stdin, Stdout and Stderr are the FIFOs in the guest, empty where the
-	// configuration was.
+	// configuration was. Until Connect they are only names.
 	Stdin, Stdout, Stderr string
 
 	// Set by Open and not changed after it.
-	ids   []string
-	input *input // nil without stdin
-	conns []net.Conn
-	sinks []io.Closer
+	ids     []string
+	headers []*api.StreamHeader // for each id
+	input   *input              // nil without stdin
+	outputs []io.Writer         // for the last of ids
+	sinks   []io.Closer
+
+	conns []net.Conn // for each id; set by Connect
 
 	output sync.WaitGroup // copies of output
 	unread sync.WaitGroup // what is copied and has no reader yet; added to by copies
@@ -76,57 +79,57 @@ type Streams struct {
 	close  sync.Once
 }
 
-// Open opens the streams on both sides and copies output from then on; input
-// waits for StartInput. id names the process for a logging program. The caller
-// closes the streams; after an error nothing is open.
-func Open(ctx context.Context, dialer Dialer, id string, config Config) (_ *Streams, err error) {
-	s := &Streams{}
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
+// Open opens the client's ends of output and names the streams, which are not open in the guest
+// before Connect. id names the process for a logging program. The caller closes the streams;
+// after an error nothing is open.
+func Open(ctx context.Context, id string, config Config) (*Streams, error) {
 	sinks, err := openSinks(ctx, id, config)
 	if err != nil {
 		return nil, err
 	}
-	s.sinks = sinks.closers
+	s := &Streams{sinks: sinks.closers}
 	if config.Stdin != "" {
-		conn, path, err := s.dial(ctx, dialer, api.StdioStream_INPUT)
-		if err != nil {
-			return nil, err
-		}
-		s.Stdin, s.input = path, &input{path: config.Stdin, mounts: config.Mounts, conn: conn}
+		s.input = &input{path: config.Stdin, mounts: config.Mounts}
+		s.Stdin = s.name(api.StdioStream_INPUT)
 	}
 	for _, out := range []struct {
 		sink io.Writer
 		path *string
 	}{{sinks.stdout, &s.Stdout}, {sinks.stderr, &s.Stderr}} {
-		if out.sink == nil {
-			continue
+		if out.sink != nil {
+			s.outputs = append(s.outputs, out.sink)
+			*out.path = s.name(api.StdioStream_OUTPUT)
 		}
-		conn, path, err := s.dial(ctx, dialer, api.StdioStream_OUTPUT)
-		if err != nil {
-			return nil, err
-		}
-		*out.path = path
-		s.output.Add(1)
-		go s.drain(ctx, out.sink, conn)
 	}
 	return s, nil
 }
 
-func (s *Streams) dial(ctx context.Context, dialer Dialer, direction api.StdioStream_Direction) (net.Conn, string, error) {
+// name names one more stream, and returns its FIFO in the guest.
+func (s *Streams) name(direction api.StdioStream_Direction) string {
 	id := rand.Text()
-	conn, err := dialer.Dial(ctx, &api.StreamHeader{Purpose: &api.StreamHeader_Stdio{
+	s.ids = append(s.ids, id)
+	s.headers = append(s.headers, &api.StreamHeader{Purpose: &api.StreamHeader_Stdio{
 		Stdio: &api.StdioStream{Id: id, Direction: direction},
 	}})
+	return api.StdioPath(id)
+}
+
+// Connect opens the streams in the guest, and copies output from then on; input waits for
+// StartInput. It is called once, and not at the same time as anything else.
+func (s *Streams) Connect(ctx context.Context, dialer Dialer) error {
+	conns, err := dialer.DialAll(ctx, s.headers...)
 	if err != nil {
-		return nil, "", err
+		return err
 	}
-	s.ids = append(s.ids, id)
-	s.conns = append(s.conns, conn)
-	return conn, api.StdioPath(id), nil
+	s.conns = conns
+	if s.input != nil {
+		s.input.conn, conns = conns[0], conns[1:]
+	}
+	for i, conn := range conns {
+		s.output.Add(1)
+		go s.drain(ctx, s.outputs[i], conn)
+	}
+	return nil
 }
 
 // drain copies one output stream, after which the reader of a FIFO sees its end. Other sinks

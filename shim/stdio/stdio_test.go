@@ -25,10 +25,25 @@ type agent struct {
 
 func newAgent() *agent { return &agent{} }
 
-func (a *agent) Dial(context.Context, *api.StreamHeader) (net.Conn, error) {
-	host, guest := net.Pipe()
-	a.peers = append(a.peers, guest)
-	return host, nil
+func (a *agent) DialAll(_ context.Context, headers ...*api.StreamHeader) (conns []net.Conn, err error) {
+	for range headers {
+		host, guest := net.Pipe()
+		conns, a.peers = append(conns, host), append(a.peers, guest)
+	}
+	return conns, nil
+}
+
+// connected are streams that are open on both sides.
+func connected(ctx context.Context, dialer Dialer, config Config) (*Streams, error) {
+	streams, err := Open(ctx, "id", config)
+	if err != nil {
+		return nil, err
+	}
+	if err := streams.Connect(ctx, dialer); err != nil {
+		streams.Close()
+		return nil, err
+	}
+	return streams, nil
 }
 
 func fifo(t *testing.T, dir, name string) string {
@@ -44,7 +59,7 @@ func TestOutputReachesItsEnd(t *testing.T) {
 	dir := t.TempDir()
 	agent := newAgent()
 	out := fifo(t, dir, "out")
-	streams, err := Open(t.Context(), agent, "id", Config{Stdout: out})
+	streams, err := connected(t.Context(), agent, Config{Stdout: out})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +84,7 @@ func TestOutputReachesItsEnd(t *testing.T) {
 // Nobody reads: Drain gives up, Close ends it, nothing hangs.
 func TestOutputNobodyReads(t *testing.T) {
 	agent := newAgent()
-	streams, err := Open(t.Context(), agent, "id", Config{Stdout: fifo(t, t.TempDir(), "out")})
+	streams, err := connected(t.Context(), agent, Config{Stdout: fifo(t, t.TempDir(), "out")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +105,11 @@ func TestRefusedStreams(t *testing.T) {
 		"unknown scheme": {Stdout: "https://host/log"},
 		"bad URI":        {Stdout: "fifo://%zz"},
 	} {
-		if _, err := Open(t.Context(), newAgent(), "id", config); err == nil {
+		if _, err := connected(t.Context(), newAgent(), config); err == nil {
 			t.Errorf("%s: opened", name)
 		}
 	}
-	streams, err := Open(t.Context(), newAgent(), "id", Config{Stdin: file})
+	streams, err := connected(t.Context(), newAgent(), Config{Stdin: file})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +126,7 @@ func TestOutputOpenedLate(t *testing.T) {
 		nothingLeft(t, func() {
 			dir, agent := t.TempDir(), newAgent()
 			config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err")}
-			streams, err := Open(t.Context(), agent, "id", config)
+			streams, err := connected(t.Context(), agent, config)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -153,7 +168,7 @@ func TestOutputWaitsForClient(t *testing.T) {
 		config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err"), OpenedWithin: patience}
 		opened := make(chan *Streams)
 		go func() {
-			streams, err := Open(t.Context(), agent, "id", config)
+			streams, err := connected(t.Context(), agent, config)
 			if err != nil {
 				t.Error(err)
 			}
@@ -201,7 +216,7 @@ func TestOutputClientNeverComes(t *testing.T) {
 			config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err"), OpenedWithin: within}
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				streams, err := Open(t.Context(), newAgent(), "id", config)
+				streams, err := Open(t.Context(), "id", config)
 				if err != nil {
 					t.Fatal(err)
 				}

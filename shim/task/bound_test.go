@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -47,8 +50,8 @@ func (c client) deleteAtOnce(id string, execs int) {
 }
 
 // Nothing on the host waits for the guest's end of streams: not the deletion of a container
-// with its VM, nor that of one in a pod or of an exec. There a guest that does not answer
-// loses its VM, as with any call.
+// with its VM, nor that of one in a pod or of an exec. In a pod a guest that does not answer
+// loses its VM, as with any call; for an exec there is no call.
 func TestDeleteWithoutTheEndOfStreams(t *testing.T) {
 	for _, way := range []string{"with its VM", "in a pod", "an exec"} {
 		t.Run(way, func(t *testing.T) {
@@ -79,9 +82,17 @@ func TestDeleteWithoutTheEndOfStreams(t *testing.T) {
 				if took := time.Since(began); took > 2*time.Second {
 					t.Errorf("it took %v", took)
 				}
-				if way == "with its VM" {
+				switch way {
+				case "with its VM":
 					c.ended()
 					c.isDown()
+					return
+				case "an exec":
+					synctest.Wait()
+					left := slices.DeleteFunc(c.Agent().Left(), func(what string) bool { return !strings.Contains(what, "stream") })
+					if calls := c.Agent().Calls("CloseStdio"); len(left) != 2 || len(calls) != 0 { // init's stdout and stderr
+						t.Errorf("%d calls to end streams; the guest has %v left", len(calls), left)
+					}
 					return
 				}
 				c.ended()

@@ -180,21 +180,24 @@ func (c *container) handOver(ctx context.Context, sb *sandbox.Sandbox, r *taskap
 	defer phase.End(&err)
 	detached := context.WithoutCancel(ctx)
 	init := c.init()
-	streams, err := stdio.Open(detached, sb.Guest, c.id, init.config)
-	if err != nil {
-		return err
-	}
-	init.streams.Store(streams)
-	undo.Add(func() error { c.closeStdio(detached, init); return nil })
 	request, err := c.bundleRequest(sb.Prepared, c.service.podPlaces(c))
 	if err != nil {
 		return err
 	}
+	streams, err := stdio.Open(detached, c.id, init.config)
+	if err != nil {
+		return err
+	}
+	undo.Add(func() error { c.closeStdio(detached, init); return nil })
 	undo.Add(func() error { c.removeBundle(detached, sb); return nil })
 	stop := c.giveUp(ctx, sb)
 	defer stop()
-	bundle, err := sb.Guest.CreateBundle(detached, request)
-	if err != nil {
+	var bundle string
+	refused, err := init.connect(detached, sb, streams, func() (err error) {
+		bundle, err = sb.Guest.CreateBundle(detached, request)
+		return err
+	})
+	if err := cmp.Or(err, refused); err != nil {
 		return err
 	}
 	return c.createInGuest(ctx, sb, r, bundle, undo)

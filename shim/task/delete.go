@@ -68,7 +68,7 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 		return nil, err
 	}
 	c.record(p, status) // of one that was never started: who waits for it learns of its end
-	c.closeStdio(bounded, p)
+	endStreams(p)       // as the guest has no process for them any more, its ends go with these
 	c.forget(p)
 	return c.deleteResponse(p, status), nil
 }

@@ -1,9 +1,12 @@
 package task_test
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
 
@@ -257,4 +261,90 @@ func TestInputThatCannotBeOpened(t *testing.T) {
 	c.must(c.kill("c", "e"))
 	c.expectExit("c", "e", killed)
 	c.expectDelete("c", "e", killed)
+}
+
+// What needs nothing of each other is asked of the guest at once: the three streams of a process,
+// and the exec, or the container's bundle.
+func TestAskedAtOnce(t *testing.T) {
+	withStreams := func(stdin, stdout, stderr *string) {
+		dir := t.TempDir()
+		for name, path := range map[string]*string{"in": stdin, "out": stdout, "err": stderr} {
+			*path = filepath.Join(dir, name)
+			if err := unix.Mkfifo(*path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for beside, call := range map[string]func(client) error{
+		"Task.Exec": func(c client) error {
+			request := c.execRequest("c", "e", "cat")
+			withStreams(&request.Stdin, &request.Stdout, &request.Stderr)
+			_, err := c.Tasks.Exec(c.ctx, request)
+			return err
+		},
+		"Guest.CreateBundle": func(c client) error {
+			request := c.Request("d", member("cat"))
+			withStreams(&request.Stdin, &request.Stdout, &request.Stderr)
+			_, err := c.Tasks.Create(c.ctx, request)
+			return err
+		},
+	} {
+		t.Run(beside, func(t *testing.T) {
+			c := open(t)
+			c.pod()
+			c.joinPod("c", "sleep")
+			c.must(c.start("c", ""))
+			streams, other := c.Agent().Gate("Stdio"), c.Agent().Gate(beside)
+			done := make(chan error, 1)
+			go func() { done <- call(c) }()
+			waiting, cancel := context.WithTimeout(c.ctx, patience)
+			defer cancel()
+			for _, gate := range []*fake.Gate{streams, streams, streams, other} {
+				if _, err := gate.Wait(waiting); err != nil {
+					t.Fatal(err)
+				}
+			}
+			streams.Open()
+			other.Open()
+			c.must(<-done)
+		})
+	}
+}
+
+// An exec whose streams the guest does not open is not there, neither for containerd nor in the
+// guest, and its id is free.
+func TestExecWithoutStreams(t *testing.T) {
+	c := open(t)
+	c.Run("c", "sleep")
+	path, reader := fifo(t)
+	for _, refused := range []struct {
+		behaviour fake.Behaviour
+		calls     int // of the exec's deletion
+	}{{fake.Honest, 1}, {fake.Fail(errors.New("not now")), 0}} {
+		c.Agent().On("Stdio", fake.Times(1, fake.Fail(errors.New("no room"))))
+		c.Agent().On("Exec", fake.Times(1, refused.behaviour))
+		deleted := len(c.Agent().Calls("Task.Delete"))
+		request := c.execRequest("c", "e", "echo", "it runs")
+		request.Stdout = path
+		if _, err := c.Tasks.Exec(c.ctx, request); err == nil || !strings.Contains(err.Error(), "no room") {
+			t.Errorf("Exec = %v", err)
+		}
+		if n := len(c.Agent().Calls("Task.Delete")) - deleted; n != refused.calls {
+			t.Errorf("the guest was asked to delete the exec %d times, not %d", n, refused.calls)
+		}
+		if _, err := c.state("c", "e"); !errdefs.IsNotFound(err) {
+			t.Errorf("State = %v", err)
+		}
+	}
+	request := c.execRequest("c", "e", "echo", "it runs")
+	request.Stdout = path
+	_, err := c.Tasks.Exec(c.ctx, request)
+	c.must(err)
+	c.must(c.start("c", "e"))
+	c.expectExit("c", "e", 0)
+	c.expectDelete("c", "e", 0)
+	expectOutput(t, reader, "it runs\n")
+	c.remove("c")
+	c.expectTopics("create start exec-added exec-started exit exit delete")
+	c.expectNothing()
 }

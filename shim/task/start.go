@@ -1,6 +1,7 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -64,15 +65,21 @@ func (c *container) markAdded(p *process) error {
 	return nil
 }
 
-// exec opens an exec's streams and adds it in the guest.
+// exec opens an exec's streams and adds it in the guest, both at once: the guest uses the streams
+// when it starts the exec.
 func (c *container) exec(ctx context.Context, sb *sandbox.Sandbox, p *process, r *taskapi.ExecProcessRequest) error {
-	streams, err := stdio.Open(ctx, sb.Guest, p.execID, p.config)
+	streams, err := stdio.Open(ctx, p.execID, p.config)
 	if err != nil {
 		return err
 	}
-	p.streams.Store(streams)
 	r.Stdin, r.Stdout, r.Stderr = streams.Stdin, streams.Stdout, streams.Stderr
-	return sb.Guest.Exec(ctx, r)
+	refused, err := p.connect(ctx, sb, streams, func() error { return sb.Guest.Exec(ctx, r) })
+	if err != nil && refused == nil {
+		if _, err := sb.Guest.Delete(ctx, &taskapi.DeleteRequest{ID: r.ID, ExecID: r.ExecID}); err != nil {
+			log.G(ctx).WithError(err).WithField("exec", r.ExecID).Debug("undoing a failed exec")
+		}
+	}
+	return cmp.Or(err, refused)
 }
 
 // Start implements the Task API.

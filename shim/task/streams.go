@@ -5,7 +5,24 @@ import (
 	"sync"
 
 	"github.com/containerd/log"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 )
+
+// connect opens a process's streams in the guest, and meanwhile asks something else of it, which
+// needs no more of them than their names. Both are over when it returns; besides is what became
+// of the other. After an error the streams are closed.
+func (p *process) connect(ctx context.Context, sb *sandbox.Sandbox, streams *stdio.Streams, ask func() error) (besides, err error) {
+	asked := make(chan error, 1)
+	go func() { asked <- ask() }()
+	if err = streams.Connect(ctx, sb.Guest); err != nil {
+		streams.Close()
+	} else {
+		p.streams.Store(streams)
+	}
+	return <-asked, err
+}
 
 // endStreams ends the client's ends of processes' streams, and returns what those streams are
 // called in the guest. Once is enough. All end at the same time, because a guest that does not

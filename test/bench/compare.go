@@ -48,11 +48,15 @@ func buildOptions(output, config string) ([]string, error) {
 	return []string{"--runtime", shim, "--runtime-config-path", config}, nil
 }
 
-// compare measures starts, and execs, of this build and of what it is compared with, in turns.
+// compare measures starts, and execs, of this build and of what it is compared with, in turns;
+// execs alone where they are asked for.
 func compare(host *harness.Host) ([]result, error) {
 	both, err := compared(host)
 	if err != nil {
 		return nil, err
+	}
+	if *only == "exec" {
+		return compareExecs(host, both)
 	}
 	if err := inTurns(both, func(w *way, round int) (time.Duration, error) {
 		before := len(host.Log())

@@ -8,7 +8,7 @@
 // own, and not with a bare boot. -only images measures root file systems that are made
 // of images instead, -only instructions what a start costs the guest, and -only trace
 // draws a trace of one. -kit DIR measures this build's kit against another, and -build DIR
-// this build against another.
+// this build against another: starts and execs, or with -only exec those alone.
 package main
 
 import (

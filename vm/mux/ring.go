@@ -1,5 +1,9 @@
 package mux
 
+// firstRing is the size in bytes of a ring that holds no more. Through most streams comes only what
+// opens them.
+const firstRing = 512
+
 // A ring holds the bytes of a stream that have arrived and were not read. The
 // credit that was given to the sender bounds what comes in, so it never overflows.
 type ring struct {
@@ -13,11 +17,11 @@ type ring struct {
 // come to hold.
 func (r *ring) reserve(n, window int) (first, second []byte) {
 	if r.n+n > len(r.data) {
-		size := window
-		if r.n+n <= Window {
-			size = Window
+		size := max(2*len(r.data), firstRing)
+		for size < r.n+n {
+			size *= 2
 		}
-		data := make([]byte, size)
+		data := make([]byte, min(size, window))
 		a, b := r.parts(r.head, r.n)
 		copy(data[copy(data, a):], b)
 		r.data, r.head = data, 0
