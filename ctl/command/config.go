@@ -23,7 +23,7 @@ func configCommand() *cli.Command {
 			},
 			{
 				Name: "validate", Usage: "tell all that is wrong with the configuration", ArgsUsage: "[FILE]",
-				Description: fileUsage + "\n\nExit codes: 0 it is right; 1 it is wrong, or cannot be read.",
+				Description: fileUsage + "\n\nExit codes: 0 it is right; 1 it is wrong, or cannot be read, or a file that it names for traces cannot.",
 				Flags:       []cli.Flag{jsonFlag()}, Action: configValidate,
 			},
 			{
@@ -57,7 +57,7 @@ func configValidate(_ context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	problems := config.Check(layers)
+	problems := append(config.Check(layers), config.CheckFiles(layers)...)
 	files := []string{}
 	for _, layer := range layers {
 		files = append(files, layer.Origin)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // A Problem is something that is wrong with a configuration.
@@ -34,6 +36,28 @@ func Check(layers []Layer) (problems []Problem) {
 	if len(problems) == 0 {
 		// Each setting is right, so it is about several of them.
 		problems = append(problems, Problem{layers[len(layers)-1].Origin, text(err)})
+	}
+	return problems
+}
+
+// CheckFiles tells what is wrong with the files that a configuration without problems names for
+// traces. No container is refused for it.
+func CheckFiles(layers []Layer) (problems []Problem) {
+	config, err := parse(layers)
+	if err != nil || config.Tracing.Endpoint == trace.Off {
+		return nil
+	}
+	wrong := trace.FilesOf(config.Tracing.Getenv(func(string) string { return "" })).Check()
+	if len(wrong) == 0 {
+		return nil
+	}
+	settings, err := Settings(layers)
+	if err != nil {
+		return nil
+	}
+	for _, err := range wrong {
+		i := slices.IndexFunc(settings, func(s Setting) bool { return s.Key == err.Setting })
+		problems = append(problems, Problem{settings[i].Origin, err.Error()})
 	}
 	return problems
 }
@@ -94,6 +118,9 @@ func (e entry) check(content map[string]any) error {
 	case !isKey:
 		return fmt.Errorf("unknown setting %s%s", name, suggest(name))
 	case !fits(value, known.kind):
+		if !found {
+			value = "a list" // what is in it may be a secret in the wrong place
+		}
 		return fmt.Errorf("%s is %v, and has to be %s", name, value, known.takes)
 	}
 	for _, part := range slices.Backward(e.path) {

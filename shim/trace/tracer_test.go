@@ -94,8 +94,7 @@ func TestNoCollector(t *testing.T) {
 	tracer.Close(t.Context())
 }
 
-// A collector over TLS has to have a certificate that the host trusts, or is sent nothing. The
-// variables of OpenTelemetry's exporter do not count (docs/operations.md).
+// A collector over TLS has to have a certificate that the host trusts, or is sent nothing.
 func TestCertificate(t *testing.T) {
 	var kept collector.Collector
 	server := httptest.NewUnstartedServer(&kept)
@@ -110,8 +109,7 @@ func TestCertificate(t *testing.T) {
 	for _, trusted := range []bool{false, true} {
 		// The host's are read once in a process.
 		cmd := exec.Command(os.Args[0], "-test.run=^TestPostOnly$")
-		cmd.Env = append(os.Environ(), postTo+"="+server.URL+"/v1/traces", "SSL_CERT_DIR="+t.TempDir(),
-			"OTEL_EXPORTER_OTLP_CERTIFICATE="+authorities, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE="+authorities)
+		cmd.Env = append(os.Environ(), postTo+"="+server.URL+"/v1/traces", "SSL_CERT_DIR="+t.TempDir())
 		if trusted {
 			cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+authorities)
 		}
@@ -173,6 +171,9 @@ func TestFromEnvironment(t *testing.T) {
 		"other exporter": {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_TRACES_EXPORTER=none", "", 0, ""},
 		"disabled":       {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_SDK_DISABLED=true", "", 0, ""},
 		"user":           {"OTEL_EXPORTER_OTLP_ENDPOINT=http://u:p@d", "", 0, "without a user"},
+		"their headers":  {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a=b,c=d OTEL_EXPORTER_OTLP_TRACES_HEADERS=a=b", "http://d/v1/traces", 1, ""},
+		"our headers":    {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a=b MSB_TRACING_HEADERS_FILE=/h", "http://d/v1/traces", 0, ""},
+		"odd headers":    {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_TRACES_HEADERS=a=b%0d%0ac:d", "", 0, "OTEL_EXPORTER_OTLP_TRACES_HEADERS is not"},
 		"no address":     {"OTEL_EXPORTER_OTLP_ENDPOINT=d:4318", "", 0, "such as http"},
 		"bad headers":    {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a", "", 0, "name=value"},
 	} {
