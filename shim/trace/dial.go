@@ -53,7 +53,10 @@ func (t Target) dial(ctx context.Context, to *url.URL) (_ net.Conn, relayed *url
 
 // proxyFor is nil where there is none.
 func (t Target) proxyFor(to *url.URL) (*url.URL, error) {
-	proxy, err := t.Proxies.ProxyFunc()(to)
+	if t.proxy == nil {
+		return nil, nil
+	}
+	proxy, err := t.proxy(&http.Request{URL: to})
 	if err == nil && proxy != nil && proxy.Scheme != "http" && proxy.Scheme != "https" {
 		return nil, fmt.Errorf("the proxy %s is one of %s, and msb's traces go through http and https alone: add the collector to NO_PROXY in containerd's environment", proxy.Host, proxy.Scheme)
 	}

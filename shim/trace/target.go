@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-
-	"golang.org/x/net/http/httpguts"
-	"golang.org/x/net/http/httpproxy"
 )
 
 // The variables of a shim's environment that have the settings of [tracing], which win over the
@@ -50,8 +48,8 @@ type Target struct {
 	Certificate, Key File
 	// HeadersFile has lines such as "Authorization: Bearer …".
 	HeadersFile File
-	// Proxies are what the environment says of them.
-	Proxies httpproxy.Config
+	// proxy finds the one that a request goes through; nil for none.
+	proxy func(*http.Request) (*url.URL, error)
 }
 
 // CheckEndpoint tells what is wrong with a collector's address. One with a password is refused,
@@ -82,8 +80,7 @@ func FromEnvironment(getenv func(string) string) (target Target, ok bool, err er
 	if err := CheckEndpoint(target.URL); err != nil {
 		return Target{}, false, fmt.Errorf("the endpoint of traces %w", err)
 	}
-	either := func(name string) string { return cmp.Or(getenv(name), getenv(strings.ToLower(name))) }
-	target.Proxies = httpproxy.Config{HTTPProxy: either("HTTP_PROXY"), HTTPSProxy: either("HTTPS_PROXY"), NoProxy: either("NO_PROXY")}
+	target.proxy = http.ProxyFromEnvironment // this process's, when something is sent
 	return target, true, nil
 }
 
@@ -159,6 +156,14 @@ func headers(list File) (map[string]string, error) {
 	return all, nil
 }
 
+// isHeader tells whether a request may have a header (RFC 9110, 5.1 and 5.5). The library for that,
+// httpguts, would bring 400 kB of tables for names of hosts into each shim.
 func isHeader(name, value string) bool {
-	return httpguts.ValidHeaderFieldName(name) && httpguts.ValidHeaderFieldValue(value)
+	return name != "" && !strings.ContainsFunc(name, notOfToken) && !strings.ContainsFunc(value, isControl)
 }
+
+func notOfToken(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("!#$%&'*+-.^_`|~", r))
+}
+
+func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }

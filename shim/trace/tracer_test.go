@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -107,29 +108,44 @@ func TestCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, trusted := range []bool{false, true} {
-		// The host's are read once in a process.
-		cmd := exec.Command(os.Args[0], "-test.run=^TestPostOnly$")
-		cmd.Env = append(os.Environ(), postTo+"="+server.URL+"/v1/traces", "SSL_CERT_DIR="+t.TempDir())
+		environment := []string{Endpoint + "=" + server.URL, "SSL_CERT_DIR=" + t.TempDir()}
 		if trusted {
-			cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+authorities)
+			environment = append(environment, "SSL_CERT_FILE="+authorities)
 		}
-		output, err := cmd.CombinedOutput()
-		if (err == nil) != trusted || !trusted && !strings.Contains(string(output), "certificate") {
+		output, err := postElsewhere(t, environment)
+		if (err == nil) != trusted || !trusted && !strings.Contains(output, "certificate") {
 			t.Errorf("trusted: %v: %v, %s", trusted, err, output)
 		}
 	}
 }
 
-const postTo = "MSB_TEST_POST_TO"
+const postOnly = "MSB_TEST_POST_ONLY"
 
-// TestPostOnly is TestCertificate's other process.
+// postElsewhere makes a request in another process: the host's authorities and proxies are read
+// once in each.
+func postElsewhere(t *testing.T, environment []string) (output string, err error) {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestPostOnly$")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(strings.ToUpper(variable), "=")
+		return strings.HasSuffix(name, "_PROXY")
+	}), append(environment, postOnly+"=1")...)
+	said, err := cmd.CombinedOutput()
+	return string(said), err
+}
+
+// TestPostOnly is postElsewhere's other process.
 func TestPostOnly(t *testing.T) {
-	if url := os.Getenv(postTo); url != "" {
-		tracer := Open(Target{URL: url}, "space", "pod", "v1")
-		defer tracer.Close(t.Context())
-		if err := tracer.post(nil); err != nil {
-			t.Fatal(err)
-		}
+	if os.Getenv(postOnly) == "" {
+		return
+	}
+	target, _, err := FromEnvironment(os.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracer := Open(target, "space", "pod", "v1")
+	defer tracer.Close(t.Context())
+	if err := tracer.post(nil); err != nil {
+		t.Fatal(err)
 	}
 }
 
