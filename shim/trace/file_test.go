@@ -132,7 +132,7 @@ func TestStrictCollector(t *testing.T) {
 		"containerd's":       {[]string{"OTEL_EXPORTER_OTLP_ENDPOINT", s.URL, "OTEL_EXPORTER_OTLP_CERTIFICATE", s.authorities, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", s.certificate, "OTEL_EXPORTER_OTLP_CLIENT_KEY", s.key, "OTEL_EXPORTER_OTLP_HEADERS", escaped}, ""},
 		"of its traces":      {[]string{"OTEL_EXPORTER_OTLP_ENDPOINT", s.URL, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", s.authorities, "OTEL_EXPORTER_OTLP_CERTIFICATE", wrong, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", s.certificate, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", s.key, "OTEL_EXPORTER_OTLP_TRACES_HEADERS", escaped}, ""},
 		"ours win":           {[]string{"OTEL_EXPORTER_OTLP_ENDPOINT", s.URL, "OTEL_EXPORTER_OTLP_CERTIFICATE", wrong, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", wrong, "OTEL_EXPORTER_OTLP_CLIENT_KEY", wrongKey, "OTEL_EXPORTER_OTLP_HEADERS", "Authorization=x", Certificate, s.authorities, ClientCertificate, s.both, HeadersFile, s.headers}, ""},
-		"not another's":      {[]string{Endpoint, s.URL, "OTEL_EXPORTER_OTLP_CERTIFICATE", s.authorities, ClientCertificate, s.both, HeadersFile, s.headers}, "certificate"},
+		"not another's":      {[]string{Endpoint, s.URL, "OTEL_EXPORTER_OTLP_ENDPOINT", s.URL, "OTEL_EXPORTER_OTLP_CERTIFICATE", s.authorities, ClientCertificate, s.both, HeadersFile, s.headers}, "certificate"},
 		"wrong authority":    {[]string{Certificate, wrong, ClientCertificate, s.both, HeadersFile, s.headers}, "certificate"},
 		"wrong certificate":  {[]string{Certificate, s.authorities, ClientCertificate, wrong, ClientKey, wrongKey, HeadersFile, s.headers}, "certificate"},
 		"no certificate":     {[]string{Certificate, s.authorities, HeadersFile, s.headers}, "certificate"},

@@ -179,6 +179,7 @@ func TestFromEnvironment(t *testing.T) {
 		"nothing":        {"", "", 0, ""},
 		"ours":           {"MSB_TRACING_ENDPOINT=http://c:4318/", "http://c:4318/v1/traces", 0, ""},
 		"ours wins":      {"MSB_TRACING_ENDPOINT=http://c:4318 OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_PROTOCOL=grpc OTEL_SDK_DISABLED=true OTEL_EXPORTER_OTLP_HEADERS=a=b", "http://c:4318/v1/traces", 0, ""},
+		"our own alone":  {"MSB_TRACING_ENDPOINT=http://c OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a=b", "http://c/v1/traces", 0, ""},
 		"off":            {"MSB_TRACING_ENDPOINT=off OTEL_EXPORTER_OTLP_ENDPOINT=http://d", "", 0, ""},
 		"containerd's":   {"OTEL_EXPORTER_OTLP_ENDPOINT=https://d/base", "https://d/base/v1/traces", 0, ""},
 		"its traces":     {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://t/own OTEL_EXPORTER_OTLP_ENDPOINT=http://d", "http://t/own", 0, ""},
