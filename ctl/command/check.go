@@ -146,10 +146,10 @@ func printResults(out io.Writer, paint painter, results []check.Result) {
 	colours := map[check.State]colour{check.OK: green, check.Warning: yellow, check.Missing: red}
 	for _, r := range results {
 		state := paint(colours[r.State], fmt.Sprintf("%-7s", r.State))
-		fmt.Fprintf(out, "%s  %-16s  %s\n", state, r.Name, r.Found)
+		fmt.Fprintf(out, "%s  %-16s  %s\n", state, r.Name, visible(r.Found))
 		if r.State != check.OK {
 			const indent = 7 + 2 + 16 + 2
-			fmt.Fprintf(out, "%*smeans: %s\n%*sdo:    %s\n", indent, "", r.Means, indent, "", r.Do)
+			fmt.Fprintf(out, "%*smeans: %s\n%*sdo:    %s\n", indent, "", r.Means, indent, "", visible(r.Do))
 		}
 	}
 }

@@ -143,6 +143,9 @@ type VM struct {
 	PodAnnotations bool `toml:"pod_annotations"`
 }
 
+// leastMemory is what a guest needs beside its containers (spec.Overhead).
+const leastMemory Bytes = 128 << 20
+
 // Spare says how many VMs boot before they are needed.
 type Spare struct {
 	// Count is how many of the size that was used last are kept ready; 0: none.
@@ -254,6 +257,9 @@ func parse(layers []Layer) (Config, error) {
 	}
 	if config.VM.CPUs < 1 {
 		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)
+	}
+	if config.VM.Memory < leastMemory {
+		return Config{}, fmt.Errorf("vm.memory is %s, which is less than the %s that a guest needs: %w", config.VM.Memory, leastMemory, errdefs.ErrInvalidArgument)
 	}
 	if config.Spare.Count < 0 || config.Spare.Max < 0 {
 		return Config{}, fmt.Errorf("spare.count is %d and spare.max %d, and neither may be negative: %w", config.Spare.Count, config.Spare.Max, errdefs.ErrInvalidArgument)

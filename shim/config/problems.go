@@ -64,11 +64,15 @@ func CheckFiles(layers []Layer) (problems []Problem) {
 
 // explain says all that is wrong, instead of the first that was found.
 func explain(layers []Layer) error {
-	var lines []string
-	for _, problem := range Check(layers) {
-		lines = append(lines, problem.String())
+	return fmt.Errorf("%s: %w", lines(Check(layers)), errdefs.ErrInvalidArgument)
+}
+
+func lines(problems []Problem) string {
+	var all []string
+	for _, problem := range problems {
+		all = append(all, problem.String())
 	}
-	return fmt.Errorf("%s: %w", strings.Join(lines, "; "), errdefs.ErrInvalidArgument)
+	return strings.Join(all, "; ")
 }
 
 func (l Layer) check() (problems []Problem) {
@@ -171,6 +175,10 @@ func text(err error) string {
 
 // suggest names the setting or section that was meant, if one is near.
 func suggest(name string) string {
+	const longest = 100
+	if len(name) > longest {
+		return ""
+	}
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	best, nearest := len(name), ""
 	try := func(candidate string, distance, length int) {
