@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,5 +43,16 @@ func TestPeerOf(t *testing.T) {
 		if id != 0 && (err == nil || !strings.Contains(err.Error(), "of user 65534 listens on "+path)) {
 			t.Errorf("a user's: %d, %v", pid, err)
 		}
+	}
+}
+
+// A file in the place of containerd's state directory is not taken for a host without containers.
+func TestStateIsFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (Host{State: path, Proc: "/proc"}).Find(t.Context()); err == nil || !strings.Contains(err.Error(), path+" is no directory") {
+		t.Error(err)
 	}
 }
