@@ -55,6 +55,7 @@ var checks = []struct {
 	{"control groups", groups},
 	{"mounts", sharedRoot},
 	{"descriptors", descriptors},
+	{"traces", traces},
 	{"containerd", daemon},
 	{"runtime", ourRuntime},
 	{"Kubernetes", kubernetes},
@@ -366,6 +367,16 @@ func daemon(f Facts) Result {
 		return missing(text(f.Containerd.Err), "nothing starts containers", "systemctl start containerd (install it, if there is none), or name its socket: msbctl check --address")
 	}
 	return ok("%s at %s", f.Containerd.Version, f.Containerd.Address)
+}
+
+func traces(f Facts) Result {
+	switch {
+	case f.Traces.Err != nil:
+		return warning(text(f.Traces.Err), "containers run, and shims send no traces", "correct it, in msb's configuration or in containerd's environment: docs/operations.md, Traces")
+	case f.Traces.Setting == "":
+		return ok("off")
+	}
+	return ok("sent to where %s says", f.Traces.Setting)
 }
 
 const unasked = "containerd was not asked"

@@ -96,6 +96,8 @@ func TestBad(t *testing.T) {
 		"private root":      {func(f *Facts) { f.SharedRoot = false }, "warning mounts"},
 		"a chroot":          {func(f *Facts) { f.SharedRoot, f.NoRoot = false, true }, "missing mounts"},
 		"no proc":           {func(f *Facts) { f.Proc, f.FUSE = errTest, errTest }, "missing proc"},
+		"no traces":         {func(f *Facts) { f.Traces = Traces{"tracing.endpoint", errTest} }, "warning traces"},
+		"traces":            {func(f *Facts) { f.Traces.Setting = "tracing.endpoint" }, ""},
 		"few descriptors":   {func(f *Facts) { f.Descriptors = 1024 }, "warning descriptors"},
 		"no containerd": {
 			func(f *Facts) { f.Containerd = Containerd{Err: errTest} },

@@ -29,6 +29,9 @@ type Facts struct {
 	// Vhost is whether the kernel's vhost-net is there.
 	Vhost error
 
+	// Traces are where shims send theirs.
+	Traces Traces
+
 	Cgroup Cgroup
 	// SharedRoot says that mounts of the host reach shims that run already, NoRoot that / is no
 	// mount at all for containerd: it is in a chroot.
@@ -44,6 +47,14 @@ type Config struct {
 	Files    []string
 	Problems []string
 	Driver   string
+}
+
+// Traces are what a shim of this containerd would do with its traces.
+type Traces struct {
+	// Setting says where they are sent: the setting, or what has it. Empty if nowhere.
+	Setting string
+	// Err is why they are not.
+	Err error
 }
 
 // Kit is what is installed beside the shim.

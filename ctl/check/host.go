@@ -24,6 +24,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/server"
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun"
@@ -63,6 +64,7 @@ func Look(ctx context.Context, configFile, address string) Facts {
 	f.Containerd, pid = lookAtContainerd(ctx, address)
 	f.SharedRoot, f.NoRoot = lookAtRoot(pid)
 	f.Descriptors = descriptorsOf(pid)
+	f.Traces = lookAtTraces(settings.Tracing, pid)
 	return f
 }
 
@@ -273,6 +275,28 @@ func descriptorsOf(pid int) uint64 {
 		return jail.DescriptorLimit()
 	}
 	return limit.Max
+}
+
+// lookAtTraces asks as a shim would that has a process's environment; 0 is none.
+func lookAtTraces(settings config.Tracing, pid int) Traces {
+	environment := map[string]string{}
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // there is no process 0
+	for variable := range strings.SplitSeq(string(data), "\x00") {
+		name, value, _ := strings.Cut(variable, "=")
+		environment[name] = value
+	}
+	target, ok, err := trace.FromEnvironment(settings.Getenv(func(name string) string { return environment[name] }))
+	if err != nil || !ok {
+		return Traces{Err: err}
+	}
+	t := Traces{Setting: "containerd's environment"}
+	if settings.Endpoint != "" {
+		t.Setting = "tracing.endpoint"
+	}
+	for _, wrong := range target.Check() {
+		t.Err = errors.Join(t.Err, wrong)
+	}
+	return t
 }
 
 func orSelf(pid int) int {

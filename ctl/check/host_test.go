@@ -3,6 +3,7 @@ package check
 import (
 	"encoding/binary"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,5 +81,38 @@ func TestQEMUOfKit(t *testing.T) {
 	program("virtiofsd", "echo no library >&2; exit 127")
 	if q := lookAtQEMU(t.Context(), settings, "amd64"); q.Err == nil || !q.OfVirtiofsd || q.Err.Error() != server+" does not run: no library" {
 		t.Errorf("with a virtiofsd that does not run: %+v", q)
+	}
+}
+
+// What shims would do follows msb's settings and the environment of containerd, of which nothing
+// but the names of variables is told.
+func TestLookAtTraces(t *testing.T) {
+	cmd := exec.Command("cat")
+	cmd.Env = []string{"OTEL_EXPORTER_OTLP_ENDPOINT=https://c", "OTEL_EXPORTER_OTLP_CERTIFICATE=/no/s3cret"}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	for name, c := range map[string]struct {
+		settings config.Tracing
+		pid      int
+		setting  string
+		err      string
+	}{
+		"off":             {config.Tracing{Endpoint: "off"}, cmd.Process.Pid, "", ""},
+		"nobody":          {config.Tracing{}, 0, "", ""},
+		"containerd's":    {config.Tracing{}, cmd.Process.Pid, "containerd's environment", "OTEL_EXPORTER_OTLP_CERTIFICATE cannot be used"},
+		"ours":            {config.Tracing{Endpoint: "http://c"}, cmd.Process.Pid, "tracing.endpoint", ""},
+		"a file that not": {config.Tracing{Endpoint: "http://c", HeadersFile: "/no/headers"}, 0, "tracing.endpoint", "tracing.headers_file (/no/headers) cannot be used"},
+	} {
+		got := lookAtTraces(c.settings, c.pid)
+		if got.Setting != c.setting || (got.Err == nil) != (c.err == "") || got.Err != nil && (!strings.Contains(got.Err.Error(), c.err) || strings.Contains(got.Err.Error(), "s3cret")) {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }

@@ -22,6 +22,10 @@ const directory = "msb-collect"
 // Write writes an archive that only its owner may read. It has its name when it is whole: after
 // an error, or when the context has ended, there is nothing new.
 func Write(ctx context.Context, path string, parts []Part, now time.Time) (err error) {
+	// The archive takes the place of what has the name: a device, or a link, would be lost.
+	if stat, err := os.Lstat(path); err == nil && !stat.Mode().IsRegular() {
+		return fmt.Errorf("%s is not written: it is there, and no regular file: name another with --output", path)
+	}
 	file, err := os.CreateTemp(filepath.Dir(path), ".msb-collect-*") // with mode 0600
 	if err != nil {
 		return explain(path, err)

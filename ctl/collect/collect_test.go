@@ -253,6 +253,31 @@ func TestWriteFails(t *testing.T) {
 	if err := Write(t.Context(), "/no/directory/a", parts, now); err == nil || !strings.Contains(err.Error(), "/no/directory/a is not written") {
 		t.Errorf("no directory: %v", err)
 	}
+	// What is no file keeps its name: /dev/null would be lost to the whole host.
+	special := t.TempDir()
+	for name, make := range map[string]func(string) error{
+		"device": func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) },
+		"FIFO":   func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"link":   func(path string) error { return os.Symlink("/no/file", path) },
+	} {
+		path := filepath.Join(special, name)
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Write(t.Context(), path, parts, now); err == nil || !strings.Contains(err.Error(), "no regular file") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if after, err := os.Lstat(path); err != nil || after.Mode() != before.Mode() {
+			t.Errorf("%s is replaced: %v, %v", name, after, err)
+		}
+	}
+	if left := entries(special); len(left) != 3 {
+		t.Errorf("left: %q", left)
+	}
 	if err := os.Mkdir(filepath.Join(dir, "b"), 0o700); err != nil {
 		t.Fatal(err)
 	}

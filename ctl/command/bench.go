@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/atomicfile"
@@ -66,11 +66,18 @@ func benchAction(ctx context.Context, c *cli.Command) (err error) {
 	defer func() { err = errors.Join(err, svg.Cancel()) }()
 	namespace := c.String("namespace")
 	ctx = namespaces.WithNamespace(ctx, namespace)
-	containerd, err := client.New(strings.TrimPrefix(c.String("address"), "unix://"), client.WithDefaultNamespace(namespace))
+	address, err := containerdAt(ctx, c)
 	if err != nil {
 		return err
 	}
+	containerd, err := client.New(address, client.WithDefaultNamespace(namespace), client.WithTimeout(answerPatience))
+	if err != nil {
+		return notContainerd(address, err)
+	}
 	defer func() { err = errors.Join(err, containerd.Close()) }()
+	if err := answers(ctx, containerd); err != nil {
+		return notContainerd(address, err)
+	}
 	ways := []bench.Way{{Runtime: c.String("runtime"), Config: c.String("config")}}
 	if other := c.String("against"); other != "" {
 		ways = append(ways, bench.Way{Runtime: other})
@@ -95,6 +102,20 @@ func benchAction(ctx context.Context, c *cli.Command) (err error) {
 		return printJSON(c.Root().Writer, measured)
 	}
 	return measured.print(c.Root().Writer)
+}
+
+// answerPatience is how long containerd may take until it answers.
+const answerPatience = 5 * time.Second
+
+func answers(ctx context.Context, containerd *client.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	_, err := containerd.Version(ctx)
+	return err
+}
+
+func notContainerd(address string, err error) error {
+	return fmt.Errorf("%s does not answer as containerd does: %w", address, err)
 }
 
 // benchable refuses a command line before anything is started.

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/check"
+	"github.com/msb-runtime/containerd-shim-msb/ctl/survey"
 )
 
 func checkCommand() *cli.Command {
@@ -39,6 +40,15 @@ the second check.`,
 
 func addressFlag() cli.Flag {
 	return &cli.StringFlag{Name: "address", Aliases: []string{"a"}, Usage: "containerd's `SOCKET`", Value: defaults.DefaultAddress, Sources: cli.EnvVars("CONTAINERD_ADDRESS")}
+}
+
+// containerdAt is the path of a command's socket, on which somebody listens who may be containerd.
+func containerdAt(ctx context.Context, c *cli.Command) (string, error) {
+	address := strings.TrimPrefix(c.String("address"), "unix://")
+	if _, err := survey.PeerOf(ctx, address); err != nil {
+		return "", fmt.Errorf("containerd has ended, or is not there (%s --address): %w", c.FullName(), err)
+	}
+	return address, nil
 }
 
 func configFlag() cli.Flag {
@@ -136,10 +146,10 @@ func printResults(out io.Writer, paint painter, results []check.Result) {
 	colours := map[check.State]colour{check.OK: green, check.Warning: yellow, check.Missing: red}
 	for _, r := range results {
 		state := paint(colours[r.State], fmt.Sprintf("%-7s", r.State))
-		fmt.Fprintf(out, "%s  %-16s  %s\n", state, r.Name, r.Found)
+		fmt.Fprintf(out, "%s  %-16s  %s\n", state, r.Name, visible(r.Found))
 		if r.State != check.OK {
 			const indent = 7 + 2 + 16 + 2
-			fmt.Fprintf(out, "%*smeans: %s\n%*sdo:    %s\n", indent, "", r.Means, indent, "", r.Do)
+			fmt.Fprintf(out, "%*smeans: %s\n%*sdo:    %s\n", indent, "", r.Means, indent, "", visible(r.Do))
 		}
 	}
 }

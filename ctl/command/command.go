@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/containerd/v2/version"
 	"github.com/urfave/cli/v3"
+	"golang.org/x/sys/unix"
 )
 
 // Exit codes. Those of check are also a judgement: something is missing, or might be better.
@@ -39,7 +40,15 @@ spare fill one that could not be made; 2 of check something missing; 64 a comman
 
 // Main runs the program's command line, and returns its exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := Root(stdout, stderr).Run(ctx, args)
+	out := &output{Writer: stdout}
+	err := Root(out, stderr).Run(ctx, args)
+	// Who no longer reads wants no more. To others nothing is lost in silence.
+	if failed := out.failed(); failed != nil && !errors.Is(err, failed) && !errors.Is(failed, unix.EPIPE) {
+		err = errors.Join(failed, err)
+		if errors.As(err, new(told)) {
+			fmt.Fprintln(stderr, "msbctl:", failed)
+		}
+	}
 	var code told
 	switch {
 	case err == nil:

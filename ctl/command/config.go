@@ -2,7 +2,9 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v3"
 
@@ -23,7 +25,7 @@ func configCommand() *cli.Command {
 			},
 			{
 				Name: "validate", Usage: "tell all that is wrong with the configuration", ArgsUsage: "[FILE]",
-				Description: fileUsage + "\n\nExit codes: 0 it is right; 1 it is wrong, or cannot be read.",
+				Description: fileUsage + "\n\nExit codes: 0 it is right; 1 it is wrong, or cannot be read, or a file that it names for traces cannot.",
 				Flags:       []cli.Flag{jsonFlag()}, Action: configValidate,
 			},
 			{
@@ -54,10 +56,12 @@ func layersOf(c *cli.Command) ([]config.Layer, error) {
 
 func configValidate(_ context.Context, c *cli.Command) error {
 	layers, err := layersOf(c)
-	if err != nil {
+	var unreadable config.Unreadable
+	if err != nil && !errors.As(err, &unreadable) {
 		return err
 	}
-	problems := config.Check(layers)
+	err = nil
+	problems := slices.Concat([]config.Problem(unreadable), config.Check(layers), config.CheckFiles(layers))
 	files := []string{}
 	for _, layer := range layers {
 		files = append(files, layer.Origin)
@@ -69,15 +73,15 @@ func configValidate(_ context.Context, c *cli.Command) error {
 			Files    []string         `json:"files"`
 			Problems []config.Problem `json:"problems"`
 		}{files, append([]config.Problem{}, problems...)})
-	case len(files) == 0:
+	case len(files) == 0 && len(problems) == 0:
 		_, err = fmt.Fprintln(out, "there is no file: all settings have their defaults")
 	case len(problems) == 0:
 		for _, file := range files {
-			fmt.Fprintf(out, "%s: right\n", file)
+			fmt.Fprintf(out, "%s: right\n", visible(file))
 		}
 	default:
 		for _, problem := range problems {
-			fmt.Fprintln(out, problem)
+			fmt.Fprintln(out, visible(problem.String()))
 		}
 	}
 	if err == nil && len(problems) > 0 {
@@ -101,7 +105,7 @@ func configShow(_ context.Context, c *cli.Command) error {
 	table := columns(c.Root().Writer)
 	fmt.Fprintln(table, "SETTING\tVALUE\tFROM")
 	for _, s := range settings {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", s.Key, orDash(s.Value), s.Origin)
+		fmt.Fprintf(table, "%s\t%s\t%s\n", s.Key, orDash(s.Value), visible(s.Origin))
 	}
 	return table.Flush()
 }

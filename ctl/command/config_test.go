@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/msb-runtime/containerd-shim-msb/ctl/check"
 )
 
 // run runs msbctl, and returns what it printed and its exit code.
@@ -39,7 +41,7 @@ func TestUsage(t *testing.T) {
 		{"completion bash", 0, "msbctl", ""},
 		{"completion nosh", exitFailed, "", "nosh"},
 		{"config show /no/file", exitFailed, "", "/no/file"},
-		{"config validate /no/file", exitFailed, "", "/no/file"},
+		{"config validate /no/file", exitFailed, "/no/file: it cannot be read: no such file", ""},
 	} {
 		stdout, stderr, code := run(t, strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) ||
@@ -90,5 +92,24 @@ func TestConfig(t *testing.T) {
 	stdout, _, _ = run(t, "config", "default")
 	if _, _, code := run(t, "config", "validate", write("default.toml", stdout)); code != 0 {
 		t.Errorf("the default is wrong:\n%s", stdout)
+	}
+}
+
+// What a file has is not acted upon by the terminal.
+func TestConfigVisible(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c\x1b[1m.toml")
+	for content, code := range map[string]int{"\"\\u001b[31mx\" = 1": exitFailed, "": 0} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs bytes.Buffer
+		if got := Main(t.Context(), []string{"msbctl", "config", "validate", path}, &out, &errs); got != code || strings.Contains(out.String()+errs.String(), "\x1b") || !strings.Contains(out.String(), `\x1b[1m`) {
+			t.Errorf("code %d, %q, %q", got, &out, &errs)
+		}
+	}
+	out := new(bytes.Buffer)
+	printResults(out, painterOf(out), []check.Result{{State: check.Missing, Found: "a\x1b[31m", Do: "b\x1b[31m"}})
+	if strings.Contains(out.String(), "\x1b") {
+		t.Errorf("%q", out)
 	}
 }

@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/urfave/cli/v3"
 	"google.golang.org/grpc"
@@ -27,7 +26,11 @@ func eventsAction(ctx context.Context, c *cli.Command) error {
 	if _, err := arguments(c, 0, 0); err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient("unix://"+strings.TrimPrefix(c.String("address"), "unix://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	address, err := containerdAt(ctx, c)
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"unicode"
 	"unicode/utf16"
@@ -15,6 +16,31 @@ import (
 
 	"github.com/urfave/cli/v3"
 )
+
+// An output is the program's, and knows what could not be written.
+type output struct {
+	io.Writer
+	mu  sync.Mutex
+	err error // the first; guarded by mu
+}
+
+func (o *output) Write(data []byte) (int, error) {
+	n, err := o.Writer.Write(data)
+	if err != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.err == nil {
+			o.err = err
+		}
+	}
+	return n, err
+}
+
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
 
 // jsonFlag is of every command that prints something.
 func jsonFlag() cli.Flag {

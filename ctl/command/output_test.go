@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -104,4 +106,24 @@ func FuzzEscaper(f *testing.F) {
 			t.Errorf("%q is shown as %q", text, shown)
 		}
 	})
+}
+
+// What could not be printed is told, whichever command it was.
+func TestFullOutput(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	empty := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"--help", "--version", "config default", "config show " + empty, "config validate " + empty, "config validate /no/file", "spare --root /no/spares drain", "check --help"} {
+		var errs bytes.Buffer
+		code := Main(t.Context(), append([]string{"msbctl"}, strings.Fields(args)...), full, &errs)
+		if code != exitFailed || strings.Count(errs.String(), "no space left on device") != 1 {
+			t.Errorf("msbctl %s: code %d, %q", args, code, &errs)
+		}
+	}
 }

@@ -70,6 +70,9 @@ func lend(in io.Reader, out io.Writer, end context.CancelCauseFunc) (*terminal, 
 
 // terminalOf is a stream if it is a terminal.
 func terminalOf(stream any) *os.File {
+	if o, ok := stream.(*output); ok {
+		stream = o.Writer
+	}
 	if file, ok := stream.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		return file
 	}

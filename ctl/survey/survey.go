@@ -117,8 +117,12 @@ type Process struct {
 
 // Find returns the sandboxes, ordered by namespace and id.
 func (h Host) Find(ctx context.Context) ([]Sandbox, error) {
-	if _, err := os.Stat(h.State); err != nil {
+	stat, err := os.Stat(h.State)
+	if err != nil {
 		return nil, fmt.Errorf("containerd's state directory: %w", err)
+	}
+	if !stat.IsDir() {
+		return nil, fmt.Errorf("containerd's state directory: %s is no directory: name it with --state", h.State)
 	}
 	found, err := h.bundles()
 	if err != nil {

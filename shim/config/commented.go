@@ -35,6 +35,11 @@ var comments = map[string]string{
 	"tracing":          "Spans of OpenTelemetry: docs/operations.md, Traces.",
 	"tracing.endpoint": "An OTLP collector, such as http://127.0.0.1:4318, or off. Default: what OTEL_EXPORTER_OTLP_ENDPOINT names in containerd's environment.",
 
+	"tracing.certificate":        "A file with the authorities, in PEM, that may vouch for an https collector. Default: the host's.",
+	"tracing.client_certificate": "A file with the certificate, in PEM, that an https collector is shown if it asks for one.",
+	"tracing.client_key":         "The file with that certificate's key. Default: the certificate's file.",
+	"tracing.headers_file":       "A file with headers for the collector, each on a line, such as Authorization: Bearer TOKEN.",
+
 	"compat":                 "For clients that ask for what a VM does not have.",
 	"compat.host_namespaces": "A PID, IPC or UTS namespace of the host: refuse, or vm for one of the VM's.",
 

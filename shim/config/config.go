@@ -77,6 +77,40 @@ type Tracing struct {
 	// Endpoint is the address of an OTLP collector; empty for the one that the environment of
 	// containerd names, if it does, and "off" for none.
 	Endpoint string `toml:"endpoint"`
+	// Certificate is a file with the authorities that may vouch for an https collector;
+	// empty for the host's. ClientCertificate and ClientKey are what it is shown if it asks.
+	Certificate       string `toml:"certificate"`
+	ClientCertificate string `toml:"client_certificate"`
+	ClientKey         string `toml:"client_key"`
+	// HeadersFile has the headers of each request: a token there is in no report of a bug.
+	HeadersFile string `toml:"headers_file"`
+}
+
+// files are the settings that name one.
+func (t Tracing) files() map[string]string {
+	return map[string]string{
+		"certificate": t.Certificate, "client_certificate": t.ClientCertificate, "client_key": t.ClientKey, "headers_file": t.HeadersFile,
+	}
+}
+
+// Environment has the settings for a shim's daemon.
+func (t Tracing) Environment() []string {
+	return []string{
+		trace.Endpoint + "=" + t.Endpoint, trace.Certificate + "=" + t.Certificate, trace.ClientCertificate + "=" + t.ClientCertificate,
+		trace.ClientKey + "=" + t.ClientKey, trace.HeadersFile + "=" + t.HeadersFile,
+	}
+}
+
+// Getenv is os.Getenv in a daemon whose other variables another has.
+func (t Tracing) Getenv(other func(string) string) func(string) string {
+	return func(variable string) string {
+		for _, pair := range t.Environment() {
+			if name, value, _ := strings.Cut(pair, "="); name == variable {
+				return value
+			}
+		}
+		return other(variable)
+	}
 }
 
 // Compat says what clients get that ask for something of the host's that a VM does not
@@ -108,6 +142,9 @@ type VM struct {
 	// API, where containerd's own list of those it passes on does not apply.
 	PodAnnotations bool `toml:"pod_annotations"`
 }
+
+// leastMemory is what a guest needs beside its containers (spec.Overhead).
+const leastMemory Bytes = 128 << 20
 
 // Spare says how many VMs boot before they are needed.
 type Spare struct {
@@ -221,6 +258,9 @@ func parse(layers []Layer) (Config, error) {
 	if config.VM.CPUs < 1 {
 		return Config{}, fmt.Errorf("vm.cpus is %d and must be at least 1: %w", config.VM.CPUs, errdefs.ErrInvalidArgument)
 	}
+	if config.VM.Memory < leastMemory {
+		return Config{}, fmt.Errorf("vm.memory is %s, which is less than the %s that a guest needs: %w", config.VM.Memory, leastMemory, errdefs.ErrInvalidArgument)
+	}
 	if config.Spare.Count < 0 || config.Spare.Max < 0 {
 		return Config{}, fmt.Errorf("spare.count is %d and spare.max %d, and neither may be negative: %w", config.Spare.Count, config.Spare.Max, errdefs.ErrInvalidArgument)
 	}
@@ -234,6 +274,14 @@ func parse(layers []Layer) (Config, error) {
 		if err := trace.CheckEndpoint(value); err != nil {
 			return Config{}, fmt.Errorf("tracing.endpoint %w, or off: %w", err, errdefs.ErrInvalidArgument)
 		}
+	}
+	for name, path := range config.Tracing.files() {
+		if path != "" && !filepath.IsAbs(path) { // which may be what is for the file, and is not repeated
+			return Config{}, fmt.Errorf("tracing.%s has to be the absolute path of a file: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	if name := withNUL(config); name != "" {
+		return Config{}, fmt.Errorf("%s has a character NUL, which no path or address may have: %w", name, errdefs.ErrInvalidArgument)
 	}
 	switch config.Driver {
 	case "auto", "krun", "qemu":

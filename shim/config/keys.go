@@ -68,6 +68,16 @@ func isSection(name string) bool {
 	return slices.ContainsFunc(keys, func(k key) bool { return strings.HasPrefix(k.name(), name+".") })
 }
 
+// withNUL names a setting with a string that no program can be given; empty if there is none.
+func withNUL(config Config) string {
+	for _, k := range keys {
+		if value := reflect.ValueOf(config).FieldByIndex(k.index); value.Kind() == reflect.String && strings.Contains(value.String(), "\x00") {
+			return k.name()
+		}
+	}
+	return ""
+}
+
 // flatten is every setting of a configuration, in the order of Config, as a file has it.
 func flatten(config Config) []Setting {
 	settings := make([]Setting, 0, len(keys))

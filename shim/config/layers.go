@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/sys/unix"
 )
 
 // A Layer is one source of the configuration. What a later one sets wins.
@@ -19,14 +22,24 @@ type Layer struct {
 	Data   []byte
 }
 
+// Unreadable are files of a configuration that cannot be read.
+type Unreadable []Problem
+
+func (u Unreadable) Error() string { return lines(u) }
+
 // Layers are the configuration file and its drop-ins, the files *.toml of the directory
 // beside it that has its name with .d for .toml (config.d), in the order of their names.
-// An empty path means the file that the shim reads by itself.
+// An empty path means the file that the shim reads by itself. With an Unreadable, there are those
+// that can be read.
 func Layers(path string) ([]Layer, error) {
-	if path != "" {
-		return readFile(path, false)
+	if path == "" {
+		return readDefault()
 	}
-	return readDefault()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	return readFile(path, false)
 }
 
 func readDefault() ([]Layer, error) {
@@ -34,38 +47,78 @@ func readDefault() ([]Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	layers, err := readFile(filepath.Join(prefix, prefixFile), false)
-	if errors.Is(err, os.ErrNotExist) {
+	// What is there and cannot be read does not give way to another.
+	path := filepath.Join(prefix, prefixFile)
+	if absent(path) {
 		return readFile(Path, true)
 	}
-	return layers, err
+	return readFile(path, false)
+}
+
+// absent tells whether there is nothing of that name, not even a link that leads nowhere.
+func absent(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // readFile reads a file, which need not exist if it is optional, and its drop-ins.
 func readFile(path string, optional bool) (layers []Layer, err error) {
-	data, err := os.ReadFile(path)
-	switch {
-	case err == nil:
+	var wrong Unreadable
+	fails := func(path string, err error) {
+		if of := new(os.PathError); errors.As(err, &of) {
+			err = of.Err
+		}
+		wrong = append(wrong, Problem{path, fmt.Errorf("it cannot be read: %w", err).Error()})
+	}
+	add := func(path string) {
+		data, err := contentOf(path)
+		if err != nil {
+			fails(path, err)
+			return
+		}
 		layers = append(layers, Layer{Origin: path, Data: data})
-	case !optional || !errors.Is(err, os.ErrNotExist):
-		return nil, err
+	}
+	if !optional || !absent(path) {
+		add(path)
 	}
 	dir := dropIns(path)
 	entries, err := os.ReadDir(dir) // sorted by name
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+	if err != nil && !absent(dir) {
+		fails(dir, err)
 	}
 	for _, entry := range entries {
-		if filepath.Ext(entry.Name()) != ".toml" {
-			continue
+		if filepath.Ext(entry.Name()) == ".toml" {
+			add(filepath.Join(dir, entry.Name()))
 		}
-		file := filepath.Join(dir, entry.Name())
-		if data, err = os.ReadFile(file); err != nil {
-			return nil, err
-		}
-		layers = append(layers, Layer{Origin: file, Data: data})
+	}
+	if len(wrong) > 0 {
+		return layers, wrong
 	}
 	return layers, nil
+}
+
+// maxFile is more than any configuration has, in bytes.
+const maxFile = 1 << 20
+
+// contentOf reads a file, and neither waits for one nor reads one without an end.
+func contentOf(path string) ([]byte, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	stat, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if kind := stat.Mode().Type(); kind&(fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		return nil, errors.New("it is no regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = errors.New("it is larger than 1 MiB")
+	}
+	return bytes.TrimPrefix(data, []byte("\ufeff")), err // with which editors of Windows begin
 }
 
 // dropIns is the directory of a file's drop-ins.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // A Problem is something that is wrong with a configuration.
@@ -38,13 +40,39 @@ func Check(layers []Layer) (problems []Problem) {
 	return problems
 }
 
+// CheckFiles tells what is wrong with the files that a configuration without problems names for
+// traces. No container is refused for it.
+func CheckFiles(layers []Layer) (problems []Problem) {
+	config, err := parse(layers)
+	if err != nil || config.Tracing.Endpoint == trace.Off {
+		return nil
+	}
+	wrong := trace.FilesOf(config.Tracing.Getenv(func(string) string { return "" })).Check()
+	if len(wrong) == 0 {
+		return nil
+	}
+	settings, err := Settings(layers)
+	if err != nil {
+		return nil
+	}
+	for _, err := range wrong {
+		i := slices.IndexFunc(settings, func(s Setting) bool { return s.Key == err.Setting })
+		problems = append(problems, Problem{settings[i].Origin, err.Error()})
+	}
+	return problems
+}
+
 // explain says all that is wrong, instead of the first that was found.
 func explain(layers []Layer) error {
-	var lines []string
-	for _, problem := range Check(layers) {
-		lines = append(lines, problem.String())
+	return fmt.Errorf("%s: %w", lines(Check(layers)), errdefs.ErrInvalidArgument)
+}
+
+func lines(problems []Problem) string {
+	var all []string
+	for _, problem := range problems {
+		all = append(all, problem.String())
 	}
-	return fmt.Errorf("%s: %w", strings.Join(lines, "; "), errdefs.ErrInvalidArgument)
+	return strings.Join(all, "; ")
 }
 
 func (l Layer) check() (problems []Problem) {
@@ -94,6 +122,9 @@ func (e entry) check(content map[string]any) error {
 	case !isKey:
 		return fmt.Errorf("unknown setting %s%s", name, suggest(name))
 	case !fits(value, known.kind):
+		if !found {
+			value = "a list" // what is in it may be a secret in the wrong place
+		}
 		return fmt.Errorf("%s is %v, and has to be %s", name, value, known.takes)
 	}
 	for _, part := range slices.Backward(e.path) {
@@ -144,6 +175,10 @@ func text(err error) string {
 
 // suggest names the setting or section that was meant, if one is near.
 func suggest(name string) string {
+	const longest = 100
+	if len(name) > longest {
+		return ""
+	}
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	best, nearest := len(name), ""
 	try := func(candidate string, distance, length int) {

@@ -73,7 +73,7 @@ func TestCheck(t *testing.T) {
 		"driver.x = 1":                     "/c:1: unknown setting driver.x",
 		"\ndriver = ":                      "/c:2: this is not TOML: ",
 		"driver='qemu'\ndriver='krun'":     "/c:2: this is not TOML: ",
-		"driver = ['qemu']":                "/c:1: driver is [qemu], and has to be a string",
+		"driver = ['qemu']":                "/c:1: driver is a list, and has to be a string",
 		"[vm]\n[vm.x]\ny=1":                "/c:2: unknown section vm.x",
 	} {
 		got := strings.Join(told(Check([]Layer{{"/c", []byte(file)}})), "\n")
@@ -163,6 +163,41 @@ func TestCommented(t *testing.T) {
 	for name := range comments {
 		if _, found := findKey(name); !found && !isSection(name) {
 			t.Errorf("%s has a comment, and is no setting", name)
+		}
+	}
+}
+
+// Files for traces are told with the line that names them, and hold up no container. What may be
+// a secret in the place of its file is not repeated.
+func TestFilesOfTraces(t *testing.T) {
+	dir := t.TempDir()
+	for file, want := range map[string]string{
+		"[tracing]\ncertificate = '" + dir + "/no'":                                          "/c:2: tracing.certificate (" + dir + "/no) cannot be used, and no spans are sent until it can: no such file or directory",
+		"[tracing]\nendpoint = 'off'\ncertificate = '" + dir + "/no'":                        "",
+		"tracing.headers_file = '" + dir + "'\ntracing.client_certificate = '" + dir + "/c'": "/c:2: tracing.client_certificate (" + dir + "/c) cannot be used, and no spans are sent until it can: no such file or directory\n/c:1: tracing.headers_file (" + dir + ") cannot be used, and no spans are sent until it can: it is no regular file",
+		"[vm]\ncpus = 2": "",
+	} {
+		layers := []Layer{{"/c", []byte(file)}}
+		if got := strings.Join(told(CheckFiles(layers)), "\n"); got != want {
+			t.Errorf("%q: %s\nwant %s", file, got, want)
+		}
+		if _, err := Resolve(layers); err != nil {
+			t.Errorf("a container is refused: %v", err)
+		}
+	}
+	for file, want := range map[string]string{
+		"tracing.headers_file = 'Authorization: s3cret'":   "/c:1: tracing.headers_file has to be the absolute path of a file",
+		"tracing.headers_file = ['Authorization: s3cret']": "/c:1: tracing.headers_file is a list, and has to be a string",
+		"tracing.headers = 's3cret'":                       "/c:1: unknown setting tracing.headers",
+		"tracing.client_key = \"/s3cret\\u0000\"":          "/c:1: tracing.client_key has a character NUL, which no path or address may have",
+		"kit = \"/k\\u0000\"":                              "/c:1: kit has a character NUL, which no path or address may have",
+	} {
+		layers := []Layer{{"/c", []byte(file)}}
+		if got := strings.Join(told(Check(layers)), "\n"); !strings.HasPrefix(got, want) || strings.Contains(got, "s3cret") {
+			t.Errorf("%q: %s\nwant %s", file, got, want)
+		}
+		if problems := CheckFiles(layers); len(problems) > 0 {
+			t.Errorf("%q: of its files: %v", file, problems)
 		}
 	}
 }

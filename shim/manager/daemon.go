@@ -21,7 +21,6 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
-	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 )
 
 // daemonEnv marks the environment of the daemon. Its value is the time at which
@@ -77,7 +76,8 @@ func arguments(params *bootapi.BootstrapParams) []string {
 }
 
 func environment(tracing config.Tracing, began time.Time) []string {
-	return append(os.Environ(), spare.Processors, daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10), trace.Endpoint+"="+tracing.Endpoint)
+	own := append(tracing.Environment(), spare.Processors, daemonEnv+"="+strconv.FormatInt(began.UnixNano(), 10))
+	return append(os.Environ(), own...)
 }
 
 // takeDaemon hands what a daemon needs over to a spare of a size; nil if there is none.

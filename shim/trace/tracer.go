@@ -3,14 +3,11 @@ package trace
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
-	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/containerd/log"
@@ -47,6 +44,7 @@ type Tracer struct {
 
 	warned time.Time // the last warning
 	lost   int       // spans since then
+	wrong  string    // the file that the last warning was about
 }
 
 // Open returns a tracer for the shim of a sandbox, which ends with Close.
@@ -140,12 +138,18 @@ func (t *Tracer) flush() {
 func (t *Tracer) send(batch []*span) {
 	err := t.post(request(t.resource, batch))
 	if err == nil {
+		t.wrong = ""
 		return
 	}
 	t.lost += len(batch)
-	if time.Since(t.warned) < quiet {
-		return
+	file, wrong := new(FileError), ""
+	if errors.As(err, &file) {
+		wrong = file.Error()
 	}
+	if wrong != "" && wrong == t.wrong || time.Since(t.warned) < quiet {
+		return // a file is the administrator's, and told once
+	}
+	t.wrong = wrong
 	log.L.WithError(err).WithField("spans", t.lost).Warn("the collector of traces takes no spans, and they are dropped")
 	t.warned, t.lost = time.Now(), 0
 }
@@ -160,19 +164,28 @@ func (t *Tracer) post(body []byte) error {
 	if err != nil {
 		return err
 	}
+	headers, err := t.target.headers()
+	if err != nil {
+		return err
+	}
 	request.Close = true
-	for name, value := range t.target.Headers {
+	for name, value := range headers {
 		request.Header.Set(name, value)
 	}
 	request.Header.Set("Content-Type", "application/x-protobuf")
 	request.Header.Set("User-Agent", "containerd-shim-msb")
-	conn, err := dial(ctx, request.URL)
+	conn, relayed, err := t.target.dial(ctx, request.URL)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
-	if err := request.Write(conn); err != nil {
+	defer cutOff(ctx, conn)()
+	write := request.Write
+	if relayed != nil {
+		authorize(request, relayed)
+		write = request.WriteProxy
+	}
+	if err := write(conn); err != nil {
 		return err
 	}
 	response, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxAnswer)), request)
@@ -184,13 +197,4 @@ func (t *Tracer) post(body []byte) error {
 		return fmt.Errorf("its answer is %d", response.StatusCode)
 	}
 	return nil
-}
-
-// dial connects to the host of an address.
-func dial(ctx context.Context, to *url.URL) (net.Conn, error) {
-	if to.Scheme == "https" {
-		dialer := &tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12}}
-		return dialer.DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), cmp.Or(to.Port(), "443")))
-	}
-	return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), cmp.Or(to.Port(), "80")))
 }

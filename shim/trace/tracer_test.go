@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -94,8 +95,7 @@ func TestNoCollector(t *testing.T) {
 	tracer.Close(t.Context())
 }
 
-// A collector over TLS has to have a certificate that the host trusts, or is sent nothing. The
-// variables of OpenTelemetry's exporter do not count (docs/operations.md).
+// A collector over TLS has to have a certificate that the host trusts, or is sent nothing.
 func TestCertificate(t *testing.T) {
 	var kept collector.Collector
 	server := httptest.NewUnstartedServer(&kept)
@@ -108,30 +108,44 @@ func TestCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, trusted := range []bool{false, true} {
-		// The host's are read once in a process.
-		cmd := exec.Command(os.Args[0], "-test.run=^TestPostOnly$")
-		cmd.Env = append(os.Environ(), postTo+"="+server.URL+"/v1/traces", "SSL_CERT_DIR="+t.TempDir(),
-			"OTEL_EXPORTER_OTLP_CERTIFICATE="+authorities, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE="+authorities)
+		environment := []string{Endpoint + "=" + server.URL, "SSL_CERT_DIR=" + t.TempDir()}
 		if trusted {
-			cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+authorities)
+			environment = append(environment, "SSL_CERT_FILE="+authorities)
 		}
-		output, err := cmd.CombinedOutput()
-		if (err == nil) != trusted || !trusted && !strings.Contains(string(output), "certificate") {
+		output, err := postElsewhere(t, environment)
+		if (err == nil) != trusted || !trusted && !strings.Contains(output, "certificate") {
 			t.Errorf("trusted: %v: %v, %s", trusted, err, output)
 		}
 	}
 }
 
-const postTo = "MSB_TEST_POST_TO"
+const postOnly = "MSB_TEST_POST_ONLY"
 
-// TestPostOnly is TestCertificate's other process.
+// postElsewhere makes a request in another process: the host's authorities and proxies are read
+// once in each.
+func postElsewhere(t *testing.T, environment []string) (output string, err error) {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestPostOnly$")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(strings.ToUpper(variable), "=")
+		return strings.HasSuffix(name, "_PROXY")
+	}), append(environment, postOnly+"=1")...)
+	said, err := cmd.CombinedOutput()
+	return string(said), err
+}
+
+// TestPostOnly is postElsewhere's other process.
 func TestPostOnly(t *testing.T) {
-	if url := os.Getenv(postTo); url != "" {
-		tracer := Open(Target{URL: url}, "space", "pod", "v1")
-		defer tracer.Close(t.Context())
-		if err := tracer.post(nil); err != nil {
-			t.Fatal(err)
-		}
+	if os.Getenv(postOnly) == "" {
+		return
+	}
+	target, _, err := FromEnvironment(os.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracer := Open(target, "space", "pod", "v1")
+	defer tracer.Close(t.Context())
+	if err := tracer.post(nil); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -165,6 +179,7 @@ func TestFromEnvironment(t *testing.T) {
 		"nothing":        {"", "", 0, ""},
 		"ours":           {"MSB_TRACING_ENDPOINT=http://c:4318/", "http://c:4318/v1/traces", 0, ""},
 		"ours wins":      {"MSB_TRACING_ENDPOINT=http://c:4318 OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_PROTOCOL=grpc OTEL_SDK_DISABLED=true OTEL_EXPORTER_OTLP_HEADERS=a=b", "http://c:4318/v1/traces", 0, ""},
+		"our own alone":  {"MSB_TRACING_ENDPOINT=http://c OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a=b", "http://c/v1/traces", 0, ""},
 		"off":            {"MSB_TRACING_ENDPOINT=off OTEL_EXPORTER_OTLP_ENDPOINT=http://d", "", 0, ""},
 		"containerd's":   {"OTEL_EXPORTER_OTLP_ENDPOINT=https://d/base", "https://d/base/v1/traces", 0, ""},
 		"its traces":     {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://t/own OTEL_EXPORTER_OTLP_ENDPOINT=http://d", "http://t/own", 0, ""},
@@ -173,6 +188,9 @@ func TestFromEnvironment(t *testing.T) {
 		"other exporter": {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_TRACES_EXPORTER=none", "", 0, ""},
 		"disabled":       {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_SDK_DISABLED=true", "", 0, ""},
 		"user":           {"OTEL_EXPORTER_OTLP_ENDPOINT=http://u:p@d", "", 0, "without a user"},
+		"their headers":  {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a=b,c=d OTEL_EXPORTER_OTLP_TRACES_HEADERS=a=b", "http://d/v1/traces", 1, ""},
+		"our headers":    {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a=b MSB_TRACING_HEADERS_FILE=/h", "http://d/v1/traces", 0, ""},
+		"odd headers":    {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_TRACES_HEADERS=a=b%0d%0ac:d", "", 0, "OTEL_EXPORTER_OTLP_TRACES_HEADERS is not"},
 		"no address":     {"OTEL_EXPORTER_OTLP_ENDPOINT=d:4318", "", 0, "such as http"},
 		"bad headers":    {"OTEL_EXPORTER_OTLP_ENDPOINT=http://d OTEL_EXPORTER_OTLP_HEADERS=a", "", 0, "name=value"},
 	} {

@@ -29,7 +29,7 @@ var classed = []string{"shim", "vm", "guest"}
 // all of them.
 var spoken = []string{
 	"cmd/msb-install", "ctl/bench", "ctl/check", "ctl/collect", "ctl/command", "ctl/events", "ctl/metrics", "ctl/survey",
-	"deploy/containerd", "deploy/kit", "deploy/node", "guest/pod", "shim/config", "vm/krun/libkrun",
+	"deploy/containerd", "deploy/kit", "deploy/node", "guest/pod", "shim/config", "shim/trace", "vm/krun/libkrun",
 }
 
 // Each error that a user can meet has an entry in the page of troubles, and each entry is an
