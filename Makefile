@@ -188,6 +188,7 @@ clients:
 # What docs/guest.md's lines run in containers, from the host's directories.
 guests:
 	@$(DEPS) iptables nft wg ip mke2fs erofs systemd
+	@$(STEP) "building crictl (a minute when new)" go build -C hack/tools/critest -o $(TOOLS)/ sigs.k8s.io/cri-tools/cmd/crictl
 
 # All pods, and of the containers what the shim does at the same time, with a shim that has
 # the race detector; what it finds is in files, because containerd throws a shim's standard

@@ -287,6 +287,11 @@ var guestAbilities = []ability{
 		test:  dockerInContainer,
 	},
 	{
+		name: "pods", use: "a node of Kubernetes in a container", needs: privileged,
+		works: "what a node has but for kubelet: containerd's interface for it, runc, and CNI's bridge: a pod's container runs, with a network and limits",
+		test:  podsInContainer,
+	},
+	{
 		name: "systemd", use: "systemd as init", needs: privileged,
 		works: "it starts its units, and a service runs in a group of its own",
 		test:  systemd,

@@ -33,16 +33,19 @@ func wireguard(t *testing.T, g *guests) {
 	}
 }
 
-// dockerInContainer runs an engine and a container of its own. A group with controllers for
-// others has no processes itself: those that are in the container's go into one below, as the
-// entry point of Docker's own image does it. containerd is there first: one that dockerd starts
-// itself has 15 seconds, which a slow machine may not keep.
-func dockerInContainer(t *testing.T, g *guests) {
-	g.run(t, privileged, `
+// groupsForOthers readies the container's control group for others below it. A group with controllers
+// for others has no processes itself: those that are in it go into one below, as the entry point of
+// Docker's own image does it.
+const groupsForOthers = `
 		cd /sys/fs/cgroup
-		mkdir init
+		mkdir -p init
 		for pid in $(cat cgroup.procs); do echo $pid >init/cgroup.procs || [ ! -e /proc/$pid ]; done 2>/dev/null
-		sed 's/[^ ]*/+&/g' cgroup.controllers >cgroup.subtree_control
+		sed 's/[^ ]*/+&/g' cgroup.controllers >cgroup.subtree_control`
+
+// dockerInContainer runs an engine and a container of its own. containerd is there first: one that
+// dockerd starts itself has 15 seconds, which a slow machine may not keep.
+func dockerInContainer(t *testing.T, g *guests) {
+	g.run(t, privileged, groupsForOthers+`
 		mkdir -p /tmp/bin
 		ln -sf /usr/sbin/iptables-legacy /tmp/bin/iptables
 		ln -sf /usr/sbin/ip6tables-legacy /tmp/bin/ip6tables
@@ -55,6 +58,47 @@ func dockerInContainer(t *testing.T, g *guests) {
 		until docker version >/dev/null 2>&1; do kill -0 %2; sleep 0.2; done
 		docker load -i /images/busybox.tar
 		[ "$(docker run --rm --memory 64m msb.test/busybox:latest sh -c 'ip addr show eth0 | grep -c 172.17.; cat /sys/fs/cgroup/memory.max')" = $'1\n67108864' ]`)
+}
+
+// podsInContainer does what kubelet does of a pod: it asks containerd's interface for it, which has
+// its network made by CNI plugins and its containers by runc.
+func podsInContainer(t *testing.T, g *guests) {
+	g.run(t, privileged, groupsForOthers+`
+		mkdir -p /etc /tmp/pods/net
+		touch /etc/hosts /etc/resolv.conf # which a pod gets copies of
+		cd /tmp/pods
+		cat >config.toml <<'END'
+version = 3
+disabled_plugins = ["io.containerd.nri.v1.nri"]
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "msb.test/pause:sandbox"
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ["/cni"]
+  conf_dir = "/tmp/pods/net"
+END
+		cat >net/10-pods.conflist <<'END'
+{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": true,
+  "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.97.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+END
+		cat >pod.json <<'END'
+{"metadata": {"name": "pod", "namespace": "default", "uid": "1"}, "hostname": "pod", "log_directory": "/tmp/pods", "linux": {"cgroup_parent": "/pods"}}
+END
+		cat >container.json <<'END'
+{"metadata": {"name": "main"}, "image": {"image": "msb.test/busybox:latest"}, "log_path": "log", "linux": {"resources": {"memory_limit_in_bytes": 67108864}},
+  "command": ["sh", "-ec", "ping -c 1 -W 60 10.97.0.1 >/dev/null; ip addr show eth0 | grep -o 'inet 10.97.0.'; cat /sys/fs/cgroup/memory.max; hostname"]}
+END
+		containerd --config config.toml --address /run/pods.sock --root /var/lib/docker/pods --state /run/pods >containerd.log 2>&1 &
+		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/pods/containerd.log; kill $(jobs -p); wait; exit $status' EXIT
+		until ctr --address /run/pods.sock version >/dev/null 2>&1; do kill -0 %1; sleep 0.2; done
+		ctr --address /run/pods.sock --namespace k8s.io image import /images/busybox.tar
+		pods() { crictl --config /dev/null --runtime-endpoint unix:///run/pods.sock --timeout 10m "$@"; }
+		pod=$(pods runp pod.json)
+		container=$(pods create "$pod" container.json pod.json)
+		pods start "$container"
+		until pods inspect "$container" | grep CONTAINER_EXITED; do sleep 0.2; done
+		pods rmp --force "$pod"
+		cat log
+		[ "$(cut -d' ' -f4- log)" = $'inet 10.97.0.\n67108864\npod' ]`)
 }
 
 // systemd boots in a container of its own: it has to be the first process. Its basic units are

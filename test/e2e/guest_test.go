@@ -84,12 +84,14 @@ func newGuests(t *testing.T) *guests {
 	}
 	mounts := programsOfTheHost(t)
 	engine := append(slices.Clone(mounts), bind(filepath.Join(host.Output, "cache", "docker"), "/docker", "ro", "x-msb.sockets=off"), bind(filepath.Join(host.Output, "images"), "/images", "ro"),
+		bind(filepath.Join(host.Output, "cni"), "/cni", "ro", "x-msb.sockets=off"),
 		specs.Mount{Destination: "/var/lib/docker", Type: "tmpfs", Source: "tmpfs"})
 	return &guests{
 		plain: start(t, options{spec: []oci.SpecOpts{plug("plain", guestPlainAddress, "fd99::2"), oci.WithMounts(mounts), withDevices}}, sleeper...),
 		privileged: start(t, options{spec: []oci.SpecOpts{
 			plug("privileged", guestPrivilegedAddress, "fd99::3"), oci.WithMounts(engine), oci.WithMemoryLimit(1 << 30),
 			oci.WithPrivileged, oci.WithHostDevices, oci.WithAllDevicesAllowed,
+			oci.WithAddedCapabilities([]string{"CAP_SYS_RESOURCE"}), // a client gives what its own root has, which may lack it
 		}}, sleeper...),
 	}
 }
