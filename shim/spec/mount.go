@@ -52,6 +52,7 @@ var guestSources = []string{procfs, sysfs}
 const (
 	procfs  = "/proc"
 	devNull = "/dev/null"
+	ptmx    = "/dev/ptmx" // a link that the runtime makes (pts(4))
 )
 
 var guestNodes = []string{devNull, "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"}
@@ -210,11 +211,12 @@ var emulated = []string{
 }
 
 // checkPlace refuses, as runc does, what would be in the place of files that the guest's runtime
-// reads and writes while it makes the container: of proc, and /dev/null. crun has no such check.
+// reads, writes and makes with the container: of proc, /dev/null and /dev/ptmx. crun has no such
+// check, and a mount on one of the last two would be without effect.
 func checkPlace(mount specs.Mount) error {
 	destination, source, bound := path.Clean(mount.Destination), path.Clean(mount.Source), asksForBind(mount)
 	switch {
-	case destination == devNull && !(bound && source == devNull):
+	case destination == ptmx || destination == devNull && !(bound && source == devNull):
 		return invalid("mount %s: what is there has to be the device, which every container has: leave the mount out", destination)
 	case !hasPrefix(destination, procfs) || isAny(destination, emulated...):
 		return nil

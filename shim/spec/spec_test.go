@@ -63,6 +63,7 @@ func TestNewRefuses(t *testing.T) {
 		"dir as proc":       {withMount(specs.Mount{Destination: "/proc/", Type: "bind", Source: "/x"}), "nothing but proc"},
 		"bound as proc":     {withMount(specs.Mount{Destination: "/proc", Type: "proc", Source: "/x", Options: []string{"bind"}}), "nothing but proc"},
 		"over /dev/null":    {withMount(specs.Mount{Destination: "/dev/null", Type: "bind", Source: "/x"}), "has to be the device"},
+		"over /dev/ptmx":    {withMount(specs.Mount{Destination: "/dev/ptmx", Type: "bind", Source: "/dev/ptmx"}), "has to be the device"},
 		"the root":          {withMount(specs.Mount{Destination: "//.", Type: "tmpfs"}), "root itself"},
 		"NUL":               {withMount(specs.Mount{Destination: "/a\x00", Type: "tmpfs"}), "NUL"},
 		"no source":         {withMount(specs.Mount{Destination: "/a", Type: "bind"}), "no source"},

@@ -53,6 +53,7 @@ func placesBeside(t *testing.T, dir string) []beside {
 		}, "cat /t/x /t/z/x /proc/cpuinfo /by-link; stat -c '%n %a' /t /t/z /n /p"},
 		{name: "a file as a directory", change: bindAt(file+"/", "/x")},
 		{name: "over /dev/null", change: bindAt(file, "/dev/null")},
+		{name: "over /dev/ptmx", change: bindAt(file, "/dev/ptmx")},
 		{name: "in proc", change: bindAt(file, "/proc/version")},
 		{name: "a directory of proc", change: bindAt("/proc/sys", "/proc/sys")},
 		{name: "a directory as proc", change: bindAt(dir, "/proc")},
