@@ -11,7 +11,7 @@ import (
 
 // A Bind is a file or directory of the host that the container is given.
 type Bind struct {
-	// Source is an absolute path of the host.
+	// Source is an absolute path of the host, for the kernel to walk: it need not be clean.
 	Source string
 	// Destination is the path in the container; for error messages.
 	Destination string
@@ -47,9 +47,15 @@ var local = map[string]bool{
 
 // guestSources are paths of the host that mean the guest's own when they are
 // bound: kernel interfaces, shared memory, and devices that every kernel has.
-var guestSources = []string{"/proc", "/sys"}
+var guestSources = []string{procfs, sysfs}
 
-var guestNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"}
+const (
+	procfs  = "/proc"
+	devNull = "/dev/null"
+	ptmx    = "/dev/ptmx" // a link that the runtime makes (pts(4))
+)
+
+var guestNodes = []string{devNull, "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"}
 
 // socketType is the type of a mount of a socket, for runtimes with VMs: containerd's
 // conformance suite for shims and nerdbox (docs/socket-forwarding.md) have it. Here it is a
@@ -61,6 +67,9 @@ const socketType = "uds"
 // container's.
 func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap) (_ Bind, isBind bool, _ error) {
 	if err := checkDestination(mount.Destination); err != nil {
+		return Bind{}, false, err
+	}
+	if err := checkPlace(mount); err != nil {
 		return Bind{}, false, err
 	}
 	bind := Bind{Destination: mount.Destination, Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
@@ -103,7 +112,14 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	if err := bind.checkFile(); err != nil {
 		return Bind{}, false, err
 	}
-	return bind, bind.Socket || !isGuests(bind.Source), nil
+	isGuests := isGuests(bind.Source)
+	if path.IsAbs(mount.Source) {
+		// The kernel walks through it: behind a symbolic link .. leads elsewhere than its text says,
+		// and nothing but a directory has a name that ends with /.
+		bind.Source = mount.Source
+		isGuests = isGuests && !isAny("..", strings.Split(mount.Source, "/")...)
+	}
+	return bind, bind.Socket || !isGuests, nil
 }
 
 // planIDMap completes the mapping of ids. One that is asked for by an option alone is that
@@ -161,10 +177,53 @@ func checkDestination(destination string) error {
 		return invalid("mount %q: the destination is not an absolute path", destination)
 	case strings.ContainsRune(destination, 0):
 		return invalid("mount %q: the destination contains a NUL byte", destination)
-	case isAny("..", strings.Split(destination, "/")...):
+	case leadsOut(destination):
 		return invalid("mount %s: the destination leads out of the container's root", destination)
 	case path.Clean(destination) == "/":
 		return invalid("mount %s: the destination is the container's root itself", destination)
+	}
+	return nil
+}
+
+// leadsOut tells a path that is above the root somewhere on its way. One that is not is what
+// path.Clean makes of it, as with runc.
+func leadsOut(destination string) bool {
+	depth := 0
+	for part := range strings.SplitSeq(destination, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			depth--
+		default:
+			depth++
+		}
+		if depth < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// emulated are the files of /proc in whose place others may be, as with runc: those that lxcfs has.
+var emulated = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/slabinfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
+	"/proc/sys/crypto/fips_enabled", "/proc/sys/kernel/ns_last_pid",
+}
+
+// checkPlace refuses, as runc does, what would be in the place of files that the guest's runtime
+// reads, writes and makes with the container: of proc, /dev/null and /dev/ptmx. crun has no such
+// check, and a mount on one of the last two would be without effect.
+func checkPlace(mount specs.Mount) error {
+	destination, source, bound := path.Clean(mount.Destination), path.Clean(mount.Source), asksForBind(mount)
+	switch {
+	case destination == ptmx || destination == devNull && !(bound && source == devNull):
+		return invalid("mount %s: what is there has to be the device, which every container has: leave the mount out", destination)
+	case !hasPrefix(destination, procfs) || isAny(destination, emulated...):
+		return nil
+	case destination != procfs:
+		return invalid("mount %s: nothing can be mounted in %s but at files that lxcfs has, such as /proc/cpuinfo: leave the mount out", destination, procfs)
+	case bound && source != procfs || !bound && mount.Type != "proc":
+		return invalid("mount %s: nothing but proc itself can be there: give the mount the type proc, or leave it out", destination)
 	}
 	return nil
 }

@@ -29,9 +29,10 @@ func checkFilter(filter *specs.LinuxSeccomp) error {
 }
 
 // guestFilter is a filter without what runc passes over and crun refuses: numbers of errors for
-// actions that return none, and the listener that nothing is sent to.
+// actions that return none, the listener that nothing is sent to, rules for no call, and a filter that
+// says nothing.
 func guestFilter(asked *specs.LinuxSeccomp) *specs.LinuxSeccomp {
-	if asked == nil {
+	if asked == nil || asked.DefaultAction == "" && len(asked.Syscalls) == 0 {
 		return nil
 	}
 	filter := *asked
@@ -39,7 +40,7 @@ func guestFilter(asked *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 	if !hasNumber(filter.DefaultAction) {
 		filter.DefaultErrnoRet = nil
 	}
-	filter.Syscalls = slices.Clone(filter.Syscalls)
+	filter.Syscalls = slices.DeleteFunc(slices.Clone(filter.Syscalls), func(rule specs.LinuxSyscall) bool { return len(rule.Names) == 0 })
 	for i, rule := range filter.Syscalls {
 		if !hasNumber(rule.Action) {
 			filter.Syscalls[i].ErrnoRet = nil

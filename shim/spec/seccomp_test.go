@@ -44,7 +44,12 @@ func TestGuestFilter(t *testing.T) {
 		return rules
 	}
 	for name, c := range map[string]struct{ asked, want *specs.LinuxSeccomp }{
-		"none": {},
+		"none":         {},
+		"says nothing": {asked: &specs.LinuxSeccomp{Architectures: []specs.Arch{specs.ArchX86_64}}},
+		"rules for no call": {
+			&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: append(rules(false), specs.LinuxSyscall{Action: specs.ActErrno})},
+			&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: rules(false)},
+		},
 		"allowed by default": {
 			&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, DefaultErrnoRet: new(uint(1)), ListenerPath: "/x", ListenerMetadata: "m", Syscalls: rules(true)},
 			&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: rules(false)},

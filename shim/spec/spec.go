@@ -272,7 +272,8 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 		mount.Source, mount.Type, mount.Options = places.Volumes[i], "bind", volume.guestOptions()
 	}
 	for i := range mounts {
-		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil // the host's mount has them
+		mounts[i].Destination = filepath.Clean(mounts[i].Destination) // as runc does; crun puts no file at one that ends with /
+		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil       // the host's mount has them
 		mounts[i].Options = crunOptions(mounts[i])
 	}
 	if p.sandboxMemory != "" {

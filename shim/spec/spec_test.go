@@ -53,6 +53,17 @@ func TestNewRefuses(t *testing.T) {
 		"relative":          {withMount(specs.Mount{Destination: "a", Type: "tmpfs"}), "absolute"},
 		"empty destination": {withMount(specs.Mount{Type: "tmpfs"}), "absolute"},
 		"escaping":          {withMount(specs.Mount{Destination: "/a/../../b", Type: "tmpfs"}), "leads out"},
+		"out by a detour":   {withMount(specs.Mount{Destination: "/../b", Type: "tmpfs"}), "leads out"},
+		"the root in a way": {withMount(specs.Mount{Destination: "/a/..", Type: "tmpfs"}), "root itself"},
+		"in proc":           {withMount(specs.Mount{Destination: "/proc/version", Type: "bind", Source: "/x"}), "nothing can be mounted in /proc"},
+		"in proc, not so":   {withMount(specs.Mount{Destination: "/a/../proc//sys/", Type: "tmpfs"}), "nothing can be mounted in /proc"},
+		"proc in proc":      {withMount(specs.Mount{Destination: "/proc/sys", Type: "bind", Source: "/proc/sys"}), "nothing can be mounted in /proc"},
+		"an image in proc":  {withMount(specs.Mount{Destination: "/proc/x", Type: "ext4", Source: "/x"}), "nothing can be mounted in /proc"},
+		"tmpfs as proc":     {withMount(specs.Mount{Destination: "/proc", Type: "tmpfs"}), "nothing but proc"},
+		"dir as proc":       {withMount(specs.Mount{Destination: "/proc/", Type: "bind", Source: "/x"}), "nothing but proc"},
+		"bound as proc":     {withMount(specs.Mount{Destination: "/proc", Type: "proc", Source: "/x", Options: []string{"bind"}}), "nothing but proc"},
+		"over /dev/null":    {withMount(specs.Mount{Destination: "/dev/null", Type: "bind", Source: "/x"}), "has to be the device"},
+		"over /dev/ptmx":    {withMount(specs.Mount{Destination: "/dev/ptmx", Type: "bind", Source: "/dev/ptmx"}), "has to be the device"},
 		"the root":          {withMount(specs.Mount{Destination: "//.", Type: "tmpfs"}), "root itself"},
 		"NUL":               {withMount(specs.Mount{Destination: "/a\x00", Type: "tmpfs"}), "NUL"},
 		"no source":         {withMount(specs.Mount{Destination: "/a", Type: "bind"}), "no source"},
@@ -93,6 +104,29 @@ func TestLocalOptions(t *testing.T) {
 	}
 }
 
+// What may be where others may not, and how the guest is told of a place.
+func TestPlaces(t *testing.T) {
+	for _, c := range []struct{ kind, source, destination, want string }{
+		{"proc", "proc", "/proc/", "/proc"},
+		{"bind", "/proc", "/proc", "/proc"},
+		{"bind", "/x", "/proc/sys/../cpuinfo", "/proc/cpuinfo"},
+		{"bind", "/x", "/proc/sys/kernel/ns_last_pid", "/proc/sys/kernel/ns_last_pid"},
+		{"bind", "/dev//null", "/dev/null", "/dev/null"},
+		{"bind", "/x", "/process", "/process"},
+		{"bind", "/x", "/a//b/../c/", "/a/c"},
+		{"tmpfs", "tmpfs", "/a/./b/..", "/a"},
+	} {
+		p, err := New(container(withMount(specs.Mount{Destination: c.destination, Type: c.kind, Source: c.source})), "/bundle")
+		if err != nil {
+			t.Errorf("%s: %v", c.destination, err)
+			continue
+		}
+		if got := p.guestMounts(Places{Binds: []string{"/x"}})[0].Destination; got != c.want {
+			t.Errorf("%s is %s to the guest, want %s", c.destination, got, c.want)
+		}
+	}
+}
+
 // The last option holds, and what is recursive holds longer.
 func TestReadOnlyOptions(t *testing.T) {
 	for options, want := range map[string][2]bool{
@@ -117,7 +151,11 @@ func TestBinds(t *testing.T) {
 		want  *Bind // nil: the guest's own
 	}{
 		"read-write":            {specs.Mount{Type: "bind", Source: "/s", Options: []string{"rbind", "rw"}}, &Bind{Source: "/s", Recursive: true}},
-		"bind is not recursive": {specs.Mount{Type: "bind", Source: "/s/../t", Options: []string{"bind"}}, &Bind{Source: "/t"}},
+		"bind is not recursive": {specs.Mount{Type: "bind", Source: "/s", Options: []string{"bind"}}, &Bind{Source: "/s"}},
+		"behind a link or not":  {specs.Mount{Type: "bind", Source: "/s/../t"}, &Bind{Source: "/s/../t"}},
+		"nothing but a dir":     {specs.Mount{Type: "bind", Source: "/s/"}, &Bind{Source: "/s/"}},
+		"perhaps not proc":      {specs.Mount{Type: "bind", Source: "/s/../proc"}, &Bind{Source: "/s/../proc"}},
+		"proc":                  {specs.Mount{Type: "bind", Source: "//proc/./"}, nil},
 		"bind by option alone":  {specs.Mount{Type: "none", Source: "/s", Options: []string{"bind"}}, &Bind{Source: "/s"}},
 		"read-only":             {specs.Mount{Type: "bind", Source: "/s", Options: []string{"ro"}}, &Bind{Source: "/s", ReadOnly: true}},
 		"the last one holds":    {specs.Mount{Type: "bind", Source: "/s", Options: []string{"ro", "rw"}}, &Bind{Source: "/s"}},

@@ -42,6 +42,9 @@ func planVolume(m specs.Mount, bundle string) (Volume, error) {
 	if err := checkDestination(m.Destination); err != nil {
 		return Volume{}, err
 	}
+	if err := checkPlace(m); err != nil {
+		return Volume{}, err
+	}
 	if err := checkSource(m); err != nil {
 		return Volume{}, err
 	}

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -23,6 +24,9 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	if p.hasExited() && !r.All {
 		return nil, fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
+	if c.endsBeforeStart(p, unix.Signal(r.Signal)) {
+		r = &taskapi.KillRequest{ID: r.ID, Signal: sigkill, All: r.All}
+	}
 	sb, err := s.pod.Sandbox()
 	if err == nil {
 		if r.ExecID == "" && unix.Signal(r.Signal) == unix.SIGKILL {
@@ -42,6 +46,15 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		return nil, fmt.Errorf("process already finished (%v): %w", err, errdefs.ErrNotFound)
 	}
 	return nil, err
+}
+
+// endsBeforeStart tells a signal that ends a container which was not started. What it is for is then
+// the guest's runtime, the first process of a PID namespace, which ignores what it does not handle
+// (pid_namespaces(7)); runc's handles these, and ends.
+func (c *container) endsBeforeStart(p *process, signal unix.Signal) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.execID == "" && p.state == processAdded && slices.Contains([]unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM}, signal)
 }
 
 // killInit kills a container: in the guest, or with its VM if the guest refuses.

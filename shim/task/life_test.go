@@ -132,6 +132,21 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// What ends a container that waits for its start does so whatever its program makes of signals: it
+// does not run yet.
+func TestKillBeforeStart(t *testing.T) {
+	c := open(t)
+	c.pod()
+	for _, signal := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM} {
+		c.joinPod("c", "ignores-term")
+		c.must(c.signal("c", "", unix.SIGUSR1))
+		c.expectState("c", "", tasktypes.Status_CREATED)
+		c.must(c.signal("c", "", signal))
+		c.expectExit("c", "", killed)
+		c.expectDelete("c", "", killed)
+	}
+}
+
 // A deletion whose answer nobody got is answered again, and a task that is gone is one
 // that has stopped.
 func TestTombstone(t *testing.T) {

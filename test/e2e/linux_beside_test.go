@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,10 +181,11 @@ func refusedBeside() []beside {
 func TestLinuxBesideRunc(t *testing.T) {
 	nothingLeft(t)
 	theirs, ours := bothSides(t)
+	places := placesBeside(t, t.TempDir())
 	results := map[string]map[string]string{}
 	for _, side := range []side{theirs, ours} {
 		seen := map[string]string{}
-		for _, c := range append(besideRunc(), refusedBeside()...) {
+		for _, c := range slices.Concat(besideRunc(), refusedBeside(), places) {
 			change := func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
 				c.change(s)
 				return nil
@@ -203,6 +205,7 @@ func TestLinuxBesideRunc(t *testing.T) {
 				t.Errorf("%s is refused only by the guest's runtime: %s", c.name, o.failed)
 			}
 		}
+		endBeside(t, side, seen)
 		execsBeside(t, side, seen)
 		updatesBeside(t, side, seen)
 		results[side.runtime] = seen
@@ -229,8 +232,9 @@ func execsBeside(t *testing.T, side side, seen map[string]string) {
 			p.User.Umask, p.OOMScoreAdj = new(uint32(0o77)), new(5)
 			p.IOPriority, p.Scheduler = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_IDLE}, &specs.Scheduler{Policy: specs.SchedOther, Nice: 9}
 		},
-		"processors": func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "0"} },
-		"no user":    func(p *specs.Process) { p.User.UID = 1<<32 - 1 },
+		"processors":   func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "0"} },
+		"no user":      func(p *specs.Process) { p.User.UID = 1<<32 - 1 },
+		"no variables": func(p *specs.Process) { p.Env, p.Args = nil, []string{"/bin/env"} },
 	} {
 		process := execOf(t, c, stateOf)
 		change(process)
