@@ -243,3 +243,16 @@ func isAll(number *int64) bool { return number == nil || *number < 0 }
 func isAnyAccess(access string) bool {
 	return strings.Contains(access, "r") && strings.Contains(access, "w") && strings.Contains(access, "m")
 }
+
+// withDeviceRules are limits that let a container use the devices that every container has, and no
+// other, if they have no rule. So it is with runc; to crun no rule is no limit.
+func withDeviceRules(asked *specs.LinuxResources) *specs.LinuxResources {
+	var limits specs.LinuxResources
+	if asked != nil {
+		limits = *asked
+	}
+	if len(limits.Devices) == 0 {
+		limits.Devices = []specs.LinuxDeviceCgroup{{Access: "rwm"}}
+	}
+	return &limits
+}

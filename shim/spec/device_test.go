@@ -173,3 +173,22 @@ func TestDeviceRefused(t *testing.T) {
 		refusedFor(t, err, says)
 	}
 }
+
+// A configuration without rules for devices allows none but those that every container has.
+func TestNoDeviceRules(t *testing.T) {
+	allowed := []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	for name, c := range map[string]struct {
+		asked *specs.LinuxResources
+		allow bool
+	}{
+		"no limits": {nil, false},
+		"no rules":  {&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(5))}}, false},
+		"a rule":    {&specs.LinuxResources{Devices: allowed}, true},
+	} {
+		guest := guestSpec(t, Places{}, func(s *specs.Spec) { s.Linux.Resources = c.asked })
+		rules := guest.Linux.Resources.Devices
+		if len(rules) != 1 || rules[0].Allow != c.allow || rules[0].Access != "rwm" || rules[0].Major != nil {
+			t.Errorf("%s: %+v", name, rules)
+		}
+	}
+}

@@ -245,7 +245,7 @@ func (p *Plan) Guest(places Places) ([]byte, error) {
 	root, linux := *guest.Root, *guest.Linux
 	root.Path = places.Rootfs
 	linux.CgroupsPath = places.Cgroup
-	linux.Resources, linux.Devices = p.limits.Guest, p.devices
+	linux.Resources, linux.Devices = withDeviceRules(p.limits.Guest), p.devices
 	p.guestBlocks(&linux, places.BlockDevices)
 	linux.MountLabel = "" // of the host's security module
 	linux.Seccomp = guestFilter(linux.Seccomp)

@@ -63,6 +63,10 @@ func placesBeside(t *testing.T, dir string) []beside {
 			DefaultAction: specs.ActAllow,
 			Syscalls:      []specs.LinuxSyscall{{Action: specs.ActErrno}, {Names: []string{"mkdir"}, Action: specs.ActErrno}},
 		}), "mkdir /made"},
+		{
+			"no limits", ofLinux(func(l *specs.Linux) { l.Resources = nil }),
+			"mknod /kmsg c 1 11 && head -c 1 /kmsg; head -c 1 /dev/zero | wc -c",
+		},
 		{"files without content", withLimit("RLIMIT_FSIZE", 0, 0), "sh -c 'echo x >/made'; echo $?; wc -c </made"},
 	}
 }
