@@ -7,8 +7,10 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -275,8 +277,9 @@ func parse(layers []Layer) (Config, error) {
 			return Config{}, fmt.Errorf("tracing.endpoint %w, or off: %w", err, errdefs.ErrInvalidArgument)
 		}
 	}
-	for name, path := range config.Tracing.files() {
-		if path != "" && !filepath.IsAbs(path) { // which may be what is for the file, and is not repeated
+	files := config.Tracing.files()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if path := files[name]; path != "" && !filepath.IsAbs(path) { // which may be what is for the file, and is not repeated
 			return Config{}, fmt.Errorf("tracing.%s has to be the absolute path of a file: %w", name, errdefs.ErrInvalidArgument)
 		}
 	}

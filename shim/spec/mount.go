@@ -72,7 +72,7 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	if err := checkPlace(mount); err != nil {
 		return Bind{}, false, err
 	}
-	bind := Bind{Destination: mount.Destination, Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
+	bind := Bind{Destination: path.Clean(mount.Destination), Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
 	bind.Socket = mount.Type == socketType
 	isBind = bind.Socket || asksForBind(mount)
 	for _, option := range mount.Options {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -98,8 +97,9 @@ const sharedMemory = "/dev/shm"
 // makes for a pod's shared memory. The guest's own serves instead: mappings of it
 // are shared, which those of a file server are not.
 func isSandboxMemory(pod Pod, bind Bind) bool {
+	source := path.Clean(bind.Source)
 	return pod.ID != "" && !bind.Socket && bind.Destination == sharedMemory &&
-		filepath.Base(bind.Source) == "shm" && filepath.Base(filepath.Dir(bind.Source)) == pod.ID
+		path.Base(source) == "shm" && path.Base(path.Dir(source)) == pod.ID
 }
 
 // SandboxMemory is the host's directory of the pod's shared memory, whose size tells

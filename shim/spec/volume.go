@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -51,7 +52,7 @@ func planVolume(m specs.Mount, bundle string) (Volume, error) {
 	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
 		return Volume{}, unsupported("mount %s: ids are mapped for files and directories of the host, not for %s: leave the mappings out", m.Destination, m.Type)
 	}
-	v := Volume{Destination: m.Destination}
+	v := Volume{Destination: path.Clean(m.Destination)}
 	var options []string
 	var err error
 	v.Image, options, err = image.Of(mount.Mount{Type: m.Type, Source: absolute(bundle, m.Source), Options: m.Options})

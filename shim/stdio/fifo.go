@@ -79,7 +79,7 @@ func openOutput(ctx context.Context, mounts mountns.Namespace, path string) (*ou
 		return !errors.Is(err, unix.ENXIO)
 	})
 	defer writer.Close()
-	if errors.Is(err, unix.ENXIO) {
+	if errors.Is(err, unix.ENXIO) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		log.G(ctx).Warnf("no client has opened %s for reading: the process goes on without one, and its output waits for one", path)
 	}
 	file, err := reopen(named.File, os.O_RDWR|unix.O_NONBLOCK)

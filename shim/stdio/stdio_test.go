@@ -210,17 +210,23 @@ func TestOutputWaitsForClient(t *testing.T) {
 
 // A client that never opens its ends, or whose request ends, holds nothing up for ever.
 func TestOutputClientNeverComes(t *testing.T) {
-	for name, within := range map[string]time.Duration{"has its time": ClientsTurn, "has no time": 0} {
+	for name, c := range map[string]struct{ request, within, waits time.Duration }{
+		"has its time": {time.Hour, ClientsTurn, ClientsTurn},
+		"has no time":  {time.Hour, 0, 0},
+		"has left":     {time.Second, ClientsTurn, time.Second},
+	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err"), OpenedWithin: within}
+			config := Config{Stdout: fifo(t, dir, "out"), Stderr: fifo(t, dir, "err"), OpenedWithin: c.within}
 			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), c.request)
+				defer cancel()
 				began := time.Now()
-				streams, err := Open(t.Context(), "id", config)
+				streams, err := Open(ctx, "id", config)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if took := time.Since(began); took != within {
+				if took := time.Since(began); took != c.waits {
 					t.Errorf("waited for %v", took)
 				}
 				streams.Close()

@@ -101,7 +101,7 @@ func (c *container) attachBind(ctx context.Context, p *sandbox.Prepared, bind sp
 		return attachment{}, err
 	}
 	defer source.Close()
-	if filepath.Clean(bind.Destination) == spec.ResolvConf {
+	if bind.Destination == spec.ResolvConf {
 		addResolvers(ctx, p, source)
 	}
 	switch {

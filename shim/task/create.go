@@ -184,7 +184,7 @@ func (c *container) handOver(ctx context.Context, sb *sandbox.Sandbox, r *taskap
 	if err != nil {
 		return err
 	}
-	streams, err := stdio.Open(detached, c.id, init.config)
+	streams, err := stdio.Open(ctx, c.id, init.config) // for a client that is there
 	if err != nil {
 		return err
 	}

@@ -68,9 +68,20 @@ func (s *Service) deleteExec(ctx context.Context, c *container, p *process) (*ta
 		return nil, err
 	}
 	c.record(p, status) // of one that was never started: who waits for it learns of its end
-	endStreams(p)       // as the guest has no process for them any more, its ends go with these
+	c.endExec(bounded, p)
 	c.forget(p)
 	return c.deleteResponse(p, status), nil
+}
+
+// endExec ends a deleted exec's streams. The guest's task service has let go of its ends, so those of the
+// agent go with the host's; but not of a terminal's input (CopyConsole of containerd's shim for runc),
+// which the agent may be about to write to.
+func (c *container) endExec(ctx context.Context, p *process) {
+	if p.config.Terminal {
+		c.closeStdio(ctx, p)
+	} else {
+		endStreams(p)
+	}
 }
 
 // boundDeletion is for all that the guest has to do for a deletion. What it has used of its

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
@@ -199,11 +200,14 @@ func TestClientsTurn(t *testing.T) {
 		return path
 	}
 	late := func(path string, request func() error) *os.File {
-		asked := make(chan error, 1)
+		asked, began := make(chan error, 1), time.Now()
 		go func() { asked <- request() }()
 		select {
 		case err := <-asked:
-			t.Fatalf("a process without its client: %v", err)
+			if time.Since(began) < stdio.ClientsTurn {
+				t.Fatalf("a process without its client: %v", err)
+			}
+			asked <- err
 		case <-time.After(100 * time.Millisecond):
 		}
 		reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -223,6 +227,22 @@ func TestClientsTurn(t *testing.T) {
 	c.expectExit("c", "e", 0)
 	c.expectDelete("c", "e", 0)
 	expectOutput(t, reader, "exec\n")
+}
+
+// An exec whose client never comes does not outlive its container.
+func TestClientNeverComes(t *testing.T) {
+	c := open(t)
+	c.Run("c", "sleep")
+	exec := c.execRequest("c", "e", "echo", "exec")
+	exec.Stdout = filepath.Join(t.TempDir(), "fifo")
+	c.must(unix.Mkfifo(exec.Stdout, 0o600))
+	asked := make(chan error, 1)
+	go func() { _, err := c.Tasks.Exec(c.ctx, exec); asked <- err }()
+	time.Sleep(100 * time.Millisecond) // that it waits; else it finds no container, which is right, too
+	c.remove("c")
+	if err := <-asked; !errdefs.IsNotFound(err) {
+		t.Errorf("Exec = %v", err)
+	}
 }
 
 // What a client writes arrives, and its end once CloseIO tells of it.
@@ -273,6 +293,14 @@ func TestAskedAtOnce(t *testing.T) {
 			if err := unix.Mkfifo(*path, 0o600); err != nil {
 				t.Fatal(err)
 			}
+			if name == "in" {
+				continue
+			}
+			reader, err := os.OpenFile(*path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { reader.Close() })
 		}
 	}
 	for beside, call := range map[string]func(client) error{

@@ -8,6 +8,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -49,12 +50,14 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 }
 
 // endsBeforeStart tells a signal that ends a container which was not started. What it is for is then
-// the guest's runtime, the first process of a PID namespace, which ignores what it does not handle
-// (pid_namespaces(7)); runc's handles these, and ends.
+// the guest's runtime, which as the first process of a PID namespace ignores what it does not handle
+// (pid_namespaces(7)); runc's handles these, and ends. In a namespace of others it is not the first, and the
+// signal does what it does.
 func (c *container) endsBeforeStart(p *process, signal unix.Signal) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return p.execID == "" && p.state == processAdded && slices.Contains([]unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM}, signal)
+	_, joins := c.plan.Joins()[specs.PIDNamespace]
+	return !joins && p.execID == "" && p.state == processAdded && slices.Contains([]unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM}, signal)
 }
 
 // killInit kills a container: in the guest, or with its VM if the guest refuses.

@@ -68,7 +68,7 @@ func (c *container) markAdded(p *process) error {
 // exec opens an exec's streams and adds it in the guest, both at once: the guest uses the streams
 // when it starts the exec.
 func (c *container) exec(ctx context.Context, sb *sandbox.Sandbox, p *process, r *taskapi.ExecProcessRequest) error {
-	streams, err := stdio.Open(ctx, p.execID, p.config)
+	streams, err := c.openStreams(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -80,6 +80,22 @@ func (c *container) exec(ctx context.Context, sb *sandbox.Sandbox, p *process, r
 		}
 	}
 	return cmp.Or(err, refused)
+}
+
+// openStreams opens the host's ends of an exec's streams, for as long as the container is there.
+func (c *container) openStreams(ctx context.Context, p *process) (*stdio.Streams, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(c.life, stop)()
+	streams, err := stdio.Open(ctx, p.execID, p.config)
+	if err != nil {
+		return nil, err
+	}
+	if err := context.Cause(c.life); err != nil {
+		streams.Close()
+		return nil, err
+	}
+	return streams, nil
 }
 
 // Start implements the Task API.

@@ -107,6 +107,7 @@ func postWith(t *testing.T, environment map[string]string) error {
 	}
 	tracer := Open(target, "space", "pod", "v1")
 	defer tracer.Close(t.Context())
+	tracer.patience = time.Hour
 	return tracer.post(nil)
 }
 

@@ -65,6 +65,10 @@ func Open(target Target, namespace, sandbox, version string) *Tracer {
 	return t
 }
 
+// parting is how long Close waits for a request to notice that it was given up. One that reads a file
+// of a server which is gone never does, and ends with the process.
+const parting = time.Second
+
 // Close sends what waits, until ctx ends. What ends later is dropped.
 func (t *Tracer) Close(ctx context.Context) {
 	if t == nil {
@@ -76,7 +80,10 @@ func (t *Tracer) Close(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	t.cancel()
-	<-t.ended
+	select {
+	case <-t.ended:
+	case <-time.After(parting):
+	}
 }
 
 // add queues a span that has ended, or drops it.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -144,9 +145,25 @@ func TestPostOnly(t *testing.T) {
 	}
 	tracer := Open(target, "space", "pod", "v1")
 	defer tracer.Close(t.Context())
+	tracer.patience = time.Hour
 	if err := tracer.post(nil); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A request that nothing can end, such as one that reads a file of a server which is gone, does not
+// keep a shim.
+func TestCloseWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tracer := &Tracer{ending: make(chan struct{}), ended: make(chan struct{}), cancel: func() {}}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		began := time.Now()
+		tracer.Close(ctx)
+		if took := time.Since(began); took != parting {
+			t.Errorf("Close took %v", took)
+		}
+	})
 }
 
 // Spans are sent while the shim runs, and in requests that are bounded.

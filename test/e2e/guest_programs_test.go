@@ -88,14 +88,14 @@ END
   "command": ["sh", "-ec", "ping -c 1 -W 60 10.97.0.1 >/dev/null; ip addr show eth0 | grep -o 'inet 10.97.0.'; cat /sys/fs/cgroup/memory.max; hostname"]}
 END
 		containerd --config config.toml --address /run/pods.sock --root /var/lib/docker/pods --state /run/pods >containerd.log 2>&1 &
-		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/pods/containerd.log; kill $(jobs -p); wait; exit $status' EXIT
+		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/pods/containerd.log; pods rmp --force --all || true; kill $(jobs -p); wait; exit $status' EXIT
+		pods() { crictl --config /dev/null --runtime-endpoint unix:///run/pods.sock --timeout 10m "$@"; }
 		until ctr --address /run/pods.sock version >/dev/null 2>&1; do kill -0 %1; sleep 0.2; done
 		ctr --address /run/pods.sock --namespace k8s.io image import /images/busybox.tar
-		pods() { crictl --config /dev/null --runtime-endpoint unix:///run/pods.sock --timeout 10m "$@"; }
 		pod=$(pods runp pod.json)
 		container=$(pods create "$pod" container.json pod.json)
 		pods start "$container"
-		until pods inspect "$container" | grep CONTAINER_EXITED; do sleep 0.2; done
+		until pods inspect "$container" | grep CONTAINER_EXITED; do kill -0 %1; sleep 0.2; done
 		pods rmp --force "$pod"
 		cat log
 		[ "$(cut -d' ' -f4- log)" = $'inet 10.97.0.\n67108864\npod' ]`)

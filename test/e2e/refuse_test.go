@@ -101,7 +101,7 @@ func TestRefused(t *testing.T) {
 		"malformed cgroup":      {[]string{"--cgroup", "a:b"}, "is neither a path below the hierarchy's root nor slice:prefix:name"},
 		"malformed cpus":        {[]string{"--annotation", "io.containerd.msb.vm.cpus=many"}, `"many" is not a number of CPUs`},
 		"malformed memory":      {[]string{"--annotation", "io.containerd.msb.vm.memory=-1"}, "is not a size such as 512MiB"},
-		"missing configuration": {[]string{"--runtime-config-path", filepath.Join(dir, "none.toml")}, "none.toml: no such file"},
+		"missing configuration": {[]string{"--runtime-config-path", filepath.Join(dir, "none.toml")}, "none.toml: it cannot be read: no such file"},
 		"unknown setting":       {config(t, dir, "kernel = 1"), "unknown setting"},
 		"unknown driver":        {config(t, dir, `driver = "bochs"`), `unknown driver "bochs"`},
 		"missing kit":           {config(t, dir, fmt.Sprintf("kit = %q", dir)), "the guest kit is incomplete"},
