@@ -117,6 +117,8 @@ func TestCheckStreams(t *testing.T) {
 		"of no call of the host":  {request(3), answer(2), false},
 		"no stream":               {request(1), answer(0), false},
 		"two answers to one call": {request(1), join(answer(1), answer(1)), false},
+		"a stream's end, twice":   {join(request(1), follow), join(answer(1), answer(3), answer(3)), true},
+		"a stream's end, thrice":  {join(request(1), follow), join(answer(1), answer(3), answer(3), answer(3)), false},
 		"data as an answer":       {request(1), data(1), false},
 		"data of another call":    {join(request(1), follow, request(5)), data(5), false},
 		"a call":                  {request(1), request(1), false},

@@ -41,7 +41,7 @@ var mutations = []mutation{
 	},
 	{
 		"a second answer", "shim/guest/frames.go",
-		"f.answers > last/2+1 {", "f.answers > last/2+1 && false {",
+		"f.answers > last/2+1+f.followed.Load() {", "f.answers > last/2+1+f.followed.Load() && false {",
 		"", "TestCheckStreams|TestViolations|TestCheck",
 	},
 	{
