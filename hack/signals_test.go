@@ -45,7 +45,15 @@ func TestScriptsInterrupted(t *testing.T) {
 		"containerd-private": {"containerd-private true", map[string]string{"hack/need-root": nothing, "containerd": fails, "ctr": fails, "pgrep": nothing}},
 		"kubernetes":         {"kubernetes true", map[string]string{"hack/need-root": nothing, "awk": nothing, "unshare": fails}},
 		"docker":             {"docker $TMPDIR/docker", map[string]string{"apt-get": nothing, "hack/debian": `mkdir "$4"; exit 1`}},
-		"packages/build":     {"packages/build $DIR $TMPDIR", map[string]string{"hack/packages/version": nothing, "go": nothing, "git": nothing, "make": fails}},
+		"guest-image": {"guest-image agent crun $TMPDIR/image", map[string]string{
+			"id": "echo 0", "install": nothing, "mknod": nothing, "mkfs.erofs": `touch "${@: -2:1}"; exit 1`,
+		}},
+		"nerdctl":             {"nerdctl $DIR/nerdctl", map[string]string{"go": nothing}},
+		"containerd-release":  {"containerd-release 2.3 $DIR/containerd", map[string]string{"go": nothing}},
+		"microsandbox":        {"microsandbox $DIR/microsandbox", map[string]string{"hack/deps": nothing, "hack/step": fails}},
+		"libkrunfw":           {"libkrunfw $DIR/libkrunfw $DIR/origin", map[string]string{"ldconfig": nothing, "hack/deps": nothing, "hack/step": fails}},
+		"busybox-conformance": {"busybox-conformance $DIR/busybox", map[string]string{"busybox": nothing, "apt-get": nothing, "apt-cache": nothing, "hack/deps": nothing, "hack/step": fails}},
+		"packages/build":      {"packages/build $DIR $TMPDIR", map[string]string{"hack/packages/version": nothing, "go": nothing, "git": nothing, "make": fails}},
 		"packages/checks": {"packages/checks $DIR $DIR", map[string]string{
 			"id": "echo 0", "./containerd-shim-msb_.deb": nothing, "./containerd-shim-msb-.rpm": nothing,
 			"./containerd-shim-msb-.tar.gz": nothing, "./containerd-shim-msb-.spdx.json": nothing,
