@@ -164,13 +164,8 @@ var mutations = []mutation{
 		"", "TestOutputWaitsForClient",
 	},
 	{
-		"an exec does not wait for its client", "shim/task/start.go",
-		"OpenedWithin: stdio.ClientsTurn", "OpenedWithin: 0",
-		"", "TestClientsTurn",
-	},
-	{
-		"a container does not wait for its client", "shim/task/container.go",
-		"OpenedWithin: stdio.ClientsTurn", "OpenedWithin: 0",
+		"a shim gives no process time for its client", "shim/task/process.go",
+		"OpenedWithin: s.ClientsTurn", "OpenedWithin: 0",
 		"", "TestClientsTurn",
 	},
 	{
