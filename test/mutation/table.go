@@ -703,7 +703,7 @@ var mutations = []mutation{
 	},
 	{
 		"the files tree stays in sight", "guest/bundle/bundle.go",
-		"	defer func() { err = errors.Join(err, os.Remove(stage)) }()\n	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n	defer func() { err = errors.Join(err, Unmount(stage)) }()\n",
+		"	defer func() { err = errors.Join(err, os.Remove(stage)) }()\n	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n	defer func() { err = errors.Join(err, unmount.Path(stage)) }()\n",
 		"	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n",
 		"", "TestCreate",
 	},
