@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/unmount"
 )
 
 // MountPool mounts the pool where containers' root file systems and mounted
@@ -107,7 +108,7 @@ func WithFiles(stage string, use func() error) (err error) {
 	if err := mountTree(api.FilesTag, stage); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, Unmount(stage)) }()
+	defer func() { err = errors.Join(err, unmount.Path(stage)) }()
 	return use()
 }
 
@@ -160,7 +161,7 @@ func ReleaseFiles(container string) error {
 	var errs []error
 	for _, entry := range entries {
 		place := filepath.Join(dir, entry.Name())
-		errs = append(errs, Unmount(place), os.Remove(place))
+		errs = append(errs, unmount.Path(place), os.Remove(place))
 	}
 	return errors.Join(append(errs, os.Remove(dir))...)
 }
@@ -239,7 +240,7 @@ func SyncAndUnmount(kind, name, path string) error {
 	if err != nil {
 		err = fmt.Errorf("writing data back to %s %s failed: %w: some of what the container wrote is lost", kind, name, err)
 	}
-	return errors.Join(err, Unmount(path))
+	return errors.Join(err, unmount.Path(path))
 }
 
 // syncfs is syncfs(2); a test has it fail.
@@ -250,19 +251,6 @@ var syncfs = func(dir *os.File) error { return unix.Syncfs(int(dir.Fd())) }
 func forgetShares() error {
 	if err := unix.Mount("", api.PoolPath(), "", unix.MS_REMOUNT, ""); err != nil {
 		return &os.PathError{Op: "remount", Path: api.PoolPath(), Err: err}
-	}
-	return nil
-}
-
-// Unmount is umount2(2); that nothing is mounted there is no error. What is busy goes when
-// it is not any more.
-func Unmount(path string) error {
-	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
-	if err == unix.EBUSY {
-		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	}
-	if err != nil && err != unix.EINVAL && err != unix.ENOENT {
-		return &os.PathError{Op: "unmount", Path: path, Err: err}
 	}
 	return nil
 }

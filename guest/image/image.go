@@ -21,6 +21,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/guest/bundle"
 	"github.com/msb-runtime/containerd-shim-msb/internal/beneath"
+	"github.com/msb-runtime/containerd-shim-msb/internal/unmount"
 )
 
 // Images are those that are mounted in the guest, each once, whatever containers have it. The
@@ -80,7 +81,7 @@ func (i *Images) Release(container string, tags []string) error {
 
 func (i *Images) release(container string, tags []string) error {
 	root := api.RootPath(container)
-	errs := []error{bundle.Unmount(root), remove(root)}
+	errs := []error{unmount.Path(root), remove(root)}
 	for _, tag := range tags {
 		if err := api.CheckName("tag", tag); err != nil {
 			errs = append(errs, err)

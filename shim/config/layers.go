@@ -4,15 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
-	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/smallfile"
 )
 
 // A Layer is one source of the configuration. What a later one sets wins.
@@ -71,11 +70,12 @@ func readFile(path string, optional bool) (layers []Layer, err error) {
 		wrong = append(wrong, Problem{path, fmt.Errorf("it cannot be read: %w", err).Error()})
 	}
 	add := func(path string) {
-		data, err := contentOf(path)
+		data, err := smallfile.Read(path)
 		if err != nil {
 			fails(path, err)
 			return
 		}
+		data = bytes.TrimPrefix(data, []byte("\ufeff")) // with which editors of Windows begin
 		layers = append(layers, Layer{Origin: path, Data: data})
 	}
 	if !optional || !absent(path) {
@@ -95,30 +95,6 @@ func readFile(path string, optional bool) (layers []Layer, err error) {
 		return layers, wrong
 	}
 	return layers, nil
-}
-
-// maxFile is more than any configuration has, in bytes.
-const maxFile = 1 << 20
-
-// contentOf reads a file, and neither waits for one nor reads one without an end.
-func contentOf(path string) ([]byte, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	stat, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if kind := stat.Mode().Type(); kind&(fs.ModeNamedPipe|fs.ModeSocket) != 0 {
-		return nil, errors.New("it is no regular file")
-	}
-	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = errors.New("it is larger than 1 MiB")
-	}
-	return bytes.TrimPrefix(data, []byte("\ufeff")), err // with which editors of Windows begin
 }
 
 // dropIns is the directory of a file's drop-ins.

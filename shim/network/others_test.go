@@ -42,7 +42,7 @@ func TestOthers(t *testing.T) {
 		fmt.Sprintf("/proc/%d/ns/net", ofContained): fmt.Sprintf("(%d is one)", ofContained),
 		"/proc/self/ns/net":                         "processes of others",
 	} {
-		before := linksOf(t, path)
+		before := namesAt(t, path)
 		n, err := Open(mountns.Namespace{}, path)
 		if err == nil {
 			if err := n.Close(); err != nil {
@@ -54,7 +54,7 @@ func TestOthers(t *testing.T) {
 		} else if says == "" || !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", path, err)
 		}
-		if after := linksOf(t, path); after != before {
+		if after := namesAt(t, path); after != before {
 			t.Errorf("%s had %s and has %s", path, before, after)
 		}
 	}
@@ -87,16 +87,6 @@ func TestProcessThatEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func linksOf(t *testing.T, path string) (all string) {
-	t.Helper()
-	in(t, path, func() error {
-		names, err := linkNames()
-		all = strings.Join(names, " ")
-		return err
-	})
-	return all
 }
 
 func BenchmarkOthers(b *testing.B) {

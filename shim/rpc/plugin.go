@@ -26,6 +26,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shell"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spare"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/shim/transfer"
@@ -140,7 +141,7 @@ func newServices(ctx context.Context, publisher shim.Publisher, life shutdown.Se
 	queue := events.NewQueue(ctx, publisher)
 	tasks, pod := task.New(task.Shim{
 		Context: ctx, Life: life, Events: queue, Hooks: hook.Runner{Mounts: host.Mounts}, Began: began,
-		Idle: task.IdleGrace, Platform: platform,
+		Idle: task.IdleGrace, ClientsTurn: stdio.ClientsTurn, Platform: platform,
 	})
 	sandboxes := podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, pod)
 	services := &Services{tasks, sandboxes, transfer.New(tasks), journal.NewService(), shell.New(pod), new(calls), host.Tracer}

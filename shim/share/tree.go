@@ -33,6 +33,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/internal/unmount"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
@@ -400,7 +401,7 @@ func (t *Trees) Remove(share Share) error {
 // take takes a share away, but for its lock: after an error the guest may still have what is
 // locked, which then stays so until Close.
 func (t *Trees) take(share Share) error {
-	if err := detach(share.target); err != nil {
+	if err := unmount.Path(share.target); err != nil {
 		return err
 	}
 	// Never recursively: if a source were still mounted here, its own content
@@ -417,15 +418,4 @@ func (t *Trees) take(share Share) error {
 		return nil
 	}
 	return t.shield.Remove(share.shieldName)
-}
-
-func detach(target string) error {
-	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
-	if err == unix.EBUSY {
-		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	}
-	if err != nil && err != unix.EINVAL && err != unix.ENOENT {
-		return &os.PathError{Op: "unmount", Path: target, Err: err}
-	}
-	return nil
 }

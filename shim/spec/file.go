@@ -107,7 +107,7 @@ func (o *FileOptions) applyOwn(destination, option string) error {
 	return invalid("mount %[1]s: unknown option %[2]q; msb has %[3]smetadata=guest|host, %[3]supdate=pinned|follow, %[3]ssockets=on|off and %[3]shide=PATH", destination, name, optionPrefix)
 }
 
-// check refuses what excludes each other.
+// checkFile refuses what excludes each other.
 func (b *Bind) checkFile() error {
 	if b.Files.Follow && b.Files.HostMetadata && !b.ReadOnly {
 		return unsupported("mount %s: a file that is followed (x-msb.update=follow) keeps what the guest sets of its metadata in the VM; leave out x-msb.metadata=host, or mount it read-only", b.Destination)

@@ -63,16 +63,10 @@ var guestNodes = []string{devNull, "/dev/zero", "/dev/full", "/dev/random", "/de
 const socketType = "uds"
 
 // planMount decides what a mount is: a bind of something of the host, or (bind
-// false) a file system of the guest's own, which crun makes there. users are the
-// container's.
+// false) a file system of the guest's own, which crun makes there. Its destination is
+// clean. users are the container's.
 func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap) (_ Bind, isBind bool, _ error) {
-	if err := checkDestination(mount.Destination); err != nil {
-		return Bind{}, false, err
-	}
-	if err := checkPlace(mount); err != nil {
-		return Bind{}, false, err
-	}
-	bind := Bind{Destination: path.Clean(mount.Destination), Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
+	bind := Bind{Destination: mount.Destination, Files: files, IDMap: IDMap{mount.UIDMappings, mount.GIDMappings}}
 	bind.Socket = mount.Type == socketType
 	isBind = bind.Socket || asksForBind(mount)
 	for _, option := range mount.Options {
@@ -169,20 +163,37 @@ func checkSource(mount specs.Mount) error {
 	return nil
 }
 
-func checkDestination(destination string) error {
+// cleanDestination is where in the container a mount is. It is clean, as with runc: crun puts no file
+// at one that ends with /.
+//
+// Refused is, as with runc, what would be in the place of files that the guest's runtime reads, writes
+// and makes with the container: of proc, /dev/null and /dev/ptmx. crun has no such check, and a mount
+// on one of the last two would be without effect.
+func cleanDestination(mount specs.Mount) (string, error) {
+	asked := mount.Destination
 	switch {
-	case len(destination) > maxPath:
-		return invalid("mount %s…: the destination has %d bytes; a path has %d at most", destination[:64], len(destination), maxPath)
-	case !path.IsAbs(destination):
-		return invalid("mount %q: the destination is not an absolute path", destination)
-	case strings.ContainsRune(destination, 0):
-		return invalid("mount %q: the destination contains a NUL byte", destination)
-	case leadsOut(destination):
-		return invalid("mount %s: the destination leads out of the container's root", destination)
-	case path.Clean(destination) == "/":
-		return invalid("mount %s: the destination is the container's root itself", destination)
+	case len(asked) > maxPath:
+		return "", invalid("mount %s…: the destination has %d bytes; a path has %d at most", asked[:64], len(asked), maxPath)
+	case !path.IsAbs(asked):
+		return "", invalid("mount %q: the destination is not an absolute path", asked)
+	case strings.ContainsRune(asked, 0):
+		return "", invalid("mount %q: the destination contains a NUL byte", asked)
+	case leadsOut(asked):
+		return "", invalid("mount %s: the destination leads out of the container's root", asked)
 	}
-	return nil
+	destination, source, bound := path.Clean(asked), path.Clean(mount.Source), asksForBind(mount)
+	switch {
+	case destination == "/":
+		return "", invalid("mount %s: the destination is the container's root itself", asked)
+	case destination == ptmx || destination == devNull && !(bound && source == devNull):
+		return "", invalid("mount %s: what is there has to be the device, which every container has: leave the mount out", destination)
+	case !hasPrefix(destination, procfs) || isAny(destination, emulated...):
+	case destination != procfs:
+		return "", invalid("mount %s: nothing can be mounted in %s but at files that lxcfs has, such as /proc/cpuinfo: leave the mount out", destination, procfs)
+	case bound && source != procfs || !bound && mount.Type != "proc":
+		return "", invalid("mount %s: nothing but proc itself can be there: give the mount the type proc, or leave it out", destination)
+	}
+	return destination, nil
 }
 
 // leadsOut tells a path that is above the root somewhere on its way. One that is not is what
@@ -208,24 +219,6 @@ func leadsOut(destination string) bool {
 var emulated = []string{
 	"/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/slabinfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
 	"/proc/sys/crypto/fips_enabled", "/proc/sys/kernel/ns_last_pid",
-}
-
-// checkPlace refuses, as runc does, what would be in the place of files that the guest's runtime
-// reads, writes and makes with the container: of proc, /dev/null and /dev/ptmx. crun has no such
-// check, and a mount on one of the last two would be without effect.
-func checkPlace(mount specs.Mount) error {
-	destination, source, bound := path.Clean(mount.Destination), path.Clean(mount.Source), asksForBind(mount)
-	switch {
-	case destination == ptmx || destination == devNull && !(bound && source == devNull):
-		return invalid("mount %s: what is there has to be the device, which every container has: leave the mount out", destination)
-	case !hasPrefix(destination, procfs) || isAny(destination, emulated...):
-		return nil
-	case destination != procfs:
-		return invalid("mount %s: nothing can be mounted in %s but at files that lxcfs has, such as /proc/cpuinfo: leave the mount out", destination, procfs)
-	case bound && source != procfs || !bound && mount.Type != "proc":
-		return invalid("mount %s: nothing but proc itself can be there: give the mount the type proc, or leave it out", destination)
-	}
-	return nil
 }
 
 // apply takes in one mount option (runtime-spec, config.md, "Linux mount

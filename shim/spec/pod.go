@@ -121,9 +121,8 @@ var PodFileNames = slices.Sorted(maps.Values(podFiles))
 func podMounts(mounts []specs.Mount, memory string, files map[string]string, readOnly bool) []specs.Mount {
 	taken := make(map[string]bool)
 	for i, mount := range mounts {
-		destination := path.Clean(mount.Destination)
-		taken[destination] = true
-		if memory != "" && destination == sharedMemory && mount.Type == "tmpfs" {
+		taken[mount.Destination] = true
+		if memory != "" && mount.Destination == sharedMemory && mount.Type == "tmpfs" {
 			mounts[i] = sharedMemoryMount(memory)
 		}
 	}

@@ -119,6 +119,10 @@ func NewMember(spec *specs.Spec, bundle, sandbox string) (*Plan, error) {
 		return nil, err
 	}
 	for i, mount := range spec.Mounts {
+		if mount.Destination, err = cleanDestination(mount); err != nil {
+			return nil, err
+		}
+		spec.Mounts[i] = mount
 		if isVolume(mount) {
 			volume, err := planVolume(mount, bundle)
 			if err != nil {
@@ -272,8 +276,7 @@ func (p *Plan) guestMounts(places Places) []specs.Mount {
 		mount.Source, mount.Type, mount.Options = places.Volumes[i], "bind", volume.guestOptions()
 	}
 	for i := range mounts {
-		mounts[i].Destination = filepath.Clean(mounts[i].Destination) // as runc does; crun puts no file at one that ends with /
-		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil       // the host's mount has them
+		mounts[i].UIDMappings, mounts[i].GIDMappings = nil, nil // the host's mount has them
 		mounts[i].Options = crunOptions(mounts[i])
 	}
 	if p.sandboxMemory != "" {

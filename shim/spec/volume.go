@@ -2,7 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"path"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -38,21 +37,15 @@ const managerPrefix = "X-containerd."
 // isVolume tells a mount of an image from all others.
 func isVolume(mount specs.Mount) bool { return !asksForBind(mount) && image.IsType(mount.Type) }
 
-// planVolume plans the mount of an image. A relative path is one of the bundle.
+// planVolume plans the mount of an image. Its destination is clean. A relative path is one of the bundle.
 func planVolume(m specs.Mount, bundle string) (Volume, error) {
-	if err := checkDestination(m.Destination); err != nil {
-		return Volume{}, err
-	}
-	if err := checkPlace(m); err != nil {
-		return Volume{}, err
-	}
 	if err := checkSource(m); err != nil {
 		return Volume{}, err
 	}
 	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
 		return Volume{}, unsupported("mount %s: ids are mapped for files and directories of the host, not for %s: leave the mappings out", m.Destination, m.Type)
 	}
-	v := Volume{Destination: path.Clean(m.Destination)}
+	v := Volume{Destination: m.Destination}
 	var options []string
 	var err error
 	v.Image, options, err = image.Of(mount.Mount{Type: m.Type, Source: absolute(bundle, m.Source), Options: m.Options})

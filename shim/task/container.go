@@ -19,7 +19,6 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
-	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 )
 
 // container is a task of this shim, and a member of its pod.
@@ -61,13 +60,12 @@ type container struct {
 var _ pod.Member = (*container)(nil)
 
 func newContainer(s *Service, r *taskapi.CreateTaskRequest, cancel context.CancelFunc) *container {
-	config := stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.Hooks.Mounts, OpenedWithin: stdio.ClientsTurn}
 	life, end := context.WithCancelCause(context.Background())
 	return &container{
 		life: life, end: end,
 		service: s, id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs,
 		cancel: cancel, settled: make(chan struct{}), inGuest: make(chan struct{}), removal: make(chan struct{}, 1), oom: events.NewGate(),
-		processes: map[string]*process{"": newProcess("", config)},
+		processes: map[string]*process{"": newProcess("", s.streamsOf(r))},
 	}
 }
 

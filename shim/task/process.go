@@ -43,6 +43,20 @@ type exit struct {
 	at     time.Time
 }
 
+// streamsOf is where a process has its streams on the host, as the request says that makes it.
+func (s *Service) streamsOf(r interface {
+	GetStdin() string
+	GetStdout() string
+	GetStderr() string
+	GetTerminal() bool
+},
+) stdio.Config {
+	return stdio.Config{
+		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
+		Mounts: s.Hooks.Mounts, OpenedWithin: s.ClientsTurn,
+	}
+}
+
 func newProcess(execID string, config stdio.Config) *process {
 	return &process{execID: execID, config: config, exited: make(chan struct{})}
 }

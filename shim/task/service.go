@@ -56,6 +56,8 @@ type Shim struct {
 	Began time.Time
 	// Idle is how long the shim waits for its end when nobody needs it.
 	Idle time.Duration
+	// ClientsTurn is how long a process waits for its client to open its ends of FIFOs for output.
+	ClientsTurn time.Duration
 	// Platform is what VMs are made with, by configuration.
 	Platform func(config.Config) sandbox.Platform
 }

@@ -32,7 +32,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	if err != nil {
 		return nil, err
 	}
-	p := newProcess(r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.Hooks.Mounts, OpenedWithin: stdio.ClientsTurn})
+	p := newProcess(r.ExecID, s.streamsOf(r))
 	p.state = processAdding
 	if err := c.add(p); err != nil {
 		return nil, err

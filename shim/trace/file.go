@@ -5,13 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/msb-runtime/containerd-shim-msb/internal/smallfile"
 )
 
 // A File is one that a setting names. An empty Path is none.
@@ -41,10 +39,6 @@ func (f File) wrong(err error) *FileError {
 	return &FileError{f.Setting, fmt.Errorf("%s cannot be used, and no spans are sent until it can: %w", what, err)}
 }
 
-// maxFile is more than any of the files has.
-const maxFile = 1 << 20
-
-// read never waits, as it would for a FIFO.
 func (f File) read() ([]byte, error) {
 	data, err := f.content()
 	if err != nil {
@@ -60,23 +54,7 @@ func (f File) content() ([]byte, error) {
 	if !filepath.IsAbs(f.Path) {
 		return nil, errors.New("its path is not absolute")
 	}
-	file, err := os.OpenFile(f.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	stat, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !stat.Mode().IsRegular() {
-		return nil, errors.New("it is no regular file")
-	}
-	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = errors.New("it is larger than 1 MiB")
-	}
-	return data, err
+	return smallfile.Read(f.Path)
 }
 
 // Check reads the files that a target names, as each request does, and tells all that is wrong

@@ -24,6 +24,8 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/smallfile"
 )
 
 // keep writes a file of a test, and returns its path.
@@ -122,7 +124,7 @@ func TestStrictCollector(t *testing.T) {
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	large := keep(t, dir, "large", strings.Repeat("#\n", maxFile))
+	large := keep(t, dir, "large", strings.Repeat("#\n", smallfile.Most))
 	escaped := "Authorization=Bearer%20s3cret"
 	for name, c := range map[string]struct {
 		variables []string

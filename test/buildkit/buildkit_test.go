@@ -128,7 +128,9 @@ func startBuilder(t *testing.T, runtime string) *builder {
 		_ = process.Process.Signal(syscall.SIGTERM)
 		<-ended
 		harness.RemoveGroup("/" + harness.Namespace + "/buildkit") // which it leaves
-		harness.Detach(b.dir)
+		if err := harness.Detach(b.dir); err != nil {
+			t.Error(err)
+		}
 	})
 	if !harness.Eventually(func() bool {
 		select {

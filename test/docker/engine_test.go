@@ -62,7 +62,9 @@ func TestMain(m *testing.M) {
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "starting Docker Engine:", err, "\n"+daemon.log())
-			harness.Detach(daemon.dir)
+			if err := harness.Detach(daemon.dir); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
 			return 1
 		}
 		defer func() {
@@ -71,7 +73,10 @@ func TestMain(m *testing.M) {
 			}
 			daemon.stop(syscall.SIGTERM)
 			harness.RemoveGroup("/" + harness.Namespace + builder)
-			harness.Detach(daemon.dir)
+			if err := harness.Detach(daemon.dir); err != nil {
+				fmt.Fprintln(os.Stderr, "ending Docker Engine:", err)
+				code = 1
+			}
 		}()
 		return m.Run()
 	}))

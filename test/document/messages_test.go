@@ -29,7 +29,7 @@ var classed = []string{"shim", "vm", "guest"}
 // all of them.
 var spoken = []string{
 	"cmd/msb-install", "ctl/bench", "ctl/check", "ctl/collect", "ctl/command", "ctl/events", "ctl/metrics", "ctl/survey",
-	"deploy/containerd", "deploy/kit", "deploy/node", "guest/pod", "shim/config", "shim/trace", "vm/krun/libkrun",
+	"deploy/containerd", "deploy/kit", "deploy/node", "guest/pod", "internal/smallfile", "shim/config", "shim/trace", "vm/krun/libkrun",
 }
 
 // Each error that a user can meet has an entry in the page of troubles, and each entry is an
@@ -99,7 +99,7 @@ func cellsOf(line string) (cells []string) {
 func messagesOfCode(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	for _, dir := range append(slices.Clone(classed), "cmd", "ctl", "deploy") {
+	for _, dir := range append(slices.Clone(classed), "cmd", "ctl", "deploy", "internal") {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
 				return err

@@ -77,7 +77,7 @@ func TestConfined(t *testing.T) {
 		}
 	}
 	wantRoot := map[string][]string{"krun": {"agent.sock", "dev", "guest.erofs", "proc", "shares", "vmlinux"}}[host.Driver]
-	if names := list(t, vmm+"root"); wantRoot != nil && !slices.Equal(names, wantRoot) || slices.Contains(names, "root") || slices.Contains(names, "home") {
+	if names := harness.Names(t, vmm+"root"); wantRoot != nil && !slices.Equal(names, wantRoot) || slices.Contains(names, "root") || slices.Contains(names, "home") {
 		t.Errorf("the VMM sees %q", names)
 	}
 	if got := strings.TrimSpace(content(t, vmm+"oom_score_adj")); got != strconv.Itoa(score) {
@@ -153,16 +153,4 @@ func link(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return target
-}
-
-func list(t *testing.T, dir string) (names []string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
 }

@@ -213,11 +213,11 @@ func (v *victim) end() {
 	}
 	ctx, cancel := hostileContext(callLimit)
 	defer cancel()
-	task, err := v.container.Task(ctx, nil)
-	for errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil {
-		// containerd gives a shim two seconds to say its task's state, which a busy machine may take.
-		task, err = v.container.Task(ctx, nil)
-	}
+	// containerd gives a shim two seconds to say its task's state, which a busy machine may take.
+	task, err := harness.AskAgain(v.h.t.Logf, "the task of "+v.id, func() (client.Task, bool, error) {
+		task, err := v.container.Task(ctx, nil)
+		return task, errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil, err
+	})
 	if err != nil {
 		v.fail("its task is not shown: %v", err)
 		if v.row.stuck != "" || v.task == nil {

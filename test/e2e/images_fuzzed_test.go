@@ -110,7 +110,7 @@ func (b *bulk) try(in string, fill func(dir string) error) {
 	if err := fill(dir); err != nil {
 		b.t.Fatal(err)
 	}
-	count := len(list(b.t, dir))
+	count := len(harness.Names(b.t, dir))
 	for first := 0; first < count; {
 		first += b.inVM(dir, first)
 		if b.t.Failed() {

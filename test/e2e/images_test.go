@@ -273,7 +273,7 @@ func imageOnHost(t *testing.T, container client.Container) {
 	if err := unix.Stat(filepath.Join(dir, "plain/file"), &s); err != nil || s.Uid != 5 || s.Gid != 6 {
 		t.Errorf("plain/file is of %d:%d, %v", s.Uid, s.Gid, err)
 	}
-	if left := list(t, filepath.Join(dir, "removed")); len(left) > 0 {
+	if left := harness.Names(t, filepath.Join(dir, "removed")); len(left) > 0 {
 		t.Errorf("removed has %q", left)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "plain/sticky")); !os.IsNotExist(err) {

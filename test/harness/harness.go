@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -63,6 +64,19 @@ func Eventually(holds func() bool) bool {
 		}
 	}
 	return true
+}
+
+// Names are the names in a directory, which has to be there.
+func Names(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
 }
 
 // Host is a running containerd.

@@ -140,16 +140,27 @@ func (o Owner) remove() (processes int, err error) {
 	for _, group := range []string{o.Namespace, filepath.Base(o.Dir)} { // the latter is around pods
 		removeGroups(group)
 	}
-	Detach(o.Dir)
-	return len(seen), os.RemoveAll(o.Dir)
+	return len(seen), Remove(o.Dir)
 }
 
 // Detach takes away what is mounted below a directory in this process's mount namespace.
-func Detach(dir string) {
-	mounts, _ := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return !strings.HasPrefix(m.Mountpoint, dir+"/"), false })
+func Detach(dir string) error {
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return !strings.HasPrefix(m.Mountpoint, dir+"/"), false })
 	for _, m := range slices.Backward(mounts) { // the last is on top
-		_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
+		// One that was the copy of another has gone with it.
+		if e := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); e != nil && !errors.Is(e, unix.EINVAL) {
+			err = errors.Join(err, &os.PathError{Op: "unmount", Path: m.Mountpoint, Err: e})
+		}
 	}
+	return err
+}
+
+// Remove removes a directory, but nothing of what is mounted below it, which may be the host's.
+func Remove(dir string) error {
+	if err := Detach(dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // eachOwner calls a function for each on the whole machine that lives or was killed. One

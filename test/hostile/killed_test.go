@@ -12,6 +12,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 // heldVariable has TestHeld wait to be killed.
@@ -40,7 +42,7 @@ func TestKilled(t *testing.T) {
 	for _, other := range []string{"msb-other", "h-1", "msb-h"} {
 		made(t, filepath.Join(tmp, other, "file"), "", 0o600)
 	}
-	others := files(t, tmp)
+	others := harness.Names(t, tmp)
 	run := func(filter string, environment ...string) *exec.Cmd {
 		cmd := exec.Command("/proc/self/exe", "-test.run", filter)
 		cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, insideVariable+"=") })
@@ -75,7 +77,7 @@ func TestKilled(t *testing.T) {
 		}
 	}
 	living, end := held()
-	livingDirs, memory := files(t, tmp), segments(t)
+	livingDirs, memory := harness.Names(t, tmp), segments(t)
 	for _, s := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGKILL} {
 		cmd, end := held()
 		if err := cmd.Process.Signal(s); err != nil {
@@ -89,14 +91,14 @@ func TestKilled(t *testing.T) {
 			t.Errorf("%v: it left shared memory:\n%s", s, now)
 		}
 		if s == unix.SIGKILL {
-			if got := files(t, tmp); len(got) != len(livingDirs)+1 {
+			if got := harness.Names(t, tmp); len(got) != len(livingDirs)+1 {
 				t.Errorf("%v: there are %q: nothing is there to be swept", s, got)
 			}
 			if said, err := run("^$").CombinedOutput(); err != nil || !strings.Contains(string(said), "had left") {
 				t.Errorf("the next run said %q, %v", said, err)
 			}
 		}
-		if got := files(t, tmp); !slices.Equal(got, livingDirs) {
+		if got := harness.Names(t, tmp); !slices.Equal(got, livingDirs) {
 			t.Errorf("%v: there are %q, and should be %q", s, got, livingDirs)
 		}
 	}
@@ -104,22 +106,9 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	end()
-	if got := files(t, tmp); !slices.Equal(got, others) {
+	if got := harness.Names(t, tmp); !slices.Equal(got, others) {
 		t.Errorf("in the end there are %q, and should be %q", got, others)
 	}
-}
-
-// files are the names in a directory.
-func files(t *testing.T, dir string) (names []string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
 }
 
 // segments lists the shared memory of this process's namespace (sysvipc(7)).

@@ -8,12 +8,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"syscall"
 	"testing"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 // payloadArgument makes this test's program the payload.
@@ -57,7 +57,7 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, remove(dir), lock.Close()) }()
+	defer func() { err = errors.Join(err, harness.Remove(dir), lock.Close()) }()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), insideVariable+"=1", "TMPDIR="+dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -115,27 +115,12 @@ func lockDir(dir string) *os.File {
 	return lock
 }
 
-// remove removes the directory of a run. Nothing is mounted there; if something is all the same, it is
-// taken away first, because what is mounted may be the host's.
-func remove(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		return err
-	}
-	for _, m := range slices.Backward(mounts) { // the last is on top
-		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
-			return &os.PathError{Op: "unmount", Path: m.Mountpoint, Err: err}
-		}
-	}
-	return os.RemoveAll(dir)
-}
-
 // sweep removes the directories of runs that were killed, and names them.
 func sweep() {
 	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPattern))
 	for _, dir := range dirs {
 		if lock := lockDir(dir); lock != nil {
-			fmt.Fprintf(os.Stderr, "tests that were killed had left %s: removed (%v)\n", dir, remove(dir))
+			fmt.Fprintf(os.Stderr, "tests that were killed had left %s: removed (%v)\n", dir, harness.Remove(dir))
 			lock.Close()
 		}
 	}

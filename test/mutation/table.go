@@ -164,13 +164,8 @@ var mutations = []mutation{
 		"", "TestOutputWaitsForClient",
 	},
 	{
-		"an exec does not wait for its client", "shim/task/start.go",
-		"OpenedWithin: stdio.ClientsTurn", "OpenedWithin: 0",
-		"", "TestClientsTurn",
-	},
-	{
-		"a container does not wait for its client", "shim/task/container.go",
-		"OpenedWithin: stdio.ClientsTurn", "OpenedWithin: 0",
+		"a shim gives no process time for its client", "shim/task/process.go",
+		"OpenedWithin: s.ClientsTurn", "OpenedWithin: 0",
 		"", "TestClientsTurn",
 	},
 	{
@@ -708,7 +703,7 @@ var mutations = []mutation{
 	},
 	{
 		"the files tree stays in sight", "guest/bundle/bundle.go",
-		"	defer func() { err = errors.Join(err, os.Remove(stage)) }()\n	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n	defer func() { err = errors.Join(err, Unmount(stage)) }()\n",
+		"	defer func() { err = errors.Join(err, os.Remove(stage)) }()\n	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n	defer func() { err = errors.Join(err, unmount.Path(stage)) }()\n",
 		"	if err := mountTree(api.FilesTag, stage); err != nil {\n		return err\n	}\n",
 		"", "TestCreate",
 	},

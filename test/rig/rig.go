@@ -30,6 +30,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
+	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
@@ -103,7 +104,7 @@ func New(t testing.TB) *Rig {
 	platform := func(config.Config) sandbox.Platform { return r.Platform }
 	r.queue = events.NewQueue(ctx, r.Published)
 	r.Tasks, r.Pod = task.New(task.Shim{
-		Context: ctx, Life: life, Events: r.queue, Began: time.Now(), Idle: task.IdleGrace, Platform: platform,
+		Context: ctx, Life: life, Events: r.queue, Began: time.Now(), Idle: task.IdleGrace, ClientsTurn: stdio.ClientsTurn, Platform: platform,
 	})
 	r.Sandboxes = podapi.New(podapi.Shim{Shutdown: life.Shutdown, Platform: platform}, r.Pod)
 	t.Cleanup(func() {

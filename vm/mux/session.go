@@ -25,7 +25,7 @@ type Session struct {
 	streams map[uint32]*Stream
 	next    uint32 // number of the next stream to open
 	last    uint32 // number of the last one that the other side opened
-	large   int    // LargeWindows that are left
+	large   int    // streams that may yet get a LargeWindow
 	out     []byte // frames to be sent
 	unsent  *sync.Cond
 	room    *sync.Cond // in out
