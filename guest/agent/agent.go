@@ -148,7 +148,8 @@ func (s *server) accept(ctx context.Context, conn net.Conn, control *handover) {
 	}
 }
 
-// keeper is the task service, which keeps the file systems of the containers that it creates.
+// keeper is the task service, which keeps the file systems of the containers that it creates, and
+// unmounts the places that their files were taken from.
 type keeper struct {
 	taskapi.TTRPCTaskService
 	roots *transfer.Roots
@@ -162,6 +163,10 @@ func (k keeper) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*task
 	}
 	if err := k.roots.Keep(r.ID, response.Pid); err != nil {
 		log.G(ctx).WithError(err).Error("keeping the file system of a container")
+	}
+	if err := bundle.ReleaseFiles(r.ID); err != nil {
+		_, deleteErr := k.Delete(ctx, &taskapi.DeleteRequest{ID: r.ID})
+		return nil, errgrpc.ToGRPC(errors.Join(classify(err), deleteErr))
 	}
 	return response, nil
 }
@@ -256,13 +261,6 @@ func (s *service) createBundle(request *api.CreateBundleRequest) (path string, e
 		return "", err
 	}
 	return path, nil
-}
-
-func (s *service) ReleaseFiles(_ context.Context, request *api.ReleaseFilesRequest) (*api.ReleaseFilesResponse, error) {
-	if err := bundle.ReleaseFiles(request.Container); err != nil {
-		return nil, errgrpc.ToGRPC(classify(err))
-	}
-	return &api.ReleaseFilesResponse{}, nil
 }
 
 func (s *service) SetSockets(_ context.Context, request *api.SetSocketsRequest) (*api.SetSocketsResponse, error) {

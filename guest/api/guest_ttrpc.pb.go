@@ -10,7 +10,6 @@ import (
 type GuestService interface {
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	CreateBundle(context.Context, *CreateBundleRequest) (*CreateBundleResponse, error)
-	ReleaseFiles(context.Context, *ReleaseFilesRequest) (*ReleaseFilesResponse, error)
 	SetSockets(context.Context, *SetSocketsRequest) (*SetSocketsResponse, error)
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
@@ -48,13 +47,6 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 					return nil, err
 				}
 				return svc.CreateBundle(ctx, &req)
-			},
-			"ReleaseFiles": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req ReleaseFilesRequest
-				if err := unmarshal(&req); err != nil {
-					return nil, err
-				}
-				return svc.ReleaseFiles(ctx, &req)
 			},
 			"SetSockets": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SetSocketsRequest
@@ -111,7 +103,6 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 type GuestClient interface {
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	CreateBundle(context.Context, *CreateBundleRequest) (*CreateBundleResponse, error)
-	ReleaseFiles(context.Context, *ReleaseFilesRequest) (*ReleaseFilesResponse, error)
 	SetSockets(context.Context, *SetSocketsRequest) (*SetSocketsResponse, error)
 	RemoveBundle(context.Context, *RemoveBundleRequest) (*RemoveBundleResponse, error)
 	CloseStdio(context.Context, *CloseStdioRequest) (*CloseStdioResponse, error)
@@ -141,14 +132,6 @@ func (c *guestClient) Start(ctx context.Context, req *StartRequest) (*StartRespo
 func (c *guestClient) CreateBundle(ctx context.Context, req *CreateBundleRequest) (*CreateBundleResponse, error) {
 	var resp CreateBundleResponse
 	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "CreateBundle", req, &resp); err != nil {
-		return nil, err
-	}
-	return &resp, nil
-}
-
-func (c *guestClient) ReleaseFiles(ctx context.Context, req *ReleaseFilesRequest) (*ReleaseFilesResponse, error) {
-	var resp ReleaseFilesResponse
-	if err := c.client.Call(ctx, "msb.guest.v1.Guest", "ReleaseFiles", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -14,9 +14,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/fifo"
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 )
@@ -40,17 +38,17 @@ func copyStream(to io.Writer, from io.Reader) error {
 // Streams are the standard streams that are open.
 type Streams struct {
 	mu   sync.Mutex
-	open map[string]io.Closer // FIFO by stream id; guarded by mu
+	open map[string]end // FIFO by stream id; guarded by mu
 }
 
 // New returns an empty set of streams.
-func New() *Streams { return &Streams{open: make(map[string]io.Closer)} }
+func New() *Streams { return &Streams{open: make(map[string]end)} }
 
 // Join makes the FIFO of a stream, tells the host that it is there, and copies
 // until one side ends; the FIFO goes then. It owns conn.
 func (s *Streams) Join(ctx context.Context, conn net.Conn, stream *api.StdioStream) {
 	defer conn.Close()
-	pipe, err := s.add(ctx, stream)
+	pipe, err := s.add(stream)
 	if replyErr := api.ReplyStream(conn, err); err != nil || replyErr != nil {
 		log.G(ctx).WithError(errors.Join(err, replyErr)).Error("opening a stdio stream")
 		if err == nil {
@@ -59,23 +57,20 @@ func (s *Streams) Join(ctx context.Context, conn net.Conn, stream *api.StdioStre
 		return
 	}
 	defer s.Close(stream.Id)
-	if stream.Direction == api.StdioStream_INPUT {
-		err = copyStream(pipe, conn)
-	} else {
+	if stream.Direction != api.StdioStream_INPUT {
 		// The host never sends on an output stream: what ends the read is that
 		// it gave the stream up.
 		go func() {
 			_, _ = io.Copy(io.Discard, conn)
 			s.Close(stream.Id)
 		}()
-		err = copyStream(conn, pipe)
 	}
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := pipe.copy(conn); err != nil && !errors.Is(err, os.ErrClosed) {
 		log.G(ctx).WithError(err).Debug("a stdio stream broke off")
 	}
 }
 
-func (s *Streams) add(ctx context.Context, stream *api.StdioStream) (io.ReadWriteCloser, error) {
+func (s *Streams) add(stream *api.StdioStream) (end, error) {
 	if err := api.CheckName("stream id", stream.Id); err != nil {
 		return nil, err
 	}
@@ -88,12 +83,7 @@ func (s *Streams) add(ctx context.Context, stream *api.StdioStream) (io.ReadWrit
 	if _, exists := s.open[stream.Id]; exists {
 		return nil, fmt.Errorf("stream %s is open: %w", stream.Id, errdefs.ErrAlreadyExists)
 	}
-	flags := unix.O_RDONLY
-	if stream.Direction == api.StdioStream_INPUT {
-		flags = unix.O_WRONLY
-	}
-	// Non-blocking: the task service opens the other end when it is called.
-	pipe, err := fifo.OpenFifo(ctx, path, flags|unix.O_CREAT|unix.O_NONBLOCK, 0o600)
+	pipe, err := open(path, stream.Direction == api.StdioStream_INPUT)
 	if err != nil {
 		return nil, err
 	}

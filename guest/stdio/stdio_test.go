@@ -198,3 +198,61 @@ func TestHostLeaves(t *testing.T) {
 		}
 	}
 }
+
+// The other end is opened without waiting, however the task service does it: an input for writing first,
+// so that it can end it.
+func TestOpensWithoutWaiting(t *testing.T) {
+	for name, direction := range map[string]api.StdioStream_Direction{"in": api.StdioStream_INPUT, "out": api.StdioStream_OUTPUT} {
+		host, ended := join(t, New(), name, direction)
+		for _, flags := range []int{os.O_WRONLY, os.O_RDONLY} {
+			file, err := os.OpenFile(api.StdioPath(name), flags|unix.O_NONBLOCK, 0)
+			if err != nil { // without O_NONBLOCK it would wait
+				t.Fatalf("%s: opening the other end with %#x: %v", name, flags, err)
+			}
+			defer file.Close()
+		}
+		host.Close()
+		mustEnd(t, "the stream", ended)
+		gone(t, name)
+	}
+}
+
+// Input waits for a reader that comes late, as the task service's may, and so does its end.
+func TestInputBeforeItsReader(t *testing.T) {
+	defer func(last time.Duration) { lastLook = last }(lastLook)
+	lastLook = patience
+	for _, sent := range []string{"hello", ""} {
+		host, ended := join(t, New(), "in", api.StdioStream_INPUT)
+		if _, err := io.WriteString(host, sent); err != nil {
+			t.Fatal(err)
+		}
+		if err := host.(*net.UnixConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(firstLook)
+		stdin := process(t, "in", os.O_RDONLY)
+		if got, err := io.ReadAll(stdin); err != nil || string(got) != sent {
+			t.Errorf("the process read %q of %q, %v", got, sent, err)
+		}
+		mustEnd(t, "the stream", ended)
+		gone(t, "in")
+	}
+}
+
+// A host that sends to a process that is gone learns of it, and one that leaves waits for nobody.
+func TestInputWithoutReader(t *testing.T) {
+	streams := New()
+	host, ended := join(t, streams, "in", api.StdioStream_INPUT)
+	if _, err := io.WriteString(host, "x"); err != nil {
+		t.Fatal(err)
+	}
+	mustEnd(t, "the stream", ended)
+	gone(t, "in")
+	host, ended = join(t, streams, "in", api.StdioStream_INPUT)
+	if _, err := io.WriteString(host, "x"); err != nil {
+		t.Fatal(err)
+	}
+	streams.Close("in")
+	mustEnd(t, "the stream", ended)
+	gone(t, "in")
+}

@@ -27,12 +27,6 @@ func (c *Client) CreateBundle(ctx context.Context, r *api.CreateBundleRequest) (
 	return response.GetPath(), err
 }
 
-// ReleaseFiles unmounts what crun has taken a container's files from.
-func (c *Client) ReleaseFiles(ctx context.Context, container string) error {
-	_, err := invoke(ctx, c, "ReleaseFiles", c.budgets.Load().Prompt, c.agent.ReleaseFiles, &api.ReleaseFilesRequest{Container: container})
-	return err
-}
-
 // SetSockets describes the sockets of the host in a container's directories. A guest that
 // does not answer in time keeps its VM: a file system of the host may hold it up.
 func (c *Client) SetSockets(ctx context.Context, r *api.SetSocketsRequest) error {

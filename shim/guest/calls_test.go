@@ -30,7 +30,6 @@ var calls = []struct {
 	{"Guest.CreateBundle", budgets.Lengthy, func(ctx context.Context, c *guest.Client) error {
 		return second(c.CreateBundle(ctx, &api.CreateBundleRequest{Container: "c"}))
 	}},
-	{"Guest.ReleaseFiles", budgets.Prompt, func(ctx context.Context, c *guest.Client) error { return c.ReleaseFiles(ctx, "c") }},
 	{"Guest.RemoveBundle", budgets.Prompt, func(ctx context.Context, c *guest.Client) error {
 		return second(c.RemoveBundle(ctx, &api.RemoveBundleRequest{Container: "c"}))
 	}},
@@ -103,7 +102,6 @@ func TestHonest(t *testing.T) {
 		c.Update(ctx, &taskapi.UpdateTaskRequest{ID: "c"}),
 		c.Pause(ctx, &taskapi.PauseRequest{ID: "c"}),
 		c.Resume(ctx, &taskapi.ResumeRequest{ID: "c"}),
-		c.ReleaseFiles(ctx, "c"),
 		c.CloseStdio(ctx, []string{"s"}),
 	)
 	if err != nil {

@@ -225,7 +225,7 @@ func TestStopDuringDelete(t *testing.T) {
 
 // A container that is being created is given up.
 func TestStopDuringCreate(t *testing.T) {
-	for _, call := range []string{"CreateBundle", "Create", "ReleaseFiles"} {
+	for _, call := range []string{"CreateBundle", "Create"} {
 		t.Run(call, func(t *testing.T) {
 			bubble(t, func(w *world) {
 				w.run()

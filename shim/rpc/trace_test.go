@@ -107,7 +107,6 @@ func TestTrace(t *testing.T) {
   hand over box
     guest CreateBundle box
     guest Create box
-    guest ReleaseFiles box
 containerd.task.v3.Task/Start box
   start box
     guest Start box

@@ -172,12 +172,12 @@ func TestGuestOverrun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace(t)
 		s := p.boot()
-		p.machine().Agent.On("ReleaseFiles", fake.Hang)
-		if err := s.Guest.ReleaseFiles(t.Context(), "c"); !errdefs.IsUnavailable(err) {
-			t.Errorf("ReleaseFiles = %v", err)
+		p.machine().Agent.On("CloseStdio", fake.Hang)
+		if err := s.Guest.CloseStdio(t.Context(), []string{"s"}); !errdefs.IsUnavailable(err) {
+			t.Errorf("CloseStdio = %v", err)
 		}
 		<-s.Done()
-		if err := s.Err(); !strings.Contains(fmt.Sprint(err), "did not answer ReleaseFiles within 25s") {
+		if err := s.Err(); !strings.Contains(fmt.Sprint(err), "did not answer CloseStdio within 25s") {
 			t.Errorf("the VM ended: %v", err)
 		}
 	})

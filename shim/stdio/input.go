@@ -2,7 +2,6 @@ package stdio
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"sync"
 
@@ -71,7 +70,7 @@ func (i *input) start() error {
 // copy sends the input and its end. Nobody reads the FIFO then, which its writers
 // see.
 func (i *input) copy(reader, keeper *once) {
-	if _, err := io.CopyBuffer(i.conn, onlyReader{reader}, make([]byte, chunk)); err != nil {
+	if err := copyStream(i.conn, reader); err != nil {
 		log.L.WithError(err).Debug("an input stream broke off")
 	}
 	api.CloseWrite(i.conn)

@@ -40,6 +40,18 @@ const (
 	farewell = time.Second
 )
 
+// buffers are for copies: those of an exec's streams are most of what the shim would have to collect
+// after it.
+var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
+
+// copyStream copies until one side ends.
+func copyStream(to io.Writer, from io.Reader) error {
+	buffer := buffers.Get().(*[chunk]byte)
+	defer buffers.Put(buffer)
+	_, err := io.CopyBuffer(to, onlyReader{from}, buffer[:])
+	return err
+}
+
 // Config names a process's streams on the host, as in a task request. An empty
 // one is not there.
 type Config struct {
@@ -139,7 +151,7 @@ func (s *Streams) drain(ctx context.Context, sink io.Writer, conn net.Conn) {
 	if fifo, ok := sink.(*outputFIFO); ok {
 		defer fifo.finish(&s.unread)
 	}
-	if _, err := io.CopyBuffer(counter{sink, &s.moved}, onlyReader{conn}, make([]byte, chunk)); err != nil {
+	if err := copyStream(counter{sink, &s.moved}, conn); err != nil {
 		log.G(ctx).WithError(err).Debug("an output stream broke off")
 	}
 }

@@ -216,7 +216,7 @@ func TestPlaceholderKilledDuringCreate(t *testing.T) {
 // When a placeholder is killed at the end of a creation in a pod, either there is no
 // container or it is killed.
 func TestPlaceholderKilledDuringCreateInPod(t *testing.T) {
-	for _, call := range []string{"CreateBundle", "Create", "ReleaseFiles"} {
+	for _, call := range []string{"CreateBundle", "Create"} {
 		bubble(t, func(c client) {
 			c.pod()
 			gate := c.Agent().Gate(call)

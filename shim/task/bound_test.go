@@ -174,9 +174,9 @@ func TestDeletionsOfExecsWithKeptOutput(t *testing.T) {
 func TestLateUndoOfACreation(t *testing.T) {
 	bubble(t, func(c client) {
 		c.pod()
-		c.Agent().On("ReleaseFiles", fake.Fail(errors.New("no")))
 		c.lateAnswers("Delete", "RemoveBundle", "CloseStdio")
 		request := c.Request("c", rig.InPod(rig.Spec("sleep"), "p", false))
+		request.Stdin = filepath.Join(c.T.TempDir(), "stdin") // which is not there when the guest has the container
 		request.Stdout = "file://" + filepath.Join(c.T.TempDir(), "stdout")
 		began := time.Now()
 		if _, err := c.Tasks.Create(c.ctx, request); err == nil {

@@ -236,9 +236,6 @@ func (c *container) createInGuest(ctx context.Context, sb *sandbox.Sandbox, r *t
 		_, err := sb.Guest.Delete(detached, &taskapi.DeleteRequest{ID: c.id})
 		return err
 	})
-	if err := sb.Guest.ReleaseFiles(detached, c.id); err != nil {
-		return err
-	}
 	c.awaitSockets(ctx)
 	if err := streams.StartInput(); err != nil {
 		return err

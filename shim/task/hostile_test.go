@@ -86,7 +86,7 @@ var liveCalls = map[string]func(client) error{
 
 // creationCalls are those that are made before there is a container.
 var creationCalls = []string{
-	"Stream.Control", "Guest.Start", "Guest.CreateBundle", "Task.Create", "Guest.ReleaseFiles", "Guest.CreatePod",
+	"Stream.Control", "Guest.Start", "Guest.CreateBundle", "Task.Create", "Guest.CreatePod",
 }
 
 // A call that is never answered has an end, which is its VM's, and the container's end

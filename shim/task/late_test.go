@@ -88,7 +88,6 @@ func TestCreationInPodGivenUp(t *testing.T) {
 		for _, call := range []string{"CreateBundle", "Task.Create"} {
 			c.Agent().On(call, fake.LateAnswer(115*time.Second))
 		}
-		c.Agent().On("ReleaseFiles", fake.LateAnswer(24*time.Second))
 		request := c.Request("c", member("sleep"))
 		left := beside(func() error { _, err := c.Tasks.Create(c.ctx, request); return err })
 		time.Sleep(time.Second)

@@ -84,7 +84,7 @@ func TestOwnerLeaves(t *testing.T) {
 // An owner that leaves does not wait for members for ever, and takes those along that are
 // being created.
 func TestOwnerLeavesDuringCreate(t *testing.T) {
-	for _, call := range []string{"CreateBundle", "Create", "ReleaseFiles"} {
+	for _, call := range []string{"CreateBundle", "Create"} {
 		t.Run(call, func(t *testing.T) {
 			bubble(t, func(c client) {
 				c.pod()

@@ -416,7 +416,6 @@ func TestCreatorLeaves(t *testing.T) {
 		"in the first call":   hangs("Guest.Start"),
 		"in CreateBundle":     hangs("CreateBundle"),
 		"in Create":           hangs("Create"),
-		"in ReleaseFiles":     hangs("ReleaseFiles"),
 		"with a stream ahead": hangs("Stream.Control"),
 	} {
 		t.Run(name, func(t *testing.T) {

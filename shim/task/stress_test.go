@@ -88,7 +88,7 @@ func (r *round) play(seed uint64) {
 func (r *round) bend(draw *rand.Rand, agent *fake.Agent) {
 	calls := []string{
 		"Create", "Start", "Exec", "Kill", "Task.Delete", "Pause", "Resume", "Stats",
-		"CreateBundle", "ReleaseFiles", "RemoveBundle", "CloseStdio",
+		"CreateBundle", "RemoveBundle", "CloseStdio",
 	}
 	for range draw.IntN(4) {
 		agent.On(calls[draw.IntN(len(calls))], fake.Times(1+draw.IntN(3), r.behaviour(draw)))

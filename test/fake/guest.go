@@ -27,7 +27,6 @@ func (a *Agent) guestService() *ttrpc.ServiceDesc {
 		Methods: map[string]ttrpc.Method{
 			"Start":        method(a, "Guest.Start", nothing[*api.StartRequest, *api.StartResponse]()),
 			"CreateBundle": method(a, "Guest.CreateBundle", a.bundles.create),
-			"ReleaseFiles": method(a, "Guest.ReleaseFiles", nothing[*api.ReleaseFilesRequest, *api.ReleaseFilesResponse]()),
 			"SetSockets":   method(a, "Guest.SetSockets", nothing[*api.SetSocketsRequest, *api.SetSocketsResponse]()),
 			"RemoveBundle": method(a, "Guest.RemoveBundle", a.bundles.remove),
 			"CloseStdio":   method(a, "Guest.CloseStdio", a.closeStdio),

@@ -274,16 +274,13 @@ func TestRequests(t *testing.T) {
 	if err != nil || pod.Pid == 0 {
 		t.Errorf("CreatePod = %v, %v", pod, err)
 	}
-	if _, err := h.guest.ReleaseFiles(ctx, &api.ReleaseFilesRequest{Container: "c"}); err != nil {
-		t.Error(err)
-	}
 	if r := Requests[*api.SetNetworkRequest](h.agent); len(r) != 1 || !r[0].Host {
 		t.Errorf("SetNetwork was called with %v", r)
 	}
 	if r := Requests[*api.CreatePodRequest](h.agent); len(r) != 1 || r[0].Namespaces.Hostname != "h" {
 		t.Errorf("CreatePod was called with %v", r)
 	}
-	if calls := h.agent.Calls("ReleaseFiles", "SetNetwork"); len(calls) != 2 || calls[1].Name != "Guest.ReleaseFiles" {
+	if calls := h.agent.Calls("CreatePod", "SetNetwork"); len(calls) != 2 || calls[1].Name != "Guest.CreatePod" {
 		t.Errorf("calls %v", calls)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -181,6 +182,7 @@ func (s *Session) send() {
 	for {
 		for len(s.out) == 0 && s.err == nil {
 			s.unsent.Wait()
+			s.gather()
 		}
 		if s.err != nil {
 			return
@@ -196,6 +198,14 @@ func (s *Session) send() {
 			s.fail(err)
 		}
 	}
+}
+
+// gather lets goroutines go first that are about to send, too: each write wakes the other side up, by an
+// exit of the VM or an interrupt. It is called with mu held.
+func (s *Session) gather() {
+	s.mu.Unlock()
+	runtime.Gosched()
+	s.mu.Lock()
 }
 
 func (s *Session) write(batch []byte) error {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -262,4 +263,50 @@ func BenchmarkStream(b *testing.B) {
 		from.Close()
 	}()
 	_, _ = io.Copy(io.Discard, to)
+}
+
+// writes counts those to a connection.
+type writes struct {
+	net.Conn
+	n atomic.Int64
+}
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.n.Add(1)
+	return w.Conn.Write(p)
+}
+
+// What several are about to send goes in one write.
+func TestFramesGoTogether(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	local, remote := socketPair(t)
+	counted := &writes{Conn: local}
+	host, guest := Host(counted), Guest(remote)
+	t.Cleanup(func() { host.Close(); guest.Close() })
+	const senders, rounds = 4, 20
+	var streams [senders]*Stream
+	for i := range streams {
+		streams[i], _ = pair(t, host, guest)
+	}
+	before := counted.n.Load()
+	for range rounds {
+		var sent sync.WaitGroup
+		for _, stream := range streams {
+			sent.Go(func() { _, _ = stream.Write([]byte("x")) })
+		}
+		sent.Wait()
+		for host.unsentBytes() > 0 {
+			runtime.Gosched()
+		}
+	}
+	// A scheduler that interrupts a sender takes one apart now and then.
+	if n := counted.n.Load() - before; n > 2*rounds {
+		t.Errorf("%d frames went in %d writes, and %d would do", senders*rounds, n, rounds)
+	}
+}
+
+func (s *Session) unsentBytes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.out)
 }
