@@ -72,7 +72,7 @@ REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
 .PHONY: test-mutations test-mutations-vm test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-trace bench-files bench-files-krun bench-krun lint proto \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
-	install install-kit uninstall share packer packages test-packages image clean distclean root clients guests kubernetes always
+	install install-kit uninstall share packer packages test-packages test-systemd image clean distclean root clients guests kubernetes always
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -425,10 +425,15 @@ packages: build deps-krun deps-qemu packer ## build packages for Debian and RPM,
 	@$(DEPS) gcc
 	@hack/packages/build $(OUTPUT) $(PACKAGES)
 
-test-packages: root packages ## install, upgrade and remove the packages in empty roots, and compare the image (root)
+test-packages: root packages $(if $(MSB_LONG),tools) ## install, upgrade and remove the packages in empty roots, and compare the image (root)
 	@$(DEPS) rpm dpkg-deb systemd busybox
 	@echo "==> packages"
-	@status=0; for part in test test-timer test-image; do hack/packages/$$part $(OUTPUT) $(PACKAGES) || status=1; done; exit $$status
+	@status=0; for part in test test-timer test-image $(if $(MSB_LONG),test-systemd); do hack/packages/$$part $(OUTPUT) $(PACKAGES) || status=1; done; exit $$status
+
+test-systemd: root packages tools ## the packages under VMs that run, on a host whose init is systemd; test-long has it, too (root)
+	@$(DEPS) dpkg-deb systemd qemu pgrep
+	@echo "==> packages under systemd"
+	@hack/packages/test-systemd $(OUTPUT) $(PACKAGES)
 
 image: build deps-krun deps-qemu ## build the image that installs msb on a node of Kubernetes, as IMAGE_NAME (default localhost/msb-install:latest)
 	@rm -rf $(INSTALL)

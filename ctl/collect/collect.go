@@ -12,7 +12,7 @@ package collect
 
 import (
 	"context"
-	"fmt"
+	"strings"
 	"time"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/check"
@@ -67,7 +67,7 @@ func (s Source) Parts(ctx context.Context, now time.Time) (parts []Part, failed 
 	failed = []string{}
 	add := func(name string, value any, err error) {
 		if err != nil {
-			failed = append(failed, fmt.Sprintf("%s: %v", name, err))
+			failed = append(failed, name+": "+strings.ReplaceAll(err.Error(), "\n", "; ")) // joined errors have a line each
 		}
 		parts = append(parts, Part{name, value})
 	}

@@ -165,7 +165,7 @@ func TestSecrets(t *testing.T) {
 		"README":         {"versions.json"},
 		"collect.json":   {`"version": "1.0"`, `"failed": []`},
 		"sandboxes.json": {`"id": "web"`, `"state": "lost"`, `"path": "/srv/~`, `"driver": "qemu"`, `"memory": 536870912`},
-		"processes.json": {`"of": "default/web"`, `"name": "virtiofsd"`, `"VmRSS": "4096 kB"`, "Max open files 1024 4096 files", `"oomScoreAdj": "-998"`},
+		"processes.json": {`"of": "default/web"`, `"name": "virtiofsd"`, `"VmRSS": "4096 kB"`, "Max open files 1024 4096 files", `"oom_score_adj": "-998"`},
 		"cgroups.json":   {`"/default/web"`, `"memory.current": "4096"`},
 		"versions.json":  {`/kit/vmlinux"`, `"sha256": "`, `"kit": "msb 1.0\n"`},
 		"check.json":     {`"name": "kernel"`},
@@ -191,6 +191,9 @@ func TestPartsFail(t *testing.T) {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in %q", want, said)
 		}
+	}
+	if strings.Count(said, "\n") != len(failed)-1 {
+		t.Errorf("one of %q has several lines", failed)
 	}
 	var out bytes.Buffer
 	if err := pack(&out, parts, time.Now()); err != nil || len(parts) != 9 {

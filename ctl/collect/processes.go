@@ -30,7 +30,7 @@ type process struct {
 	// Limits are lines of proc_pid_limits(5), Cgroups of proc_pid_cgroup(5).
 	Limits      []string `json:"limits"`
 	Cgroups     []string `json:"cgroups"`
-	OOMScoreAdj string   `json:"oomScoreAdj,omitempty"`
+	OOMScoreAdj string   `json:"oom_score_adj,omitempty"`
 	// Descriptors is how many it has open.
 	Descriptors int `json:"descriptors"`
 }

@@ -23,7 +23,7 @@ type versions struct {
 	Containerd string   `json:"containerd"`
 	QEMU       string   `json:"qemu"`
 	// Libkrun is why it is not there, or empty.
-	Libkrun string `json:"libkrunMissing,omitempty"`
+	Libkrun string `json:"libkrun_missing,omitempty"`
 	Files   []file `json:"files"`
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/version"
 	"github.com/urfave/cli/v3"
@@ -82,6 +83,7 @@ func Root(stdout, stderr io.Writer) *cli.Command {
 // showCompletion lists the library's command that prints a shell's completions.
 func showCompletion(command *cli.Command) {
 	command.Hidden, command.Usage = false, "print what makes a shell complete command lines: bash, fish, pwsh or zsh"
+	group(command)
 }
 
 // group is a command that has others and does nothing by itself. So are those below it; the
@@ -110,7 +112,7 @@ func group(command *cli.Command) *cli.Command {
 func arguments(c *cli.Command, least, most int) ([]string, error) {
 	args := c.Args().Slice()
 	if len(args) < least || len(args) > most {
-		return nil, usageError{fmt.Errorf("%s is given %d arguments: it is %s %s", c.FullName(), len(args), c.FullName(), c.ArgsUsage)}
+		return nil, usageError{fmt.Errorf("%s is given %d arguments: it is %s", c.FullName(), len(args), strings.TrimSpace(c.FullName()+" "+c.ArgsUsage))}
 	}
 	return slices.Clone(args), nil
 }

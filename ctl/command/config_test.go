@@ -39,7 +39,8 @@ func TestUsage(t *testing.T) {
 		{"bench", exitUsage, "", "it is msbctl bench IMAGE [COMMAND...]"},
 		{"bench --rounds 0 image", exitUsage, "", "it is 1 to 1000"},
 		{"completion bash", 0, "msbctl", ""},
-		{"completion nosh", exitFailed, "", "nosh"},
+		{"completion nosh", exitUsage, "", "nosh"},
+		{"completion --json", exitUsage, "", "json"},
 		{"config show /no/file", exitFailed, "", "/no/file"},
 		{"config validate /no/file", exitFailed, "/no/file: it cannot be read: no such file", ""},
 	} {

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 
+	versionapi "github.com/containerd/containerd/api/services/version/v1"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/urfave/cli/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/ctl/events"
 )
@@ -17,9 +20,17 @@ func eventsCommand() *cli.Command {
 		Description: `One line for each of containerd's events: time, namespace, container, event, and what else there is:
 exec, pid and exit status. With --json each line is an object. It ends with a signal.
 
-Exit codes: 0 it was ended; 1 containerd has ended, or is not there.`,
+Exit codes: 0 it was ended; 1 containerd has ended, is not there, or another listens.`,
 		Flags: []cli.Flag{addressFlag(), namespaceFlag(), jsonFlag()}, Action: eventsAction,
 	}
+}
+
+// isContainerd asks who listens what containerd answers at once.
+func isContainerd(ctx context.Context, conn grpc.ClientConnInterface) error {
+	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	_, err := versionapi.NewVersionClient(conn).Version(ctx, new(emptypb.Empty))
+	return errgrpc.ToNative(err)
 }
 
 func eventsAction(ctx context.Context, c *cli.Command) error {
@@ -35,6 +46,9 @@ func eventsAction(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	defer conn.Close()
+	if err := isContainerd(ctx, conn); err != nil {
+		return notContainerd(address, err)
+	}
 	out := c.Root().Writer
 	return events.Follow(ctx, conn, c.String("namespace"), func(e events.Event) error {
 		if c.Bool("json") {

@@ -120,9 +120,9 @@ type Share struct {
 	Kind string `json:"kind"`
 	// FileSystem is the type of what it is on, and Path where it is there. A file that the
 	// guest may write is on the shield's, which shows its name alone.
-	FileSystem string `json:"fileSystem"`
+	FileSystem string `json:"file_system"`
 	Path       string `json:"path"`
-	ReadOnly   bool   `json:"readOnly"`
+	ReadOnly   bool   `json:"read_only"`
 }
 
 // kinds are by the beginnings of the shares' names.

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -39,6 +40,26 @@ func bound(logger *logrus.Logger, tail *Tail, now func() time.Time) {
 		logger.SetOutput(newWriter(logger.Out, logger.Formatter, tail, now))
 		logger.SetFormatter(marking{logger.Formatter})
 	}
+}
+
+// Named has each line tell whose it is: fields that it does not have are added. It is called
+// before Bound.
+func Named(logger *logrus.Logger, fields logrus.Fields) {
+	logger.SetFormatter(naming{logger.Formatter, fields})
+}
+
+// A naming formatter adds fields.
+type naming struct {
+	logrus.Formatter
+	fields logrus.Fields
+}
+
+// Format implements logrus.Formatter.
+func (n naming) Format(entry *logrus.Entry) ([]byte, error) {
+	named := *entry // it may be somebody else's, too
+	named.Data = maps.Clone(n.fields)
+	maps.Copy(named.Data, entry.Data)
+	return n.Formatter.Format(&named)
 }
 
 // consoleMark is before a line of the console on its way from the formatter to the writer. No line

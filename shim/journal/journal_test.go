@@ -67,6 +67,54 @@ func TestQuiet(t *testing.T) {
 	}
 }
 
+// Each line tells whose it is, of the console and of what was dropped, too. What it says itself
+// stays.
+func TestNamed(t *testing.T) {
+	var written bytes.Buffer
+	logger, tail, clock := logrus.New(), new(Tail), &clock{time: time.Now()}
+	logger.SetOutput(&written)
+	Named(logger, logrus.Fields{"sandbox": "s 1", "namespace": "n"})
+	bound(logger, tail, clock.now)
+	entry := logger.WithField("id", "c")
+	entry.Warn("a")
+	logger.WithField(sourceField, consoleSource).Info("b")
+	logger.WithField("sandbox", "other").Info("c")
+	for range 2 * burst / maxLine {
+		logger.Info(strings.Repeat("x", 2*maxLine))
+	}
+	clock.add(time.Minute)
+	logger.Info("d")
+	for line := range strings.Lines(written.String()) {
+		if strings.Contains(line, "xxx") {
+			continue
+		}
+		for field, want := range map[string]string{
+			"sandbox": `sandbox="s 1"`, "namespace": "namespace=n",
+		} {
+			if strings.Contains(line, "msg=c ") && field == "sandbox" {
+				want = "sandbox=other"
+			}
+			if strings.Count(line, field+"=") != 1 || !strings.Contains(line, want) {
+				t.Errorf("no %s in %s", want, line)
+			}
+		}
+	}
+	for _, want := range []string{"msg=a id=c ", "msg=b ", "lines of the shim's log were dropped", "msg=d "} {
+		if !strings.Contains(written.String(), want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if len(entry.Data) != 1 {
+		t.Errorf("the caller's entry has %v", entry.Data)
+	}
+	lines, _, _ := tail.From(0)
+	for _, line := range lines {
+		if strings.Contains(line.Text, "msg=b ") {
+			t.Errorf("a line of the console is kept as the shim's: %s", line.Text)
+		}
+	}
+}
+
 // What a guest can make the log grow by in any minute is less than a mebibyte,
 // whatever the size of the lines.
 func TestFlood(t *testing.T) {

@@ -1,17 +1,21 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -117,4 +121,27 @@ func raw(bytes string) proto.Message {
 	message := new(emptypb.Empty)
 	message.ProtoReflect().SetUnknown([]byte(bytes))
 	return message
+}
+
+// What is logged of a call tells the container and the exec.
+func TestLogOfACall(t *testing.T) {
+	var written bytes.Buffer
+	logger := logrus.New()
+	logger.SetOutput(&written)
+	ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+	call := method(new(calls), func(ctx context.Context, _ *taskv3.KillRequest) (*emptypb.Empty, error) {
+		log.G(ctx).Warn("x")
+		return new(emptypb.Empty), nil
+	})
+	for want, request := range map[string]*taskv3.KillRequest{
+		"msg=x\n": {}, "msg=x id=c\n": {ID: "c"}, "msg=x exec=e id=c\n": {ID: "c", ExecID: "e"},
+	} {
+		written.Reset()
+		if _, err := call(ctx, func(into any) error { proto.Merge(into.(proto.Message), request); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(written.String(), want) {
+			t.Errorf("%q, want %q", written.String(), want)
+		}
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/events"
 	"github.com/msb-runtime/containerd-shim-msb/shim/hook"
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
+	"github.com/msb-runtime/containerd-shim-msb/shim/manager"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/podapi"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
@@ -64,7 +65,8 @@ func Register(host Host, began time.Time) {
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
 			options, _ := ic.Context.Value(shim.OptsKey{}).(shim.Opts)
-			if err := openJournal(options.Debug); err != nil {
+			namespace, sandbox := whose(ic.Context)
+			if err := openJournal(options.Debug, namespace, sandbox); err != nil {
 				return nil, err
 			}
 			// What a spare has done before it was used, nobody has waited for.
@@ -104,8 +106,17 @@ func (h Host) platform(address, events string) func(config.Config) sandbox.Platf
 	}
 }
 
-// openJournal sets up the shim's log as pkg/shim would, and bounds it.
-func openJournal(debug bool) error {
+// whose tells containerd's namespace, and the id of the sandbox or the container that this shim is
+// for, as which its bundle is called.
+func whose(ctx context.Context) (namespace, sandbox string) {
+	namespace, _ = namespaces.Namespace(ctx)
+	bundle, _ := os.Getwd()
+	return namespace, filepath.Base(bundle)
+}
+
+// openJournal sets up the shim's log as pkg/shim would, has each line tell whose it is, and bounds
+// it.
+func openJournal(debug bool, namespace, sandbox string) error {
 	if err := log.SetFormat(log.TextFormat); err != nil {
 		return err
 	}
@@ -114,6 +125,7 @@ func openJournal(debug bool) error {
 			return err
 		}
 	}
+	journal.Named(log.L.Logger, log.Fields{"namespace": namespace, "runtime": manager.Name, "sandbox": sandbox})
 	journal.Bound(log.L.Logger)
 	return nil
 }
@@ -127,9 +139,8 @@ func openTracer(ctx context.Context) *trace.Tracer {
 	if !ok {
 		return nil
 	}
-	namespace, _ := namespaces.Namespace(ctx)
-	bundle, _ := os.Getwd() // it is called as the sandbox or the container
-	return trace.Open(target, namespace, filepath.Base(bundle), version.Version)
+	namespace, sandbox := whose(ctx)
+	return trace.Open(target, namespace, sandbox, version.Version)
 }
 
 // newServices makes the services of a shim. When life ends, it ends the pod, and waits for its

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/journal"
@@ -105,7 +106,7 @@ func (s *Services) taskMethods() map[string]ttrpc.Method {
 	}
 }
 
-// method makes an entry of a table: it decodes the request, counts the call as open until
+// method makes an entry of a table: it decodes the request, has the log tell whom it is about, counts the call as open until
 // it has ended, and gives an error its gRPC code.
 func method[Request, Response any](calls *calls, call func(context.Context, *Request) (*Response, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
@@ -114,12 +115,27 @@ func method[Request, Response any](calls *calls, call func(context.Context, *Req
 		if err := unmarshal(request); err != nil {
 			return nil, err
 		}
-		response, err := call(ctx, request)
+		response, err := call(about(ctx, request), request)
 		if err != nil {
 			return nil, toGRPC(err)
 		}
 		return response, nil
 	}
+}
+
+// about has what is logged of a call tell the container and the exec that it is about.
+func about(ctx context.Context, request any) context.Context {
+	fields := log.Fields{}
+	if r, ok := request.(interface{ GetID() string }); ok && r.GetID() != "" {
+		fields["id"] = r.GetID()
+	}
+	if r, ok := request.(interface{ GetExecID() string }); ok && r.GetExecID() != "" {
+		fields["exec"] = r.GetExecID()
+	}
+	if len(fields) == 0 {
+		return ctx
+	}
+	return log.WithLogger(ctx, log.G(ctx).WithFields(fields))
 }
 
 // stream makes the entry of a call that is a stream. A shim that ends does not wait for it: a

@@ -3,7 +3,10 @@ package rpc
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +16,7 @@ import (
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"github.com/containerd/ttrpc"
@@ -273,5 +277,10 @@ func TestPlugin(t *testing.T) {
 	instance, err := initialize()
 	if services, ok := instance.(*Services); !ok || services.tasks == nil || services.sandboxes == nil || err != nil {
 		t.Errorf("the plugin is %v, %v", instance, err)
+	}
+	dir, _ := os.Getwd() // the bundle of a shim
+	line, err := log.L.Logger.Formatter.Format(log.L.WithField("id", "c"))
+	if want := " runtime=io.containerd.msb.v2 sandbox=" + filepath.Base(dir) + "\n"; err != nil || !strings.HasSuffix(string(line), want) {
+		t.Errorf("the log has %q, %v, want %q", line, err, want)
 	}
 }

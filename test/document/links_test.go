@@ -45,7 +45,8 @@ func TestLinks(t *testing.T) {
 }
 
 // Every page of docs is in its index, and every record of a decision in the index of those. The
-// README leads to the first, and the first to the second.
+// README leads to the first, and the first to the second. Each page leads back to its index, and
+// that of docs to the README.
 func TestIndex(t *testing.T) {
 	const index, decisions = "docs/README.md", "docs/decisions/README.md"
 	linked := map[string][]string{}
@@ -69,6 +70,16 @@ func TestIndex(t *testing.T) {
 		}
 		if from != "" && !slices.Contains(linked[from], page) {
 			t.Errorf("%s has no link to %s", from, page)
+		}
+		back := from
+		switch {
+		case page == index:
+			back = "README.md"
+		case from == decisions || filepath.Dir(page) == ".": // a record is read from its index
+			continue
+		}
+		if !slices.ContainsFunc(linksOf(t, page), func(target string) bool { return filepath.Join(filepath.Dir(page), target) == back }) {
+			t.Errorf("%s has no link to %s, from where it was reached", page, back)
 		}
 	}
 }
