@@ -35,6 +35,26 @@ var mutations = []mutation{
 		"", "TestStatsAnswers",
 	},
 	{
+		"metrics as the guest answers them", "shim/guest/calls.go",
+		"Value: checked}, nil", "Value: append(checked[:0:0], response.GetStats().GetValue()...)}, nil",
+		"", "TestHostileMetrics",
+	},
+	{
+		"metrics of one device twice", "shim/guest/metrics.go",
+		"if !good || seen[name] {", "if !good {",
+		"", "TestHostileMetrics",
+	},
+	{
+		"metrics of any number of devices", "shim/guest/metrics.go",
+		"if len(kept) == maxDevices {", "if len(kept) == maxDevices && false {",
+		"", "TestHostileMetrics",
+	},
+	{
+		"long metrics", "shim/guest/metrics.go",
+		"if len(answer) > maxMetrics {", "if len(answer) > maxMetrics && false {",
+		"", "TestUnreadableMetrics",
+	},
+	{
 		"a large frame", "shim/guest/frames.go",
 		"if h.length() > maxFrame {", "if h.length() > maxFrame && false {",
 		"", "TestLargeMessages",
