@@ -613,6 +613,21 @@ var mutations = []mutation{
 		"", "TestFilterAllThreads",
 	},
 	{
+		"QEMU and file servers take what root's processes share", "vm/jail/keeper.go",
+		"	if spec.Filter {\n", "	if spec.Filter && false {\n",
+		"test/hostile", "TestQEMUIntruder|TestVirtiofsdIntruder",
+	},
+	{
+		"instances of inotify of the host's root", "vm/jail/shared.go",
+		"}, inotify...)", "}, inotify[:0]...)",
+		"", "TestSharedPolicy",
+	},
+	{
+		"leases on files of the host", "vm/jail/shared.go",
+		"{unix.SYS_FCNTL, unix.F_SETLEASE}, ", "",
+		"", "TestSharedPolicy",
+	},
+	{
 		"programs are started in the jail", "vm/jail/filter.go",
 		"	\"execve\", \"execveat\",\n", "",
 		"", "TestFilter",
