@@ -222,6 +222,11 @@ var vmmAttempts = []attempt{
 		fd, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(&name[0])), unix.O_CREAT|unix.O_RDWR, 0o600, 0, 0, 0)
 		return closed(int(fd), failure(errno))
 	}},
+	{"take requests of Linux' AIO from the host", []measure{filter}, func(Targets) error {
+		var context uintptr
+		_, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 1, uintptr(unsafe.Pointer(&context)), 0)
+		return failure(errno)
+	}},
 	{"hold up who opens a file", []measure{filter}, func(t Targets) error {
 		file, err := os.Open(t.Given)
 		if err != nil {

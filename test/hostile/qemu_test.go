@@ -97,6 +97,7 @@ func qemuAttempts() []attempt {
 		"take a group of fanotify from the host's root":     {filter},
 		"take bytes of message queues from the host's root": {filter},
 		"use a keyring":                                     {filter},
+		"take requests of Linux' AIO from the host":         {filter},
 		"hold up who opens a file":                          {filter},
 	}),
 		attempt{"write to a program of the host", []measure{readOnlyImage}, func(t Targets) error { return write(t.Library) }})
@@ -151,9 +152,10 @@ func serverAttempts() []attempt {
 		"take an instance of inotify from the host's root":  {filter},
 		"take a group of fanotify from the host's root":     {filter},
 		"take bytes of message queues from the host's root": {filter},
-		"use a keyring":                         {filter},
-		"hold up who opens a file":              {filter},
-		"have a file count for another's quota": {filter},
+		"use a keyring": {filter},
+		"take requests of Linux' AIO from the host": {filter},
+		"hold up who opens a file":                  {filter},
+		"have a file count for another's quota":     {filter},
 	}),
 		attempt{"gain the rights of a set-user-ID program", []measure{noPrivileges}, func(t Targets) error {
 			pid, err := syscall.ForkExec(t.Executable, []string{t.Executable}, &syscall.ProcAttr{})

@@ -40,6 +40,7 @@ func shieldAttempts() []attempt {
 		"take a group of fanotify from the host's root":     {filter},
 		"take bytes of message queues from the host's root": {filter},
 		"use a keyring":                                     {filter},
+		"take requests of Linux' AIO from the host":         {filter},
 		"hold up who opens a file":                          {filter},
 		"load a BPF program":                                {filter},
 		"chroot":                                            {filter, fewCapabilities},

@@ -130,6 +130,7 @@ func TestSharedPolicy(t *testing.T) {
 		"a key that others make": {nativeArch, unix.SYS_REQUEST_KEY, 0, eperm},
 		"a keyring":              {nativeArch, unix.SYS_KEYCTL, 0, eperm},
 		"a message queue":        {nativeArch, unix.SYS_MQ_OPEN, 0, eperm},
+		"requests of Linux' AIO": {nativeArch, unix.SYS_IO_SETUP, 0, eperm},
 		"a lease":                {nativeArch, unix.SYS_FCNTL, unix.F_SETLEASE, eperm},
 		"a lease, high bits":     {nativeArch, unix.SYS_FCNTL, 1<<32 | unix.F_SETLEASE, eperm},
 		"a lock":                 {nativeArch, unix.SYS_FCNTL, unix.F_SETLK, allow},

@@ -20,9 +20,9 @@ import (
 // None of a VM's programs does that. So it is denied by a filter that is on them before they start, and
 // not by one that they put on themselves: QEMU and virtiofsd have filters of their own, which allow it.
 
-// counted are the system calls that make what the kernel counts for each user.
+// counted are the system calls that make what the kernel counts for each user, or for all.
 var counted = append([]uint32{
-	unix.SYS_FANOTIFY_INIT, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL, unix.SYS_MQ_OPEN,
+	unix.SYS_FANOTIFY_INIT, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL, unix.SYS_MQ_OPEN, unix.SYS_IO_SETUP,
 }, inotify...)
 
 // Of the second argument of a system call the kernel looks at the low half here.
