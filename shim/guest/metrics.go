@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"regexp"
@@ -24,7 +25,8 @@ var pageSize = regexp.MustCompile(`^[1-9][0-9]{0,3}[KMG]B$`)
 // lies, under names that are none. containerd shows those of all containers at once, and for two of
 // one name, or a number that is none, it shows nobody's (prometheus' registry, kubelet's JSON). What
 // is named at a guest's will would be counted anew each time in whoever collects them. So there is one
-// entry for each device, only so many, and nothing that this host has no field for.
+// entry for each device, only so many, and nothing that this host has no field for. What the guest
+// leaves out is 0: clients that show all containers look into each part, as one of runc's has them all.
 func checkedMetrics(answer []byte) ([]byte, error) {
 	if len(answer) > maxMetrics {
 		return nil, errors.New("too long")
@@ -42,7 +44,9 @@ func checkedMetrics(answer []byte) ([]byte, error) {
 	}
 	told.Hugetlb = firstOfEach(told.Hugetlb, func(e *stats.HugeTlbStat) (string, bool) { return e.Pagesize, pageSize.MatchString(e.Pagesize) })
 	return proto.Marshal(&stats.Metrics{
-		Pids: told.Pids, CPU: told.CPU, Memory: told.Memory, Io: told.Io, Hugetlb: told.Hugetlb, MemoryEvents: told.MemoryEvents,
+		Pids: cmp.Or(told.Pids, new(stats.PidsStat)), CPU: cmp.Or(told.CPU, new(stats.CPUStat)),
+		Memory: cmp.Or(told.Memory, new(stats.MemoryStat)), MemoryEvents: cmp.Or(told.MemoryEvents, new(stats.MemoryEvents)),
+		Io: cmp.Or(told.Io, new(stats.IOStat)), Hugetlb: told.Hugetlb,
 	})
 }
 

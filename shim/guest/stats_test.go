@@ -202,6 +202,17 @@ func TestHostileMetrics(t *testing.T) {
 	}
 }
 
+// Of what the guest leaves out there are zeros, not nothing.
+func TestMissingMetrics(t *testing.T) {
+	got, err := metricsFor(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Pids == nil || got.CPU == nil || got.Memory == nil || got.MemoryEvents == nil || got.Io == nil {
+		t.Errorf("missing: %v", got)
+	}
+}
+
 // What is none, or is long, is refused, and costs nothing.
 func TestUnreadableMetrics(t *testing.T) {
 	for name, told := range map[string][]byte{
