@@ -90,6 +90,9 @@ func (f fake) process(pid int, name, children string) {
 	f.write(at+"cgroup", "0::/default/web\n")
 	f.write(at+"oom_score_adj", "-998\n")
 	f.write(at+fmt.Sprintf("task/%d/children", pid), children)
+	if err := os.Symlink("/usr/bin/"+name, filepath.Join(f.dir, at, "exe")); err != nil {
+		f.t.Fatal(err)
+	}
 	f.write(at+"environ", "PATH=/bin\x00TOKEN="+f.secret("environment of "+name)+"\x00")
 	f.write(at+"cmdline", name+"\x00--password="+f.secret("arguments of "+name)+"\x00")
 }

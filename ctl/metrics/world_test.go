@@ -59,6 +59,7 @@ func (w world) process(pid, parent int, name string, ticks, anonymous, file, sha
 	w.write(filepath.Join(dir, "stat"), fmt.Sprintf("%d (%s) S %d 7 7 0 -1 4194560 1 2 3 4 %d 0 7 8 20 0 1 0 %d 1000 3 1", pid, name, parent, ticks, startTicks))
 	w.write(filepath.Join(dir, "status"), fmt.Sprintf("Name:\t%s\nVmRSS:\t 1 kB\nRssAnon:\t%8d kB\nRssFile:\t%8d kB\nRssShmem:\t%8d kB\n", name, anonymous, file, shared))
 	w.write(filepath.Join(dir, "cmdline"), "/bin/"+name+"\x00")
+	w.must(os.Symlink("/bin/"+name, filepath.Join(dir, "exe")))
 	w.write(filepath.Join(dir, "task", strconv.Itoa(pid), "children"), strings.Trim(fmt.Sprint(children), "[]")+" ")
 }
 

@@ -87,12 +87,9 @@ const maxProcesses = 1000
 
 // Descendants are the processes that one has started, and those that they have
 // (proc_pid_task(5), children). A shim starts spares, too, which become the shims of others:
-// what has the same name as the first is not followed.
+// what runs the same program as the first is not followed.
 func (h Host) Descendants(pid int) (all []Process) {
-	name := ""
-	if p := h.process(pid); p != nil {
-		name = p.Name
-	}
+	program := h.program(pid)
 	for next := []int{pid}; len(next) > 0; next = next[1:] {
 		tasks := filepath.Join(h.Proc, strconv.Itoa(next[0]), "task")
 		threads, _ := os.ReadDir(tasks) // none, of a process that has ended meanwhile
@@ -100,7 +97,7 @@ func (h Host) Descendants(pid int) (all []Process) {
 			pids, _ := os.ReadFile(filepath.Join(tasks, thread.Name(), "children"))
 			for _, text := range strings.Fields(string(pids)) {
 				pid, _ := strconv.Atoi(text)
-				if p := h.process(pid); p != nil && p.Name != name {
+				if p := h.process(pid); p != nil && (program == "" || h.program(pid) != program) {
 					all, next = append(all, *p), append(next, pid)
 				}
 				if len(all) == maxProcesses {
@@ -110,6 +107,17 @@ func (h Host) Descendants(pid int) (all []Process) {
 		}
 	}
 	return all
+}
+
+// program is the name of the file that a process runs (proc_pid_exe(5)); empty if that is not known. Its
+// own name a process may change: who owns a file server would not be counted by that of the shim. A
+// file that was replaced since, by an upgrade, has the same name.
+func (h Host) program(pid int) string {
+	path, err := os.Readlink(filepath.Join(h.Proc, strconv.Itoa(pid), "exe"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(filepath.Base(path), " (deleted)")
 }
 
 // A Share is something of the host's that a VM is given.

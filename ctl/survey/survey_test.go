@@ -323,3 +323,33 @@ func TestSharesAndProcesses(t *testing.T) {
 		t.Error("something of a sandbox without a shim")
 	}
 }
+
+// A spare that a shim has started is no process of its VM. A process of the VM that has given itself
+// the shim's name is.
+func TestDescendants(t *testing.T) {
+	w := newWorld(t)
+	w.host.Proc = t.TempDir()
+	process := func(pid, name, program, children string) {
+		dir := filepath.Join(w.host.Proc, pid)
+		w.must(os.MkdirAll(filepath.Join(dir, "task", pid), 0o700))
+		w.must(os.WriteFile(filepath.Join(dir, "stat"), []byte(pid+" ("+name+") S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 3 1"), 0o600))
+		w.must(os.WriteFile(filepath.Join(dir, "task", pid, "children"), []byte(children), 0o600))
+		if program != "" {
+			w.must(os.Symlink(program, filepath.Join(dir, "exe")))
+		}
+	}
+	const name = "containerd-shim"
+	process("42", name, "/usr/bin/containerd-shim-msb-v2 (deleted)", "43 44 45 ")
+	process("43", name, "/usr/bin/containerd-shim-msb-v2", "46 ") // a spare, of the new build
+	process("44", name, "/usr/lib/msb/virtiofsd", "47 ")          // what somebody else owns
+	process("45", "ends", "", "")
+	process("46", "qemu", "/usr/bin/qemu", "")
+	process("47", name, "/usr/lib/msb/virtiofsd", "")
+	var pids []int
+	for _, p := range w.host.Descendants(42) {
+		pids = append(pids, p.Pid)
+	}
+	if !slices.Equal(pids, []int{44, 45, 47}) {
+		t.Errorf("descendants %v", pids)
+	}
+}

@@ -85,6 +85,15 @@ func FilterAllThreads(program []unix.SockFilter) (thread int, err error) {
 	return int(other), nil
 }
 
+// FilterThread puts a filter of system calls on this thread, and so on all that it starts, also if they
+// execute another program. Without no_new_privs that takes CAP_SYS_ADMIN. It is not made again, as
+// FilterAllThreads.
+func FilterThread(program []unix.SockFilter) error {
+	p := unix.SockFprog{Len: uint16(len(program)), Filter: unsafe.SliceData(program)}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p)))
+	return failure(errno)
+}
+
 // failure is the error of a call. Bare, an errno of 0 would be one.
 func failure(errno unix.Errno) error {
 	if errno != 0 {

@@ -136,8 +136,8 @@ func (c *Client) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) error
 const metricsType = "io.containerd.cgroups.v2.Metrics"
 
 // Stats are a container's metrics. A guest that has none in time keeps its VM, and the
-// error is of the class that containerd's collector skips. The guest chooses the bytes,
-// but not what containerd takes them for.
+// error is of the class that containerd's collector skips. The guest chooses the numbers, and
+// nothing else: see checkedMetrics.
 func (c *Client) Stats(ctx context.Context, id string) (*anypb.Any, error) {
 	if time.Now().UnixNano() < c.mute.Load() {
 		return nil, fmt.Errorf("task %s: the guest has just not answered a request for metrics: %w", id, errdefs.ErrNotFound)
@@ -163,5 +163,9 @@ func (c *Client) Stats(ctx context.Context, id string) (*anypb.Any, error) {
 	if kind := response.GetStats().GetTypeUrl(); kind != metricsType {
 		return nil, fmt.Errorf("task %s: the guest answered %.100q instead of cgroup v2 metrics: %w", id, kind, errdefs.ErrNotFound)
 	}
-	return response.GetStats(), nil
+	checked, err := checkedMetrics(response.GetStats().GetValue())
+	if err != nil {
+		return nil, fmt.Errorf("task %s: the guest answered %d bytes that cannot be read instead of cgroup v2 metrics: %w", id, len(response.GetStats().GetValue()), errdefs.ErrNotFound)
+	}
+	return &anypb.Any{TypeUrl: metricsType, Value: checked}, nil
 }

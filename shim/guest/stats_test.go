@@ -1,15 +1,21 @@
 package guest_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
@@ -107,4 +113,116 @@ func TestStatsAnswers(t *testing.T) {
 		t.Errorf("an error: %v", err)
 	}
 	h.wantAlive()
+}
+
+// metricsFor are what the host makes of a guest's metrics.
+func metricsFor(t *testing.T, told []byte) (*stats.Metrics, error) {
+	t.Helper()
+	h := boot(t)
+	h.agent.On("Stats", fake.Answer(&taskapi.StatsResponse{Stats: &anypb.Any{TypeUrl: "io.containerd.cgroups.v2.Metrics", Value: told}}))
+	answer, err := h.client.Stats(t.Context(), "c")
+	if err != nil {
+		h.wantAlive()
+		return nil, err
+	}
+	metrics := new(stats.Metrics)
+	if err := proto.Unmarshal(answer.Value, metrics); err != nil {
+		t.Fatal(err)
+	}
+	return metrics, nil
+}
+
+func encode(t *testing.T, metrics *stats.Metrics) []byte {
+	t.Helper()
+	data, err := proto.Marshal(metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// An honest guest's metrics come as they are.
+func TestMetricsAsTheyAre(t *testing.T) {
+	pressure := &stats.PSIStats{Some: &stats.PSIData{Avg10: 99.5, Total: 7}, Full: &stats.PSIData{Avg300: 0.25}}
+	want := &stats.Metrics{
+		Pids: &stats.PidsStat{Current: 3, Limit: math.MaxUint64}, CPU: &stats.CPUStat{UsageUsec: 17, PSI: pressure},
+		Memory: &stats.MemoryStat{Usage: 1 << 40, PSI: pressure}, MemoryEvents: &stats.MemoryEvents{OomKill: 2},
+		Io:      &stats.IOStat{Usage: []*stats.IOEntry{{Major: 7, Minor: 0, Rbytes: 9}, {Major: 7, Minor: 1}}, PSI: pressure},
+		Hugetlb: []*stats.HugeTlbStat{{Pagesize: "2MB", Max: 5}, {Pagesize: "1GB"}, {Pagesize: "64KB"}},
+	}
+	if got, err := metricsFor(t, encode(t, want)); err != nil || !proto.Equal(got, want) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// Of metrics of one name, containerd's page of metrics has an error instead of those of all
+// containers of the host (prometheus' registry); of a number that is none, kubelet's. And names that
+// the guest makes up would be a new series each, every time.
+func TestHostileMetrics(t *testing.T) {
+	var told stats.Metrics
+	told.Io = &stats.IOStat{PSI: &stats.PSIStats{
+		Some: &stats.PSIData{Avg10: math.NaN(), Avg60: math.Inf(1), Avg300: math.Inf(-1)},
+		Full: &stats.PSIData{Avg10: -1, Avg60: 1e300},
+	}}
+	told.CPU, told.Memory = &stats.CPUStat{PSI: told.Io.PSI}, &stats.MemoryStat{PSI: told.Io.PSI}
+	for i := range uint64(100) {
+		told.Io.Usage = append(told.Io.Usage, &stats.IOEntry{Major: i / 2, Minor: i % 2, Rbytes: 1}, &stats.IOEntry{Major: i / 2, Minor: i % 2, Rbytes: 2})
+		told.Hugetlb = append(told.Hugetlb, &stats.HugeTlbStat{Pagesize: "2MB"}, &stats.HugeTlbStat{Pagesize: fmt.Sprintf("%d\x1b[2J\n", i)}, &stats.HugeTlbStat{Pagesize: fmt.Sprintf("%dKB", i+1)})
+		told.Network = append(told.Network, &stats.NetworkStat{Name: "eth0\n"})
+	}
+	told.Rdma = &stats.RdmaStat{Current: []*stats.RdmaEntry{{Device: "\x1b"}}}
+	unknown := protowire.AppendBytes(protowire.AppendTag(nil, 77, protowire.BytesType), []byte("of a containerd to come"))
+	got, err := metricsFor(t, append(encode(t, &told), unknown...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices, sizes := map[string]bool{}, map[string]bool{}
+	for _, e := range got.GetIo().GetUsage() {
+		devices[fmt.Sprint(e.Major, e.Minor)] = true
+		if e.Rbytes != 1 {
+			t.Errorf("of %d:%d it is not the first that counts", e.Major, e.Minor)
+		}
+	}
+	for _, e := range got.Hugetlb {
+		sizes[e.Pagesize] = true
+	}
+	const most = 64
+	if len(devices) != most || len(got.Io.Usage) != most || len(sizes) != most || len(got.Hugetlb) != most || !sizes["2MB"] {
+		t.Errorf("%d devices in %d entries, %d sizes of pages in %d", len(devices), len(got.Io.Usage), len(sizes), len(got.Hugetlb))
+	}
+	want := &stats.PSIStats{Some: &stats.PSIData{Avg60: 100}, Full: &stats.PSIData{Avg60: 100}}
+	for _, pressure := range []*stats.PSIStats{got.CPU.PSI, got.Memory.PSI, got.Io.PSI} {
+		if !proto.Equal(pressure, want) {
+			t.Errorf("pressure: %v", pressure)
+		}
+	}
+	again := encode(t, got)
+	if got.Rdma != nil || got.Network != nil || bytes.Contains(again, []byte("to come")) || bytes.ContainsAny(again, "\x1b\n") && strings.Contains(string(again), "eth0") {
+		t.Errorf("it has what nobody knows: %q", again)
+	}
+}
+
+// Of what the guest leaves out there are zeros, not nothing.
+func TestMissingMetrics(t *testing.T) {
+	got, err := metricsFor(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Pids == nil || got.CPU == nil || got.Memory == nil || got.MemoryEvents == nil || got.Io == nil {
+		t.Errorf("missing: %v", got)
+	}
+}
+
+// What is none, or is long, is refused, and costs nothing.
+func TestUnreadableMetrics(t *testing.T) {
+	for name, told := range map[string][]byte{
+		"no message":      []byte("\xff\xff"),
+		"no text":         encode(t, &stats.Metrics{Hugetlb: []*stats.HugeTlbStat{{Current: 1}}})[:3],
+		"very many":       bytes.Repeat([]byte{0x3a, 0}, 20<<10), // empty sizes of pages
+		"letters in UTF8": {0x3a, 3, 0x1a, 1, 0xff},
+	} {
+		if metrics, err := metricsFor(t, told); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "cannot be read instead of cgroup v2 metrics") {
+			t.Errorf("%s: %v, %v", name, metrics, err)
+		}
+	}
 }

@@ -272,7 +272,7 @@ func stageVMM(t *testing.T, without map[measure]bool) scene {
 	s.targets.Executable = filepath.Join(s.targets.Writable, "program")
 	s.targets.Staging = filepath.Join("/shares/files", readOnly.Tag)
 	s.targets.ReadOnly = filepath.Join(s.targets.Staging, "ro")
-	s.targets.Image = "/guest.erofs"
+	s.targets.Image, s.targets.Given = "/guest.erofs", s.targets.ReadOnly
 	s.switchOff(t, dir, without)
 	return s
 }

@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -29,6 +30,7 @@ type Targets struct {
 	Root       string    // in the jail: proc's link to the root of a process of the host
 	ReadOnly   string    // in the jail: a staged file that is read-only
 	Mounted    string    // in the jail: a file that the guest may write, on a tmpfs
+	Given      string    // in the jail: a file of root's
 	Executable string    // in the jail: a program in a share
 	Image      string    // in the jail: the guest's disk
 	Library    string    // in the jail: what QEMU is installed with
@@ -206,6 +208,47 @@ var vmmAttempts = []attempt{
 	{"use a keyring", []measure{filter}, func(Targets) error {
 		_, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true)
 		return err
+	}},
+	{"take an instance of inotify from the host's root", []measure{filter}, func(Targets) error {
+		fd, err := unix.InotifyInit1(0)
+		return closed(fd, err)
+	}},
+	{"take a group of fanotify from the host's root", []measure{filter}, func(Targets) error {
+		fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_REPORT_FID, 0) // which needs no capability
+		return closed(fd, err)
+	}},
+	{"take bytes of message queues from the host's root", []measure{filter}, func(Targets) error {
+		name := []byte("msb\x00")
+		fd, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(&name[0])), unix.O_CREAT|unix.O_RDWR, 0o600, 0, 0, 0)
+		return closed(int(fd), failure(errno))
+	}},
+	{"take requests of Linux' AIO from the host", []measure{filter}, func(Targets) error {
+		var context uintptr
+		_, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 1, uintptr(unsafe.Pointer(&context)), 0)
+		return failure(errno)
+	}},
+	{"hold up who opens a file", []measure{filter}, func(t Targets) error {
+		file, err := os.Open(t.Given)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		_, err = unix.FcntlInt(file.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+		return err
+	}},
+	{"have a file count for another's quota", []measure{filter}, func(t Targets) error {
+		const setProject = 0x401c5820 // FS_IOC_FSSETXATTR of linux/fs.h
+		file, err := os.Open(cmp.Or(t.Writable, t.Given))
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		var attributes [28]byte // struct fsxattr
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, file.Fd(), setProject, uintptr(unsafe.Pointer(&attributes)))
+		if errno == unix.EOPNOTSUPP || errno == unix.ENOTTY { // it is asked, and has no quotas
+			return nil
+		}
+		return failure(errno)
 	}},
 	{"load a BPF program", []measure{filter, fewCapabilities}, func(Targets) error {
 		// A map of one entry (union bpf_attr: type array, key, value, entries).

@@ -67,31 +67,38 @@ func copyFile(to, from string) error {
 	return os.WriteFile(to, data, 0o755)
 }
 
-// qemuAttempts are tried in QEMU's place. It has no filter of ours, and no capability.
+// qemuAttempts are tried in QEMU's place. Of our filters it has the one of what root's processes share,
+// and it has no capability.
 func qemuAttempts() []attempt {
 	return append(elsewhere(map[string][]measure{
-		"open a host file by its path":                {ownRoot},
-		"the same by /proc/1/root":                    {ownRoot, fewCapabilities},
-		"the same by an inherited descriptor":         {noDescriptors},
-		"read another sandbox's staged file":          {ownRoot},
-		"read a process's memory through procfs":      {ownRoot},
-		"write to the guest's disk":                   {readOnlyImage},
-		"mount":                                       {fewCapabilities},
-		"clone a mount":                               {fewCapabilities},
-		"unmount":                                     {fewCapabilities},
-		"chroot":                                      {fewCapabilities},
-		"join a namespace":                            {fewCapabilities},
-		"make a namespace":                            {fewCapabilities},
-		"open a file by its handle":                   {fewCapabilities},
-		"change the host name":                        {fewCapabilities},
-		"trace a process of the host":                 {ownNamespaces, fewCapabilities},
-		"read a process's memory":                     {ownNamespaces, fewCapabilities},
-		"signal a process of the host":                {ownNamespaces},
-		"attach the host's shared memory":             {ownNamespaces},
-		"connect to an abstract socket of the host":   {ownNamespaces},
-		"connect to a port of the host":               {ownNamespaces},
-		"connect to a socket of the host by its path": {ownRoot},
-		"raise a resource limit":                      {lowLimits},
+		"open a host file by its path":                      {ownRoot},
+		"the same by /proc/1/root":                          {ownRoot, fewCapabilities},
+		"the same by an inherited descriptor":               {noDescriptors},
+		"read another sandbox's staged file":                {ownRoot},
+		"read a process's memory through procfs":            {ownRoot},
+		"write to the guest's disk":                         {readOnlyImage},
+		"mount":                                             {fewCapabilities},
+		"clone a mount":                                     {fewCapabilities},
+		"unmount":                                           {fewCapabilities},
+		"chroot":                                            {fewCapabilities},
+		"join a namespace":                                  {fewCapabilities},
+		"make a namespace":                                  {fewCapabilities},
+		"open a file by its handle":                         {fewCapabilities},
+		"change the host name":                              {fewCapabilities},
+		"trace a process of the host":                       {ownNamespaces, fewCapabilities},
+		"read a process's memory":                           {ownNamespaces, fewCapabilities},
+		"signal a process of the host":                      {ownNamespaces},
+		"attach the host's shared memory":                   {ownNamespaces},
+		"connect to an abstract socket of the host":         {ownNamespaces},
+		"connect to a port of the host":                     {ownNamespaces},
+		"connect to a socket of the host by its path":       {ownRoot},
+		"raise a resource limit":                            {lowLimits},
+		"take an instance of inotify from the host's root":  {filter},
+		"take a group of fanotify from the host's root":     {filter},
+		"take bytes of message queues from the host's root": {filter},
+		"use a keyring":                                     {filter},
+		"take requests of Linux' AIO from the host":         {filter},
+		"hold up who opens a file":                          {filter},
 	}),
 		attempt{"write to a program of the host", []measure{readOnlyImage}, func(t Targets) error { return write(t.Library) }})
 }
@@ -128,7 +135,7 @@ func stageQEMU(t *testing.T, without map[measure]bool) scene {
 	s := scene{spec: qemu.Driver{QEMU: program}.Jail(config), targets: attackable(t, dir, secret)}
 	s.spec.Files = append(s.spec.Files, socket(t), socket(t))
 	s.targets.Other = filepath.Join(dir, "other", "files", foreign.Tag, "foreign")
-	s.targets.Image, s.targets.Writable = "/kit/guest.erofs", "/dev"
+	s.targets.Image, s.targets.Given, s.targets.Writable = "/kit/guest.erofs", "/kit/guest.erofs", "/dev"
 	s.targets.Library = filepath.Join(filepath.Dir(filepath.Dir(program)), "library")
 	if without[readOnlyImage] {
 		s.writableBinds()
@@ -141,7 +148,14 @@ func stageQEMU(t *testing.T, without map[measure]bool) scene {
 // it has nothing of the guest's.
 func serverAttempts() []attempt {
 	return append(elsewhere(map[string][]measure{
-		"the same by an inherited descriptor": {noDescriptors},
+		"the same by an inherited descriptor":               {noDescriptors},
+		"take an instance of inotify from the host's root":  {filter},
+		"take a group of fanotify from the host's root":     {filter},
+		"take bytes of message queues from the host's root": {filter},
+		"use a keyring": {filter},
+		"take requests of Linux' AIO from the host": {filter},
+		"hold up who opens a file":                  {filter},
+		"have a file count for another's quota":     {filter},
 	}),
 		attempt{"gain the rights of a set-user-ID program", []measure{noPrivileges}, func(t Targets) error {
 			pid, err := syscall.ForkExec(t.Executable, []string{t.Executable}, &syscall.ProcAttr{})
@@ -172,6 +186,7 @@ func stageServer(t *testing.T, without map[measure]bool) scene {
 	secret := made(t, filepath.Join(dir, "host", "secret"), "secret", 0o600)
 	s := scene{spec: qemu.Driver{Virtiofsd: program}.ServerJail(), targets: attackable(t, dir, secret)}
 	s.spec.Files = append(s.spec.Files, socket(t))
+	s.targets.Given = secret
 	s.targets.Executable = made(t, filepath.Join(dir, "setuid"), string(userProgram), 0o755)
 	if err := os.Chown(s.targets.Executable, nobody, nobody); err != nil {
 		t.Fatal(err)

@@ -22,31 +22,36 @@ const noDirectory measure = "no directory"
 // the two measures that stop a VMM from mounting the filter alone is left.
 func shieldAttempts() []attempt {
 	return append(elsewhere(map[string][]measure{
-		"open a host file by its path":                  {ownRoot},
-		"the same by /proc/1/root":                      {ownRoot, fewCapabilities},
-		"read a process's memory through procfs":        {ownRoot},
-		"walk from /proc/self/fd to the rest of procfs": {ownRoot},
-		"connect to a socket of the host by its path":   {ownRoot},
-		"read another sandbox's staged file":            {ownRoot},
-		"write to a read-only file":                     {readOnlyShare},
-		"mount":                                         {filter},
-		"clone a mount":                                 {filter},
-		"join a namespace":                              {filter},
-		"make a namespace":                              {filter},
-		"open a netlink socket":                         {filter},
-		"change the host name":                          {filter},
-		"execute a program of a share":                  {filter},
-		"use a keyring":                                 {filter},
-		"load a BPF program":                            {filter},
-		"chroot":                                        {filter, fewCapabilities},
-		"open a file by its handle":                     {filter, fewCapabilities},
-		"trace a process of the host":                   {filter, ownNamespaces, fewCapabilities},
-		"read a process's memory":                       {filter, ownNamespaces, fewCapabilities},
-		"signal a process of the host":                  {ownNamespaces},
-		"attach the host's shared memory":               {ownNamespaces},
-		"connect to an abstract socket of the host":     {ownNamespaces},
-		"connect to a port of the host":                 {filter, ownNamespaces},
-		"raise a resource limit":                        {lowLimits},
+		"open a host file by its path":                      {ownRoot},
+		"the same by /proc/1/root":                          {ownRoot, fewCapabilities},
+		"read a process's memory through procfs":            {ownRoot},
+		"walk from /proc/self/fd to the rest of procfs":     {ownRoot},
+		"connect to a socket of the host by its path":       {ownRoot},
+		"read another sandbox's staged file":                {ownRoot},
+		"write to a read-only file":                         {readOnlyShare},
+		"mount":                                             {filter},
+		"clone a mount":                                     {filter},
+		"join a namespace":                                  {filter},
+		"make a namespace":                                  {filter},
+		"open a netlink socket":                             {filter},
+		"change the host name":                              {filter},
+		"execute a program of a share":                      {filter},
+		"take an instance of inotify from the host's root":  {filter},
+		"take a group of fanotify from the host's root":     {filter},
+		"take bytes of message queues from the host's root": {filter},
+		"use a keyring":                                     {filter},
+		"take requests of Linux' AIO from the host":         {filter},
+		"hold up who opens a file":                          {filter},
+		"load a BPF program":                                {filter},
+		"chroot":                                            {filter, fewCapabilities},
+		"open a file by its handle":                         {filter, fewCapabilities},
+		"trace a process of the host":                       {filter, ownNamespaces, fewCapabilities},
+		"read a process's memory":                           {filter, ownNamespaces, fewCapabilities},
+		"signal a process of the host":                      {ownNamespaces},
+		"attach the host's shared memory":                   {ownNamespaces},
+		"connect to an abstract socket of the host":         {ownNamespaces},
+		"connect to a port of the host":                     {filter, ownNamespaces},
+		"raise a resource limit":                            {lowLimits},
 	}),
 		attempt{"leave by .. from a followed file's directory", []measure{noDirectory}, func(t Targets) error {
 			return inDescriptors("../../../../../../../.."+t.Secret, unix.O_RDONLY)
@@ -169,6 +174,7 @@ func stageShield(t *testing.T, without map[measure]bool) scene {
 	first := 3 + len(s.spec.Files)
 	s.spec.Files = append(s.spec.Files, given.files...)
 	s.targets.Mounted = fmt.Sprintf("/proc/self/fd/%d", first)
+	s.targets.Given = s.targets.Mounted
 	s.targets.ReadOnly = fmt.Sprintf("/proc/self/fd/%d", first+2)
 	s.targets.Executable = fmt.Sprintf("/proc/self/fd/%d", first+3)
 	s.targets.Other = filepath.Join(dir, "other", "files", foreign.Tag, "foreign")

@@ -35,6 +35,26 @@ var mutations = []mutation{
 		"", "TestStatsAnswers",
 	},
 	{
+		"metrics as the guest answers them", "shim/guest/calls.go",
+		"Value: checked}, nil", "Value: append(checked[:0:0], response.GetStats().GetValue()...)}, nil",
+		"", "TestHostileMetrics",
+	},
+	{
+		"metrics of one device twice", "shim/guest/metrics.go",
+		"if !good || seen[name] {", "if !good {",
+		"", "TestHostileMetrics",
+	},
+	{
+		"metrics of any number of devices", "shim/guest/metrics.go",
+		"if len(kept) == maxDevices {", "if len(kept) == maxDevices && false {",
+		"", "TestHostileMetrics",
+	},
+	{
+		"long metrics", "shim/guest/metrics.go",
+		"if len(answer) > maxMetrics {", "if len(answer) > maxMetrics && false {",
+		"", "TestUnreadableMetrics",
+	},
+	{
 		"a large frame", "shim/guest/frames.go",
 		"if h.length() > maxFrame {", "if h.length() > maxFrame && false {",
 		"", "TestLargeMessages",
@@ -586,6 +606,26 @@ var mutations = []mutation{
 		"the filter is on one thread", "internal/rawcall/rawcall.go",
 		"unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr", "0, uintptr",
 		"", "TestFilterAllThreads",
+	},
+	{
+		"QEMU and file servers take what root's processes share", "vm/jail/keeper.go",
+		"	if spec.Filter {\n", "	if spec.Filter && false {\n",
+		"test/hostile", "TestQEMUIntruder|TestVirtiofsdIntruder",
+	},
+	{
+		"instances of inotify of the host's root", "vm/jail/shared.go",
+		"}, inotify...)", "}, inotify[:0]...)",
+		"", "TestSharedPolicy",
+	},
+	{
+		"leases on files of the host", "vm/jail/shared.go",
+		"{unix.SYS_FCNTL, unix.F_SETLEASE}, ", "",
+		"", "TestSharedPolicy",
+	},
+	{
+		"processes of a VM that have the shim's name are not counted", "ctl/survey/process.go",
+		"h.program(pid) != program", "p.Name != \"containerd-shim\"",
+		"", "TestDescendants",
 	},
 	{
 		"programs are started in the jail", "vm/jail/filter.go",

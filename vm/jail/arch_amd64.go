@@ -3,3 +3,6 @@ package jail
 import "golang.org/x/sys/unix"
 
 const nativeArch = unix.AUDIT_ARCH_X86_64
+
+// inotify are the system calls that make an instance of inotify(7).
+var inotify = []uint32{unix.SYS_INOTIFY_INIT, unix.SYS_INOTIFY_INIT1}

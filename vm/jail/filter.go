@@ -152,16 +152,12 @@ func installFilter(p seccomp.Policy) error {
 	if err != nil {
 		return fmt.Errorf("assembling the system call filter: %w", err)
 	}
-	program := make([]unix.SockFilter, len(raw))
-	for n, i := range raw {
-		program[n] = unix.SockFilter{Code: i.Op, Jt: i.Jt, Jf: i.Jf, K: i.K}
-	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
 	}
-	thread, err := rawcall.FilterAllThreads(program)
+	thread, err := rawcall.FilterAllThreads(program(raw))
 	if err != nil {
 		return os.NewSyscallError("seccomp", err)
 	}
@@ -169,6 +165,15 @@ func installFilter(p seccomp.Policy) error {
 		return fmt.Errorf("thread %d could not be given the system call filter", thread)
 	}
 	return nil
+}
+
+// program is a filter as the kernel takes it.
+func program(raw []bpf.RawInstruction) []unix.SockFilter {
+	program := make([]unix.SockFilter, len(raw))
+	for n, i := range raw {
+		program[n] = unix.SockFilter{Code: i.Op, Jt: i.Jt, Jf: i.Jf, K: i.K}
+	}
+	return program
 }
 
 // firstUnknown is the first system call that the library's table does not have: what it

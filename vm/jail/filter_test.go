@@ -106,6 +106,55 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+// What a VM's processes may not take from the host's other processes of root, and all else they may:
+// that is for others to deny.
+func TestSharedPolicy(t *testing.T) {
+	machine, err := bpf.NewVM(sharedPolicy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const (
+		allow  = uint32(seccomp.ActionAllow)
+		kill   = uint32(seccomp.ActionKillProcess)
+		eperm  = uint32(seccomp.ActionErrno) | uint32(unix.EPERM)
+		enosys = uint32(seccomp.ActionErrno) | uint32(unix.ENOSYS)
+	)
+	for name, c := range map[string]struct {
+		arch, number uint32
+		second       uint64
+		want         uint32
+	}{
+		"inotify":                {nativeArch, unix.SYS_INOTIFY_INIT1, 0, eperm},
+		"fanotify":               {nativeArch, unix.SYS_FANOTIFY_INIT, 0, eperm},
+		"a key":                  {nativeArch, unix.SYS_ADD_KEY, 0, eperm},
+		"a key that others make": {nativeArch, unix.SYS_REQUEST_KEY, 0, eperm},
+		"a keyring":              {nativeArch, unix.SYS_KEYCTL, 0, eperm},
+		"a message queue":        {nativeArch, unix.SYS_MQ_OPEN, 0, eperm},
+		"requests of Linux' AIO": {nativeArch, unix.SYS_IO_SETUP, 0, eperm},
+		"a lease":                {nativeArch, unix.SYS_FCNTL, unix.F_SETLEASE, eperm},
+		"a lease, high bits":     {nativeArch, unix.SYS_FCNTL, 1<<32 | unix.F_SETLEASE, eperm},
+		"a lock":                 {nativeArch, unix.SYS_FCNTL, unix.F_SETLK, allow},
+		"a project":              {nativeArch, unix.SYS_IOCTL, setProject, eperm},
+		"a project, high bits":   {nativeArch, unix.SYS_IOCTL, 1<<32 | setProject, eperm},
+		"ioctl of KVM":           {nativeArch, unix.SYS_IOCTL, 0xae80, allow},
+		"a lease's number":       {nativeArch, unix.SYS_READ, unix.F_SETLEASE, allow},
+		"read":                   {nativeArch, unix.SYS_READ, 0, allow},
+		"execve":                 {nativeArch, unix.SYS_EXECVE, 0, allow},
+		"one of tomorrow":        {nativeArch, firstUnknown, 0, allow},
+		"x32":                    {nativeArch, 0x40000000 | unix.SYS_READ, 0, enosys},
+		"another architecture":   {unix.AUDIT_ARCH_I386, unix.SYS_READ, 0, kill},
+	} {
+		if got, err := machine.Run(call(c.arch, c.number, [6]uint64{3, c.second})); uint32(got) != c.want || err != nil {
+			t.Errorf("%s: %#x, %v, want %#x", name, got, err, c.want)
+		}
+	}
+	for _, number := range inotify {
+		if got, err := machine.Run(call(nativeArch, number, [6]uint64{})); uint32(got) != eperm || err != nil {
+			t.Errorf("inotify, %d: %#x, %v", number, got, err)
+		}
+	}
+}
+
 // call is struct seccomp_data (seccomp(2)) as package bpf's machine reads it: a
 // network packet's words are big-endian. Of each argument, which the kernel has
 // in the processor's own order, the low half comes first.

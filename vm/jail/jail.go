@@ -66,8 +66,9 @@ type Spec struct {
 	// Cooperates says that the program calls Enter: it is moved into its Root
 	// then, and not before it starts.
 	Cooperates bool
-	// Filter is the system call filter that Enter installs. Internet allows sockets
-	// of IPv4 and IPv6 in it. DataOnly is for who serves the content of files: it may
+	// Filter is the system call filter: one that the process has from its start on, which
+	// keeps it from what root's processes share (shared.go), and the one that Enter
+	// installs, if it cooperates. Internet allows sockets of IPv4 and IPv6 in that. DataOnly is for who serves the content of files: it may
 	// not make, name or remove one, nor change its metadata, and of ioctl(2) it has
 	// what a FUSE server needs.
 	Filter, Internet, DataOnly bool

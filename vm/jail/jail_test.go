@@ -30,7 +30,7 @@ var roles = map[string]func(){
 		_, err = unix.FcntlInt(inherited, unix.F_GETFD, 0)
 		fmt.Println(err)
 	},
-	"forever": func() { select {} },
+	"forever": func() { time.Sleep(time.Hour) }, // with nobody else, select {} is a deadlock, at which Go ends
 	"server": func() {
 		fmt.Println(Enter())
 		runtime.LockOSThread()

@@ -84,6 +84,11 @@ func (p *Process) start(spec Spec) (err error) {
 			return os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
 		}
 	}
+	if spec.Filter {
+		if err := spareTheShared(); err != nil {
+			return err
+		}
+	}
 	control, theirs, err := socketPair()
 	if err != nil {
 		return err

@@ -83,6 +83,7 @@ func (p plan) jail(qemu string, files []*os.File, present func(string) bool) jai
 		Capabilities:    []uintptr{},
 		NoNewPrivileges: true,
 		Limits:          jail.FileServerLimits(jail.DescriptorLimit()),
+		Filter:          true,
 	}
 	if network := p.config.Network; network.Host || network.Namespace != nil {
 		spec.InNetwork(network.Namespace)
@@ -99,6 +100,7 @@ func serverJail(virtiofsd string) jail.Spec {
 		NoSetuidFixup:   true,
 		NoNewPrivileges: true,
 		Limits:          jail.FileServerLimits(jail.DescriptorLimit()),
+		Filter:          true,
 	}
 }
 
