@@ -593,6 +593,16 @@ var mutations = []mutation{
 		"", "TestFilterAllThreads",
 	},
 	{
+		"a filter that broke off is installed", "vm/jail/entry/entry.go",
+		"	return filter, binary.Read(control, binary.NativeEndian, filter)\n", "	_ = binary.Read(control, binary.NativeEndian, filter)\n	return filter, nil\n",
+		"", "TestAnswer",
+	},
+	{
+		"the placeholder has no filter", "vm/jail/jail.go",
+		"	return filters[ordinary]()\n", "	return nil, nil\n",
+		"", "TestPlaceholder",
+	},
+	{
 		"programs are started in the jail", "vm/jail/filter.go",
 		"	\"execve\", \"execveat\",\n", "",
 		"", "TestFilter",
