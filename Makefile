@@ -469,8 +469,11 @@ agent:
 vmm:
 	@$(STEP) "building the VMM of the krun driver" $(PROGRAM) $(VMM) ./cmd/msb-krun -ldflags '-s -w'
 
-placeholder:
-	@$(STEP) "building what stands for containers on the host" $(PROGRAM) $(PLACEHOLDER) ./cmd/msb-placeholder -ldflags '-s -w'
+placeholder: $(PLACEHOLDER)
+
+$(PLACEHOLDER): cmd/msb-placeholder/placeholder.c hack/build-placeholder
+	@$(DEPS) gcc
+	@$(STEP) "building what stands for containers on the host" hack/build-placeholder $@
 
 shield:
 	@$(STEP) "building the shield of mounted files" $(PROGRAM) $(SHIELD) ./cmd/msb-shield -ldflags '-s -w'

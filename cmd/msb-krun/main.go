@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun/api"
 	"github.com/msb-runtime/containerd-shim-msb/vm/krun/libkrun"
 )
@@ -47,10 +47,10 @@ func run() error {
 	}
 	library, err := load(machine)
 	if err != nil {
-		jail.Fail(err)
+		entry.Fail(err)
 		return err
 	}
-	if err := jail.Enter(); err != nil {
+	if err := entry.Enter(); err != nil {
 		return err
 	}
 	return library.Boot(machine)

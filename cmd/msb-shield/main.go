@@ -9,7 +9,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/server"
-	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
 )
 
 func main() {
@@ -20,7 +20,7 @@ func main() {
 }
 
 func run() error {
-	if err := jail.Enter(); err != nil {
+	if err := entry.Enter(); err != nil {
 		return err
 	}
 	control, err := connection(api.Control)

@@ -16,9 +16,9 @@ const vmmAllowance = 256 << 20
 
 // maxTasks is how many processes and threads a VM may have on the host, so that an
 // intruder in one of them does not take the host's. Counted on a host with two
-// processors, VMM, file servers, shim and msb-shield have about 60, and each container 6:
-// five are msb-placeholder's, one is the shim's that watches it. With 64 processors, where VMM
-// and shim may have a thread for each, more than 100 containers of a pod still fit.
+// processors, VMM, file servers, shim and msb-shield have about 60, and each container 2:
+// one is msb-placeholder's, one is the shim's that watches it. With 64 processors, where VMM
+// and shim may have a thread for each, more than 300 containers of a pod still fit.
 const maxTasks = 1024
 
 // Names of controllers, the same in both versions.

@@ -86,17 +86,37 @@ func AwaitExit(ctx context.Context, fd int) error {
 }
 
 // startTime is the process's start in clock ticks since boot: field 22 of
-// /proc/<pid>/stat (proc_pid_stat(5)). The second field may contain spaces.
+// /proc/<pid>/stat (proc_pid_stat(5)).
 func startTime(pid int) (string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := stat(pid)
 	if err != nil {
 		return "", err
 	}
-	_, rest, _ := strings.Cut(string(data), ") ")
-	fields := strings.Fields(rest)
-	const index = 22 - 3
-	if len(fields) <= index {
-		return "", fmt.Errorf("/proc/%d/stat has only %d fields", pid, len(fields))
+	return fields[22-firstField], nil
+}
+
+// runs tells whether a process has not ended and does not end just now. One that was killed
+// is none of its parent's to wait for before all its threads are gone, which takes a while where
+// it had much memory; but its first thread is dead soon (state Z, or X, in field 3).
+func runs(pid int) bool {
+	fields, err := stat(pid)
+	return err == nil && !strings.ContainsAny(fields[3-firstField], "ZXx")
+}
+
+// firstField is the number of the first that stat returns.
+const firstField = 3
+
+// stat are the fields of /proc/<pid>/stat after the second, which may contain spaces. There
+// are all up to the 22nd at least.
+func stat(pid int) ([]string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
 	}
-	return fields[index], nil
+	text := string(data)
+	fields := strings.Fields(text[strings.LastIndex(text, ")")+1:])
+	if len(fields) <= 22-firstField {
+		return nil, fmt.Errorf("/proc/%d/stat has only %d fields after the second", pid, len(fields))
+	}
+	return fields, nil
 }

@@ -94,3 +94,45 @@ func TestAwaitExit(t *testing.T) {
 		t.Errorf("a process that there is not started at %s", start)
 	}
 }
+
+// leaderlessVariable has this program be one whose first thread has ended, and others have not.
+const leaderlessVariable = "SANDBOX_TEST_LEADERLESS"
+
+func init() {
+	if os.Getenv(leaderlessVariable) != "" {
+		go func() { time.Sleep(time.Hour) }()
+		_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0) // of this thread, on which init functions run
+	}
+}
+
+// A process runs until its first thread has ended: one that was killed has others for a while, and
+// no parent can wait for it.
+func TestRuns(t *testing.T) {
+	if !runs(os.Getpid()) {
+		t.Error("this process does not run")
+	}
+	if runs(1 << 23) {
+		t.Error("a process that there is not runs")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaderless := exec.Command(self)
+	leaderless.Env = append(os.Environ(), leaderlessVariable+"=1")
+	if err := leaderless.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = leaderless.Process.Kill()
+		_ = leaderless.Wait()
+	}()
+	for deadline := time.Now().Add(time.Minute); runs(leaderless.Process.Pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a process whose first thread has ended runs")
+		}
+	}
+	if _, err := startTime(leaderless.Process.Pid); err != nil {
+		t.Errorf("it has ended altogether: %v", err)
+	}
+}

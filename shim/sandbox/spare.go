@@ -9,8 +9,6 @@ import (
 	"sync"
 
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
-
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/shim/undo"
@@ -64,19 +62,8 @@ func BootSpare(ctx context.Context, dir string, remove func() error, platform Pl
 // Done is closed when the VM has ended.
 func (s *Spare) Done() <-chan struct{} { return s.sandbox.Done() }
 
-// lives tells whether the VM has not ended. Done tells that, too, but a moment later.
-func (s *Spare) lives() bool {
-	if !s.sandbox.Running() {
-		return false
-	}
-	fd, err := unix.PidfdOpen(s.sandbox.Pid(), 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	return err == nil && ended == 0
-}
+// lives tells whether the VM has not ended. Done tells that, too, but later.
+func (s *Spare) lives() bool { return s.sandbox.Running() && runs(s.sandbox.Pid()) }
 
 // Close ends the spare, if it has not become the VM of a bundle.
 func (s *Spare) Close() error {

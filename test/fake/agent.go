@@ -133,9 +133,11 @@ func (a *Agent) accept(conn net.Conn, control *handover) {
 	}
 	if _, writeErr := protodelim.MarshalTo(conn, reply); err != nil || writeErr != nil || serve == nil {
 		conn.Close()
-		return
 	}
-	serve(conn)
+	// What was opened ends by itself where the host has left meanwhile.
+	if serve != nil {
+		serve(conn)
+	}
 }
 
 func streamName(header *api.StreamHeader) string {

@@ -55,7 +55,7 @@ const (
 // A place is a process of a VM that the intruder has taken over.
 type place struct {
 	name string
-	// cooperates says that the process enters its jail by itself (jail.Enter).
+	// cooperates says that the process enters its jail by itself (entry.Enter).
 	cooperates bool
 	// serves says that it is a file server, which acts as the guest's users.
 	serves   bool

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
 )
 
 // Targets tell the payload what there is to attack. An intruder would have to
@@ -57,7 +57,7 @@ func payload() error {
 	}
 	taken := places[slices.IndexFunc(places, func(p *place) bool { return p.name == targets.Place })]
 	if taken.cooperates {
-		if err := jail.Enter(); err != nil {
+		if err := entry.Enter(); err != nil {
 			return err
 		}
 	}

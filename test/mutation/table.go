@@ -628,6 +628,16 @@ var mutations = []mutation{
 		"", "TestDescendants",
 	},
 	{
+		"a filter that broke off is installed", "vm/jail/entry/entry.go",
+		"	return filter, binary.Read(control, binary.NativeEndian, filter)\n", "	_ = binary.Read(control, binary.NativeEndian, filter)\n	return filter, nil\n",
+		"", "TestAnswer",
+	},
+	{
+		"the placeholder has no filter", "vm/jail/jail.go",
+		"	return filters[ordinary]()\n", "	return nil, nil\n",
+		"", "TestPlaceholder",
+	},
+	{
 		"programs are started in the jail", "vm/jail/filter.go",
 		"	\"execve\", \"execveat\",\n", "",
 		"", "TestFilter",
@@ -721,8 +731,13 @@ var mutations = []mutation{
 	},
 	{
 		"a spare whose VM has died is handed a start", "shim/sandbox/spare.go",
-		"	return err == nil && ended == 0\n", "	return err == nil && ended >= 0\n",
+		"s.sandbox.Running() && runs(s.sandbox.Pid()) }", "s.sandbox.Running() || runs(s.sandbox.Pid()) }",
 		"", "TestSpareFails|TestSpareDoesNotFit|TestSpare",
+	},
+	{
+		"a spare whose VM was killed a moment ago is handed a start", "shim/sandbox/record.go",
+		"!strings.ContainsAny(fields[3-firstField], \"ZXx\")", "len(fields) > 0",
+		"", "TestRuns",
 	},
 
 	// What all shims count in, and what the guest's directories are.

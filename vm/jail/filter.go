@@ -2,15 +2,13 @@ package jail
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
 // denied are the system calls that a VMM has no use for and that an intruder
@@ -141,30 +139,25 @@ func conditions(k kind) []seccomp.NameWithConditions {
 		only("madvise", seccomp.Condition{Argument: 2, Operation: seccomp.GreaterOrEqual, Value: poison}))
 }
 
-// installFilter puts the filter on every thread of this process, and with it
-// no_new_privs, without which the kernel takes no filter.
-func installFilter(p seccomp.Policy) error {
+// filters are the filters as the kernel takes them, by their kind. None is made before a
+// process needs it, and each is made once: every process of every VM of a shim has the same.
+var filters = [...]func() ([]unix.SockFilter, error){
+	ordinary: sync.OnceValues(func() ([]unix.SockFilter, error) { return assemble(ordinary) }),
+	internet: sync.OnceValues(func() ([]unix.SockFilter, error) { return assemble(internet) }),
+	dataOnly: sync.OnceValues(func() ([]unix.SockFilter, error) { return assemble(dataOnly) }),
+}
+
+func assemble(k kind) ([]unix.SockFilter, error) {
+	p := policy(k)
 	instructions, err := p.Assemble()
 	if err != nil {
-		return fmt.Errorf("assembling the system call filter: %w", err)
+		return nil, fmt.Errorf("assembling the system call filter: %w", err)
 	}
 	raw, err := bpf.Assemble(append(prelude(), instructions...))
 	if err != nil {
-		return fmt.Errorf("assembling the system call filter: %w", err)
+		return nil, fmt.Errorf("assembling the system call filter: %w", err)
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
-	}
-	thread, err := rawcall.FilterAllThreads(program(raw))
-	if err != nil {
-		return os.NewSyscallError("seccomp", err)
-	}
-	if thread != 0 {
-		return fmt.Errorf("thread %d could not be given the system call filter", thread)
-	}
-	return nil
+	return program(raw), nil
 }
 
 // program is a filter as the kernel takes it.

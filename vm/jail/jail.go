@@ -9,7 +9,7 @@
 //
 // The jail is built from outside, by a thread of the shim in the jail's mount
 // namespace (keeper.go); the process never has the privilege to build it, nor
-// to leave it. A process that cooperates (Enter) starts with the host's root,
+// to leave it. A process that cooperates (package entry) starts with the host's root,
 // loads its libraries from there, and is moved into the jail by pivot_root(2),
 // which moves every process of the mount namespace: so the jail holds no
 // library, and no program.
@@ -63,15 +63,28 @@ type Spec struct {
 	// Limits are the resource limits of the process (setrlimit(2)).
 	Limits []Limit
 
-	// Cooperates says that the program calls Enter: it is moved into its Root
+	// Cooperates says that the program calls entry.Enter: it is moved into its Root
 	// then, and not before it starts.
 	Cooperates bool
 	// Filter is the system call filter: one that the process has from its start on, which
-	// keeps it from what root's processes share (shared.go), and the one that Enter
-	// installs, if it cooperates. Internet allows sockets of IPv4 and IPv6 in that. DataOnly is for who serves the content of files: it may
-	// not make, name or remove one, nor change its metadata, and of ioctl(2) it has
-	// what a FUSE server needs.
+	// keeps it from what root's processes share (shared.go), and, if it cooperates, the one
+	// that entry.Enter installs. Internet allows sockets of IPv4 and IPv6 in that. DataOnly
+	// is for who serves the content of files: it may not make, name or remove one, nor
+	// change its metadata, and of ioctl(2) it has what a FUSE server needs.
 	Filter, Internet, DataOnly bool
+}
+
+// filter is its filter of system calls; nil without one.
+func (s Spec) filter() ([]unix.SockFilter, error) {
+	switch {
+	case !s.Filter:
+		return nil, nil
+	case s.Internet:
+		return filters[internet]()
+	case s.DataOnly:
+		return filters[dataOnly]()
+	}
+	return filters[ordinary]()
 }
 
 // name is the program's, for errors.

@@ -15,15 +15,17 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
 )
 
 // The test's own program, started again with one of these, is the jailed process.
 var roles = map[string]func(){
-	"enter": func() { fmt.Println(Enter()); list("/"); list("/" + descriptorsDir) },
-	"fail":  func() { Fail(errors.New("no such library")) },
+	"enter": func() { fmt.Println(entry.Enter()); list("/"); list("/" + descriptorsDir) },
+	"fail":  func() { entry.Fail(errors.New("no such library")) },
 	"end":   func() {},
 	"try": func() {
-		fmt.Println(Enter())
+		fmt.Println(entry.Enter())
 		fmt.Println(os.WriteFile("/made", nil, 0o600))
 		_, err := os.Open("/nodes/null")
 		fmt.Println(err)
@@ -32,7 +34,7 @@ var roles = map[string]func(){
 	},
 	"forever": func() { time.Sleep(time.Hour) }, // with nobody else, select {} is a deadlock, at which Go ends
 	"server": func() {
-		fmt.Println(Enter())
+		fmt.Println(entry.Enter())
 		runtime.LockOSThread()
 		fmt.Println("root has", effective())
 		// As file servers do, for one thread (setresuid(2)).
@@ -43,7 +45,7 @@ var roles = map[string]func(){
 		fmt.Println("root has", effective(), errno, err)
 	},
 	"late": func() {
-		fmt.Println(Enter())
+		fmt.Println(entry.Enter())
 		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 			if _, err := os.Stat("/tree/late/file"); err == nil {
 				fmt.Println("seen")

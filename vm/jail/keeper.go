@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
 )
 
-// entry is how long a cooperating process may take to load its libraries.
-const entry = 20 * time.Second
+// loading is how long a cooperating process may take to load its libraries.
+const loading = 20 * time.Second
 
 // Start starts a process in its jail and returns when it is confined. After an
 // error nothing of it is left.
@@ -117,7 +118,7 @@ func (p *Process) launch(spec Spec, control *os.File) error {
 	p.cmd.ExtraFiles = spec.Files
 	if spec.Cooperates {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles[:len(spec.Files):len(spec.Files)], control)
-		p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("%s=%d", controlEnv, FirstFile+len(spec.Files)))
+		p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("%s=%d", entry.Control, FirstFile+len(spec.Files)))
 	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Cloneflags: spec.Namespaces}
 	// Who keeps a pipe of the child open after its end does not keep us.
@@ -211,14 +212,14 @@ func socketPair() (ours, theirs *os.File, err error) {
 // awaitLoaded reads what the process says: that it has loaded what it needs, or
 // why it cannot.
 func awaitLoaded(control *os.File, spec Spec) error {
-	if err := control.SetReadDeadline(time.Now().Add(entry)); err != nil {
+	if err := control.SetReadDeadline(time.Now().Add(loading)); err != nil {
 		return err
 	}
 	word := make([]byte, 1)
 	if _, err := io.ReadFull(control, word); err != nil {
 		return fmt.Errorf("%s did not get as far as its jail: %w (%w)", spec.name(), err, errdefs.ErrUnavailable)
 	}
-	if word[0] == wordLoaded {
+	if word[0] == entry.Loaded {
 		return nil
 	}
 	reason, err := io.ReadAll(io.LimitReader(control, 4096))
@@ -228,18 +229,17 @@ func awaitLoaded(control *os.File, spec Spec) error {
 	return fmt.Errorf("%s: %w", reason, errdefs.ErrFailedPrecondition)
 }
 
-// release tells the process that it is in its jail.
+// release tells the process that it is in its jail, and its filter.
 func release(control *os.File, spec Spec) error {
-	word := []byte{wordGo}
-	switch {
-	case spec.Filter && spec.Internet:
-		word[0] = wordGoInternet
-	case spec.Filter && spec.DataOnly:
-		word[0] = wordGoDataOnly
-	case spec.Filter:
-		word[0] = wordGoFiltered
+	filter, err := spec.filter()
+	if err != nil {
+		return err
 	}
-	if _, err := control.Write(word); err != nil {
+	answer, err := entry.Answer(filter)
+	if err != nil {
+		return err
+	}
+	if _, err := control.Write(answer); err != nil {
 		return fmt.Errorf("%s ended before it was in its jail: %w (%w)", spec.name(), err, errdefs.ErrUnavailable)
 	}
 	return nil

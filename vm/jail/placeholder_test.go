@@ -1,0 +1,161 @@
+package jail
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
+)
+
+// buildPlaceholder builds msb-placeholder, which is no program of Go's.
+func buildPlaceholder(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "msb-placeholder")
+	if printed, err := exec.Command("../../hack/build-placeholder", program).CombinedOutput(); err != nil || len(printed) > 0 {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	return program
+}
+
+// The placeholder enters its jail, with the filter that others have, too. It has one thread and
+// little memory, for there is one for each container.
+func TestPlaceholder(t *testing.T) {
+	s := spec(t, "", io.Discard)
+	s.Program, s.Args = buildPlaceholder(t), nil
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	// It is in its jail when Start returns, and has its filter soon.
+	text := awaitStatus(t, p, "Seccomp:\t2\nSeccomp_filters:\t2\n")
+	for _, want := range []string{"Threads:\t1\n", "CapBnd:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	var resident int
+	if _, err := fmt.Sscanf(text[strings.Index(text, "VmRSS:"):], "VmRSS: %d kB", &resident); err != nil || resident > 256 {
+		t.Errorf("it has %d kB of memory, %v; want at most 256", resident, err)
+	}
+	if entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root", p.Pid())); len(entries) != 1 || err != nil {
+		t.Errorf("its root has %v, %v; want proc alone", entries, err)
+	}
+	p.Kill()
+	ended(t, p)
+}
+
+// awaitStatus waits until the status of a process has a text (proc_pid_status(5)).
+func awaitStatus(t *testing.T, p *Process, want string) string {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+		if err == nil && strings.Contains(string(status), want) {
+			return string(status)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no %q in its status, %v:\n%s", want, err, status)
+		}
+	}
+}
+
+// A signal by which one asks a program to end ends the placeholder, though it is the first process
+// of its pid namespace, and no other does but SIGKILL.
+func TestPlaceholderSignals(t *testing.T) {
+	program := buildPlaceholder(t)
+	for signal, ends := range map[syscall.Signal]bool{
+		unix.SIGTERM: true, unix.SIGINT: true, unix.SIGHUP: true, unix.SIGQUIT: true, unix.SIGKILL: true,
+		unix.SIGUSR1: false, unix.SIGPIPE: false, unix.SIGALRM: false, unix.SIGCHLD: false, unix.SIGWINCH: false,
+	} {
+		s := spec(t, "", io.Discard)
+		s.Program, s.Args = program, nil
+		p, err := Start(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(p.Pid(), signal); err != nil {
+			t.Errorf("%v: %v", signal, err)
+		}
+		if !ends {
+			// What follows is taken after it: of those that wait, the lowest number is first,
+			// and these are all that it waits for.
+			_ = unix.Kill(p.Pid(), unix.SIGTERM)
+		}
+		ended(t, p)
+		want := 128 + int(signal)
+		switch {
+		case signal == unix.SIGKILL:
+			want = -1
+		case !ends:
+			want = 128 + int(unix.SIGTERM)
+		}
+		if got := p.State().ExitCode(); got != want {
+			t.Errorf("%v: exit code %d, want %d", signal, got, want)
+		}
+	}
+}
+
+// A placeholder that is not told that it is in its jail, or whose filter the kernel does not take,
+// ends and says so.
+func TestPlaceholderNotInJail(t *testing.T) {
+	program := buildPlaceholder(t)
+	whole, err := filters[ordinary]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := entry.Answer(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		environment string
+		answer      []byte
+		want        string
+	}{
+		"no answer":               {entry.Control + "=3", nil, "the shim did not say that this is the jail"},
+		"half a number":           {entry.Control + "=3", answer[:1], "the shim did not say that this is the jail"},
+		"half a filter":           {entry.Control + "=3", answer[:len(answer)-1], "the shim did not say that this is the jail"},
+		"too long a filter":       {entry.Control + "=3", []byte{0xff, 0xff}, "the system call filter is too long"},
+		"no filter at all":        {entry.Control + "=3", append([]byte{1, 0}, make([]byte, 8)...), "the kernel refused the system call filter"},
+		"no variable":             {"", nil, "it is not run by hand"},
+		"another variable":        {entry.Control + "X=3", nil, "it is not run by hand"},
+		"no number":               {entry.Control + "=", nil, "it is not run by hand"},
+		"another thing":           {entry.Control + "=3a", nil, "it is not run by hand"},
+		"too large a number":      {entry.Control + "=18446744073709551619", nil, "it is not run by hand"},
+		"no descriptor":           {entry.Control + "=1000", nil, "talking to the shim failed"},
+		"another, then the right": {"MSB=1 " + entry.Control + "=3", nil, "the shim did not say that this is the jail"},
+	} {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var printed bytes.Buffer
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		cmd := exec.CommandContext(ctx, program)
+		cmd.Env, cmd.Stderr, cmd.ExtraFiles = strings.Fields(c.environment), &printed, []*os.File{theirs}
+		if _, err := ours.Write(c.answer); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Shutdown(int(ours.Fd()), unix.SHUT_WR); err != nil {
+			t.Fatal(err)
+		}
+		err = cmd.Run()
+		if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(printed.String(), c.want) {
+			t.Errorf("%s: %v, printed %q; want %q", name, err, printed.String(), c.want)
+		}
+		cancel()
+		ours.Close()
+		theirs.Close()
+	}
+}
