@@ -108,7 +108,7 @@ test: root ## lint, unit and end-to-end tests, and the table of the contract of 
 		$(if $(MEANWHILE),meanwhile $(MEANWHILE)) $(if $(filter-out $(LANES),test-unit test-e2e test-krun),,at-last test-contract)
 
 # What the lanes take, but for the kernel.
-parts: shim agent vmm placeholder shield tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(findstring conformance,$(WITH_KIT)),critest suites) $(if $(findstring buildkit,$(WITH_KIT)),buildkit) $(if $(filter test-packages,$(WITH_KIT)),packer)
+parts: shim agent vmm placeholder shield tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(MSB_LONG),kubernetes) $(if $(findstring conformance,$(WITH_KIT)),critest suites) $(if $(findstring buildkit,$(WITH_KIT)),buildkit) $(if $(filter test-packages,$(WITH_KIT)),packer)
 
 test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
@@ -127,7 +127,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/harness ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/mutation ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 	@CGO_ENABLED=1 go test -C hack -race -count=1 . ./bill
 
-test-e2e: root build tools hostile clients guests docker deps-qemu ## end to end: a real containerd, real microVMs (root)
+test-e2e: root build tools hostile clients guests docker deps-qemu $(if $(MSB_LONG),kubernetes) ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
 	@status=0; export MSB_OUTPUT=$(OUTPUT); \
@@ -248,7 +248,7 @@ test-kubernetes: root image tools kubernetes clients ## a real Kubernetes of one
 	@cd test/kubernetes && $(CURDIR)/hack/kubernetes $(OUTPUT)/test/kubernetes.test -test.v -test.timeout 40m | tee -i $(RESULTS)/kubernetes.log
 
 kubernetes: $(KUBERNETES)/kubelet
-	@$(DEPS) openssl ip
+	@$(DEPS) openssl curl ip
 
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:

@@ -288,8 +288,13 @@ var guestAbilities = []ability{
 	},
 	{
 		name: "pods", use: "a node of Kubernetes in a container", needs: privileged,
-		works: "what a node has but for kubelet: containerd's interface for it, runc, and CNI's bridge: a pod's container runs, with a network and limits",
+		works: "what a node has below kubelet: containerd's interface for it, runc, and CNI's bridge: a pod's container runs, with a network and limits",
 		test:  podsInContainer,
+	},
+	{
+		name: "kubelet", needs: privileged, long: true,
+		works: "kubelet without a control plane: a pod of its directory is Running, with a network, and kubelet shows its log (tried in `make test-long`)",
+		test:  kubeletInContainer,
 	},
 	{
 		name: "systemd", use: "systemd as init", needs: privileged,

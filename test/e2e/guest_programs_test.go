@@ -60,10 +60,8 @@ func dockerInContainer(t *testing.T, g *guests) {
 		[ "$(docker run --rm --memory 64m msb.test/busybox:latest sh -c 'ip addr show eth0 | grep -c 172.17.; cat /sys/fs/cgroup/memory.max')" = $'1\n67108864' ]`)
 }
 
-// podsInContainer does what kubelet does of a pod: it asks containerd's interface for it, which has
-// its network made by CNI plugins and its containers by runc.
-func podsInContainer(t *testing.T, g *guests) {
-	g.run(t, privileged, groupsForOthers+`
+// containerdForPods starts one with its interface for kubelet, and CNI's bridge.
+const containerdForPods = `
 		mkdir -p /etc /tmp/pods/net
 		touch /etc/hosts /etc/resolv.conf # which a pod gets copies of
 		cd /tmp/pods
@@ -80,6 +78,16 @@ END
 {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": true,
   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.97.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
 END
+		containerd --config config.toml --address /run/pods.sock --root /var/lib/docker/pods --state /run/pods >containerd.log 2>&1 &
+		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/pods/containerd.log; pods rmp --force --all || true; kill $(jobs -p); wait; exit $status' EXIT
+		pods() { crictl --config /dev/null --runtime-endpoint unix:///run/pods.sock --timeout 10m "$@"; }
+		until ctr --address /run/pods.sock version >/dev/null 2>&1; do kill -0 %1; sleep 0.2; done
+		ctr --address /run/pods.sock --namespace k8s.io image import /images/busybox.tar`
+
+// podsInContainer does what kubelet does of a pod: it asks containerd's interface for it, which has
+// its network made by CNI plugins and its containers by runc.
+func podsInContainer(t *testing.T, g *guests) {
+	g.run(t, privileged, groupsForOthers+containerdForPods+`
 		cat >pod.json <<'END'
 {"metadata": {"name": "pod", "namespace": "default", "uid": "1"}, "hostname": "pod", "log_directory": "/tmp/pods", "linux": {"cgroup_parent": "/pods"}}
 END
@@ -87,11 +95,6 @@ END
 {"metadata": {"name": "main"}, "image": {"image": "msb.test/busybox:latest"}, "log_path": "log", "linux": {"resources": {"memory_limit_in_bytes": 67108864}},
   "command": ["sh", "-ec", "ping -c 1 -W 60 10.97.0.1 >/dev/null; ip addr show eth0 | grep -o 'inet 10.97.0.'; cat /sys/fs/cgroup/memory.max; hostname"]}
 END
-		containerd --config config.toml --address /run/pods.sock --root /var/lib/docker/pods --state /run/pods >containerd.log 2>&1 &
-		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/pods/containerd.log; pods rmp --force --all || true; kill $(jobs -p); wait; exit $status' EXIT
-		pods() { crictl --config /dev/null --runtime-endpoint unix:///run/pods.sock --timeout 10m "$@"; }
-		until ctr --address /run/pods.sock version >/dev/null 2>&1; do kill -0 %1; sleep 0.2; done
-		ctr --address /run/pods.sock --namespace k8s.io image import /images/busybox.tar
 		pod=$(pods runp pod.json)
 		container=$(pods create "$pod" container.json pod.json)
 		pods start "$container"
@@ -99,6 +102,44 @@ END
 		pods rmp --force "$pod"
 		cat log
 		[ "$(cut -d' ' -f4- log)" = $'inet 10.97.0.\n67108864\npod' ]`)
+}
+
+// kubeletInContainer runs kubelet by itself: the pod is a file in its directory, and its state and log
+// are read from kubelet's own server.
+func kubeletInContainer(t *testing.T, g *guests) {
+	said := g.run(t, privileged, groupsForOthers+containerdForPods+`
+		mkdir -p static
+		cat >static/pod.yaml <<'END'
+apiVersion: v1
+kind: Pod
+metadata: {name: pod, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: main, image: "msb.test/busybox:latest", imagePullPolicy: Never, command: [sh, -ec, "ip addr show eth0 | grep -o 'inet 10.97.0.'; hostname; sleep 1000000"]}
+END
+		cat >kubelet.yaml <<'END'
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+staticPodPath: /tmp/pods/static
+podLogsDir: /tmp/pods/logs
+address: 127.0.0.1
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+cgroupDriver: cgroupfs
+containerRuntimeEndpoint: unix:///run/pods.sock
+failSwapOn: false
+makeIPTablesUtilChains: false
+volumePluginDir: /tmp/pods/plugins
+evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
+END
+		/kubernetes/kubelet --config kubelet.yaml --root-dir /var/lib/docker/kubelet --cert-dir /tmp/pods/certificates --hostname-override node --node-ip `+guestPrivilegedAddress+` >kubelet.log 2>&1 &
+		trap 'status=$?; [ $status = 0 ] || tail -n 30 /tmp/pods/kubelet.log; kill %2 || true; wait %2 || true; pods rmp --force --all || true; kill $(jobs -p); wait; exit $status' EXIT
+		says() { curl --silent --insecure "https://127.0.0.1:10250/$1"; }
+		until says pods >running 2>&1 && grep -om1 '"phase":"Running"' running; do kill -0 %2; sleep 1; done
+		until [ "$(says containerLogs/default/pod-node/main | tee told)" = $'inet 10.97.0.\npod-node' ]; do kill -0 %2; sleep 1; done
+		cat told`)
+	t.Log(said)
 }
 
 // systemd boots in a container of its own: it has to be the first process. Its basic units are

@@ -30,6 +30,8 @@ type ability struct {
 	// needs are the capabilities that it takes besides those that every container has,
 	// or privileged.
 	needs string
+	// long is set where it takes builds and minutes that not every run has (harness.Many).
+	long bool
 	// script shows it, as bash reads it in a container with the host's programs; or test does.
 	script string
 	test   func(*testing.T, *guests)
@@ -86,6 +88,9 @@ func newGuests(t *testing.T) *guests {
 	engine := append(slices.Clone(mounts), bind(filepath.Join(host.Output, "cache", "docker"), "/docker", "ro", "x-msb.sockets=off"), bind(filepath.Join(host.Output, "images"), "/images", "ro"),
 		bind(filepath.Join(host.Output, "cni"), "/cni", "ro", "x-msb.sockets=off"),
 		specs.Mount{Destination: "/var/lib/docker", Type: "tmpfs", Source: "tmpfs"})
+	if harness.Many(0, 1) == 1 {
+		engine = append(engine, bind(filepath.Join(host.Output, "kubernetes"), "/kubernetes", "ro", "x-msb.sockets=off"))
+	}
 	return &guests{
 		plain: start(t, options{spec: []oci.SpecOpts{plug("plain", guestPlainAddress, "fd99::2"), oci.WithMounts(mounts), withDevices}}, sleeper...),
 		privileged: start(t, options{spec: []oci.SpecOpts{
@@ -144,6 +149,9 @@ func TestGuest(t *testing.T) {
 	nothingLeft(t)
 	g := newGuests(t)
 	for _, ability := range guestAbilities {
+		if ability.long && harness.Many(0, 1) == 0 {
+			continue
+		}
 		t.Run(ability.name, func(t *testing.T) {
 			if ability.test != nil {
 				ability.test(t, g)
