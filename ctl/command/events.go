@@ -47,6 +47,9 @@ func eventsAction(ctx context.Context, c *cli.Command) error {
 	}
 	defer conn.Close()
 	if err := isContainerd(ctx, conn); err != nil {
+		if ctx.Err() != nil {
+			return nil // nobody wants to know any more
+		}
 		return notContainerd(address, err)
 	}
 	out := c.Root().Writer

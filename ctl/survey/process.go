@@ -89,7 +89,18 @@ const maxProcesses = 1000
 // (proc_pid_task(5), children). A shim starts spares, too, which become the shims of others:
 // what runs the same program as the first is not followed.
 func (h Host) Descendants(pid int) (all []Process) {
-	program := h.program(pid)
+	program, name := h.program(pid), ""
+	if first := h.process(pid); first != nil {
+		name = first.Name
+	}
+	// other tells whether a process is no such shim. Its program tells, where it can be read: a
+	// process chooses its own name.
+	other := func(p *Process) bool {
+		if program == "" {
+			return p.Name != name
+		}
+		return h.program(p.Pid) != program
+	}
 	for next := []int{pid}; len(next) > 0; next = next[1:] {
 		tasks := filepath.Join(h.Proc, strconv.Itoa(next[0]), "task")
 		threads, _ := os.ReadDir(tasks) // none, of a process that has ended meanwhile
@@ -97,7 +108,7 @@ func (h Host) Descendants(pid int) (all []Process) {
 			pids, _ := os.ReadFile(filepath.Join(tasks, thread.Name(), "children"))
 			for _, text := range strings.Fields(string(pids)) {
 				pid, _ := strconv.Atoi(text)
-				if p := h.process(pid); p != nil && (program == "" || h.program(pid) != program) {
+				if p := h.process(pid); p != nil && other(p) {
 					all, next = append(all, *p), append(next, pid)
 				}
 				if len(all) == maxProcesses {

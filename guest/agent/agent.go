@@ -165,7 +165,7 @@ func (k keeper) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*task
 		log.G(ctx).WithError(err).Error("keeping the file system of a container")
 	}
 	if err := bundle.ReleaseFiles(r.ID); err != nil {
-		_, deleteErr := k.Delete(ctx, &taskapi.DeleteRequest{ID: r.ID})
+		_, deleteErr := k.Delete(context.WithoutCancel(ctx), &taskapi.DeleteRequest{ID: r.ID})
 		return nil, errgrpc.ToGRPC(errors.Join(classify(err), deleteErr))
 	}
 	return response, nil

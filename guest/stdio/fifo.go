@@ -16,7 +16,7 @@ import (
 
 // An end is the agent's end of a FIFO. Close ends what waits in the others.
 type end interface {
-	// copyTo or from a stream of the host's, until one side ends.
+	// copy copies to or from a stream of the host's, until one side ends.
 	copy(host io.ReadWriter) error
 	io.Closer
 }
@@ -65,10 +65,11 @@ func (o output) awaitWriter() error {
 	return nil
 }
 
-// How often an input is asked for its reader, before nobody is to come any more: for a second.
+// firstLook is the pause before an input is asked again for its reader. Pauses double up to lastLook:
+// together they are a second, and then nobody is to come any more.
 const firstLook = time.Millisecond
 
-// lastLook is the longest pause before another look. A test changes it.
+// lastLook is the longest pause. A test changes it.
 var lastLook = 512 * time.Millisecond
 
 // input is the end of what a process reads.

@@ -248,9 +248,18 @@ func TestInputWithoutReader(t *testing.T) {
 	}
 	mustEnd(t, "the stream", ended)
 	gone(t, "in")
+	defer func(last time.Duration) { lastLook = last }(lastLook)
+	lastLook = 10 * patience // nothing else is to end it
 	host, ended = join(t, streams, "in", api.StdioStream_INPUT)
 	if _, err := io.WriteString(host, "x"); err != nil {
 		t.Fatal(err)
+	}
+	// It waits for a reader when the agent is none any more (open(2), ENXIO).
+	for err := error(nil); err == nil; time.Sleep(firstLook) {
+		var writer *os.File
+		if writer, err = os.OpenFile(api.StdioPath("in"), os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
+			writer.Close()
+		}
 	}
 	streams.Close("in")
 	mustEnd(t, "the stream", ended)

@@ -100,7 +100,7 @@ const leaderlessVariable = "SANDBOX_TEST_LEADERLESS"
 
 func init() {
 	if os.Getenv(leaderlessVariable) != "" {
-		go func() { time.Sleep(time.Hour) }()
+		go func() { time.Sleep(2 * time.Minute) }()
 		_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0) // of this thread, on which init functions run
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/containerd/log"
+
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/trace"
 	"github.com/msb-runtime/containerd-shim-msb/shim/undo"

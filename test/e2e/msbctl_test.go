@@ -60,7 +60,7 @@ type listed struct {
 	Containers []struct{ ID, State string }
 	Shares     []struct {
 		Kind, Path string
-		ReadOnly   bool
+		ReadOnly   bool `json:"read_only"`
 	}
 	Processes []struct{ Name string }
 }

@@ -624,7 +624,7 @@ var mutations = []mutation{
 	},
 	{
 		"processes of a VM that have the shim's name are not counted", "ctl/survey/process.go",
-		"h.program(pid) != program", "p.Name != \"containerd-shim\"",
+		"h.program(p.Pid) != program", "p.Name != \"containerd-shim\"",
 		"", "TestDescendants",
 	},
 	{
