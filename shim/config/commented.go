@@ -43,6 +43,9 @@ var comments = map[string]string{
 	"compat":                 "For clients that ask for what a VM does not have.",
 	"compat.host_namespaces": "A PID, IPC or UTS namespace of the host: refuse, or vm for one of the VM's.",
 
+	"log":       "What a shim logs to containerd's log: docs/configuration.md, Reading the log.",
+	"log.level": "The least that is logged: trace, debug, info, warn or error. Default: debug where containerd has its debug level, otherwise info.",
+
 	"debug":       "For finding a mistake.",
 	"debug.shell": "Whether root may run programs in a guest, outside of its containers (msbctl shell).",
 }

@@ -51,8 +51,19 @@ type Config struct {
 	Tracing Tracing `toml:"tracing"`
 	// Compat is for clients that ask for what a VM does not have.
 	Compat Compat `toml:"compat"`
+	Log    Log    `toml:"log"`
 	Debug  Debug  `toml:"debug"`
 }
+
+// Log says what a shim logs, from the creation of its first container or sandbox on.
+type Log struct {
+	// Level is the least that is logged, by containerd's names of levels; empty is debug where
+	// containerd has its debug level, and info otherwise.
+	Level string `toml:"level"`
+}
+
+// levels are containerd's names of them, but for those at which a program ends.
+var levels = []string{"trace", "debug", "info", "warn", "error"}
 
 // Debug is what operators may do to find a mistake.
 type Debug struct {
@@ -271,6 +282,9 @@ func parse(layers []Layer) (Config, error) {
 	}
 	if value := config.Compat.HostNamespaces; value != refuseHost && value != vmForHost {
 		return Config{}, fmt.Errorf("unknown compat.host_namespaces %q, it is %s or %s: %w", value, refuseHost, vmForHost, errdefs.ErrInvalidArgument)
+	}
+	if value := config.Log.Level; value != "" && !slices.Contains(levels, value) {
+		return Config{}, fmt.Errorf("unknown log.level %q, it is trace, debug, info, warn or error: %w", value, errdefs.ErrInvalidArgument)
 	}
 	if value := config.Tracing.Endpoint; value != "" && value != trace.Off {
 		if err := trace.CheckEndpoint(value); err != nil {

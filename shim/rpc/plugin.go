@@ -91,6 +91,7 @@ func Register(host Host, began time.Time) {
 // platform is what VMs are made with, for the containerd that has these addresses.
 func (h Host) platform(address, events string) func(config.Config) sandbox.Platform {
 	return func(config config.Config) sandbox.Platform {
+		setLevel(config.Log.Level)
 		platform := sandbox.PlatformOf(config)
 		platform.Mounts, platform.Spare = h.Mounts, h.Spare
 		if config.Spare.Count == 0 {
@@ -128,6 +129,17 @@ func openJournal(debug bool, namespace, sandbox string) error {
 	journal.Named(log.L.Logger, log.Fields{"namespace": namespace, "runtime": manager.Name, "sandbox": sandbox})
 	journal.Bound(log.L.Logger)
 	return nil
+}
+
+// setLevel has the shim log what the configuration says, if it does. Until there is one, and
+// without, it is as with any shim (openJournal).
+func setLevel(level string) {
+	if level == "" {
+		return
+	}
+	if err := log.SetLevel(level); err != nil { // the configuration takes none that is not known
+		log.L.WithError(err).Warn("the log's level stays")
+	}
 }
 
 // openTracer sends spans to where the shim's environment says; nil if it says nothing.

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/msb-runtime/containerd-shim-msb/shim/config"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
 	"github.com/msb-runtime/containerd-shim-msb/test/rig"
 )
@@ -277,6 +278,16 @@ func TestPlugin(t *testing.T) {
 	instance, err := initialize()
 	if services, ok := instance.(*Services); !ok || services.tasks == nil || services.sandboxes == nil || err != nil {
 		t.Errorf("the plugin is %v, %v", instance, err)
+	}
+	before := log.GetLevel()
+	defer func() { _ = log.SetLevel(before.String()) }()
+	for _, c := range []struct{ level, want string }{{"warn", "warning"}, {"", "warning"}, {"debug", "debug"}} {
+		configuration := config.Default()
+		configuration.Log.Level = c.level
+		(Host{}).platform("", "")(configuration)
+		if got := log.GetLevel().String(); got != c.want {
+			t.Errorf("with log.level %q the level is %s, want %s", c.level, got, c.want)
+		}
 	}
 	dir, _ := os.Getwd() // the bundle of a shim
 	line, err := log.L.Logger.Formatter.Format(log.L.WithField("id", "c"))
