@@ -69,6 +69,9 @@ func connection(t *testing.T) (host, guest net.Conn) {
 func join(t *testing.T, streams *Streams, id string, direction api.StdioStream_Direction) (host net.Conn, ended <-chan struct{}) {
 	t.Helper()
 	host, guest := connection(t)
+	if err := host.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan struct{})
 	stream := &api.StdioStream{Id: id, Direction: direction}
 	go func() {
@@ -182,6 +185,42 @@ func TestClose(t *testing.T) {
 	streams.Close("out")
 	mustEnd(t, "the stream", ended)
 	gone(t, "out")
+}
+
+// A process whose input is closed by the host's word sees its end, though the host has sent nothing.
+func TestCloseInput(t *testing.T) {
+	streams := New()
+	host, ended := join(t, streams, "in", api.StdioStream_INPUT)
+	stdin := process(t, "in", os.O_RDONLY)
+	streams.Close("in")
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		if got, err := io.ReadAll(stdin); err != nil || len(got) != 0 {
+			t.Errorf("the process read %q, %v", got, err)
+		}
+	}()
+	mustEnd(t, "the process's input", read)
+	host.Close()
+	mustEnd(t, "the stream", ended)
+	gone(t, "in")
+}
+
+// An output that nobody has opened yet has not ended.
+func TestOutputBeforeItsWriter(t *testing.T) {
+	pipe, err := open(t.TempDir()+"/out", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := pipe.(output).SetReadDeadline(time.Now().Add(firstLook)); err != nil {
+		t.Fatal(err)
+	}
+	host, guest := connection(t)
+	defer host.Close()
+	if err := pipe.copy(guest); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("its copy ends with %v, want that it was broken off", err)
+	}
 }
 
 // A host that leaves ends a stream that no process has opened, and one whose process does not end.

@@ -50,6 +50,36 @@ var mutations = []mutation{
 		"", "TestHostileMetrics",
 	},
 	{
+		"pages of any size", "shim/guest/metrics.go",
+		"return e.Pagesize, ", "return e.Pagesize, e.Pagesize != \"\" || ",
+		"", "TestHostileMetrics",
+	},
+	{
+		"a pressure that is no number", "shim/guest/metrics.go",
+		"if math.IsNaN(*share) {", "if math.IsNaN(*share) && false {",
+		"", "TestHostileMetrics",
+	},
+	{
+		"a pressure of more than all", "shim/guest/metrics.go",
+		"min(max(*share, 0), most)", "max(*share, min(0, most))",
+		"", "TestHostileMetrics",
+	},
+	{
+		"a pressure of less than nothing", "shim/guest/metrics.go",
+		"min(max(*share, 0), most)", "min(*share, most)",
+		"", "TestHostileMetrics",
+	},
+	{
+		"the pressure of all at once", "shim/guest/metrics.go",
+		"pressure.GetSome(), pressure.GetFull()}", "pressure.GetSome()}",
+		"", "TestHostileMetrics",
+	},
+	{
+		"the pressure of devices", "shim/guest/metrics.go",
+		"told.GetMemory().GetPSI(), told.GetIo().GetPSI()}", "told.GetMemory().GetPSI()}",
+		"", "TestHostileMetrics",
+	},
+	{
 		"long metrics", "shim/guest/metrics.go",
 		"if len(answer) > maxMetrics {", "if len(answer) > maxMetrics && false {",
 		"", "TestUnreadableMetrics",
@@ -284,6 +314,73 @@ var mutations = []mutation{
 		"any number of forwarded connections", "shim/network/loopback.go",
 		"make(chan struct{}, MaxForwarded)", "make(chan struct{}, 1<<16)",
 		"", "TestForwardedClientsThatDoNotRead",
+	},
+
+	// Standard streams.
+	{
+		"a guest's output ends before it has begun", "guest/stdio/fifo.go",
+		"	if err := o.awaitWriter(); err != nil {\n		return err\n	}\n", "",
+		"", "TestOutputBeforeItsWriter",
+	},
+	{
+		"the agent waits for who writes an output", "guest/stdio/fifo.go",
+		"unix.O_RDONLY|unix.O_NONBLOCK", "unix.O_RDONLY",
+		"", "TestOpensWithoutWaiting",
+	},
+	{
+		"who ends an input waits for its reader", "guest/stdio/fifo.go",
+		"unix.O_RDWR|unix.O_NONBLOCK", "unix.O_WRONLY|unix.O_NONBLOCK",
+		"", "TestOpensWithoutWaiting",
+	},
+	{
+		"input before its reader is lost", "guest/stdio/fifo.go",
+		"pause := firstLook; !i.hasReader(); pause *= 2 {", "pause := firstLook; false && !i.hasReader(); pause *= 2 {",
+		"", "TestInputBeforeItsReader",
+	},
+	{
+		"an end of input before its reader is lost", "guest/stdio/fifo.go",
+		"	return i.begin() // who", "	return nil // who",
+		"", "TestInputBeforeItsReader",
+	},
+	{
+		"input waits for ever for a reader", "guest/stdio/fifo.go",
+		"if pause > lastLook {", "if pause > lastLook && false {",
+		"", "TestInputWithoutReader",
+	},
+	{
+		"a host that leaves waits for the reader of its input", "guest/stdio/fifo.go",
+		"		case <-i.closed:\n			return os.ErrClosed\n", "",
+		"", "TestInputWithoutReader",
+	},
+	{
+		"nobody learns that an input has no reader any more", "guest/stdio/fifo.go",
+		"	if i.keeper.Close() != nil {\n", "	if i.keeper == nil {\n",
+		"", "TestProcessClosesStdin",
+	},
+	{
+		"an input that is closed has no end", "guest/stdio/fifo.go",
+		"	_ = i.keeper.Close() // it may", "	// it may",
+		"", "TestCloseInput",
+	},
+	{
+		"each copy makes a buffer", "internal/copying/copying.go",
+		"	defer b.pool.Put(buffer)\n", "",
+		"", "TestBuffersAreKept",
+	},
+	{
+		"copies at the same time have one buffer", "internal/copying/copying.go",
+		"	return &Buffers{sync.Pool{New: func() any {\n		buffer := make([]byte, size)\n", "	buffer := make([]byte, size)\n	return &Buffers{sync.Pool{New: func() any {\n",
+		"", "TestBuffersAtOnce",
+	},
+	{
+		"a copy reads as its source likes", "internal/copying/copying.go",
+		"onlyReader{from}", "from",
+		"", "TestCopies",
+	},
+	{
+		"a copy writes as its sink likes", "internal/copying/copying.go",
+		"onlyWriter{to}", "to",
+		"", "TestCopies",
 	},
 
 	// Who connects to a socket.
