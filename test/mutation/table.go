@@ -779,6 +779,26 @@ var mutations = []mutation{
 		"guestMemory+vmmAllowance, int64(maxTasks)", "guestMemory+1000*vmmAllowance, int64(maxTasks)",
 		"", "TestResources",
 	},
+	{
+		"a container that joins has the placeholder that is installed by then", "shim/sandbox/placeholder.go",
+		"		Opened:          program.File,\n", "",
+		"", "TestReplacedKit",
+	},
+	{
+		"a file that joins has the shield that is installed by then", "shim/shield/shield.go",
+		"spec.Opened, spec.Files, spec.Output = program.File, []", "spec.Files, spec.Output = []",
+		"shim/sandbox", "TestReplacedKit",
+	},
+	{
+		"a program of the kit is opened when it is needed", "vm/jail/program.go",
+		"	if p.File == nil {\n		return p.Path\n", "	if p.File != nil {\n		return p.Path\n",
+		"", "TestOpenedProgram",
+	},
+	{
+		"the shield is called by the number of a descriptor", "cmd/msb-shield/main.go",
+		"	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0) // it only helps who looks\n", "	_, _ = unsafe.SliceData(name), unix.PR_SET_NAME\n",
+		"shim/shield", "TestName",
+	},
 
 	// Spares.
 	{

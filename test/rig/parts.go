@@ -94,7 +94,7 @@ type Placeholder struct {
 // firstPid is the first placeholder's: above what a kernel gives.
 const firstPid = 1 << 23
 
-func (r *Rig) startPlaceholder(string, *jail.Root, *os.File) (sandbox.Process, error) {
+func (r *Rig) startPlaceholder(jail.Program, *jail.Root, *os.File) (sandbox.Process, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	stand := &Placeholder{pid: firstPid + len(r.stands), exited: make(chan struct{})}
