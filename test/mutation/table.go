@@ -884,4 +884,26 @@ var mutations = []mutation{
 		"	err = os.Rename(api.BundlePath(container), filepath.Join(dir, \"bundle\"))\n", "	err = os.RemoveAll(api.BundlePath(container))\n",
 		"", "TestRemoveWhileWritten",
 	},
+
+	// What containerd has forgotten.
+	{
+		"a VM that containerd has forgotten is not shown", "ctl/survey/forgotten.go",
+		"if s, ok := removedBundle(state, bundle); ok {", "if s, ok := removedBundle(state, bundle); ok && false {",
+		"", "TestForgotten",
+	},
+	{
+		"a VM that containerd has forgotten has another name", "ctl/survey/forgotten.go",
+		"strings.TrimPrefix(parts[2], \".\")", "parts[2]",
+		"", "TestForgotten",
+	},
+	{
+		"a shim that ends is one that containerd has forgotten", "ctl/survey/forgotten.go",
+		"return s.VMM != nil || known || hangs(err)", "return known || true",
+		"", "TestForgotten",
+	},
+	{
+		"what containerd has forgotten is meant by a name that it knows", "ctl/survey/survey.go",
+		" || s.shadowed(sandboxes) {", " {",
+		"", "TestForgottenName",
+	},
 }
