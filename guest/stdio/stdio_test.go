@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // inside marks the test's program when it runs in a mount namespace of its own.
@@ -49,20 +50,9 @@ const patience = time.Minute
 // connection returns both ends of one.
 func connection(t *testing.T) (host, guest net.Conn) {
 	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range pair {
-		file := os.NewFile(uintptr(fd), "stream")
-		if ends[i], err = net.FileConn(file); err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-		t.Cleanup(func() { ends[i].Close() })
-	}
-	return ends[0], ends[1]
+	host, guest = itself.Connection(t)
+	t.Cleanup(func() { host.Close(); guest.Close() })
+	return host, guest
 }
 
 // join opens a stream, and tells when it has ended on the guest's side.
