@@ -124,7 +124,7 @@ test-unit: ## the tests that need no VM, with the race detector (root for those 
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/harness ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/mutation ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
+	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/harness ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/itself ./test/mutation ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 	@CGO_ENABLED=1 go test -C hack -race -count=1 . ./bill
 
 test-e2e: root build tools hostile clients guests docker deps-qemu $(if $(MSB_LONG),kubernetes) ## end to end: a real containerd, real microVMs (root)

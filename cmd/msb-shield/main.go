@@ -6,11 +6,23 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/server"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
 )
+
+// name is the program's, as the kernel takes it.
+var name = []byte("msb-shield\x00")
+
+// The program is executed by a descriptor, after whose number the kernel names it. The name of a process
+// is that of its main thread, and that is where init is run.
+func init() {
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0) // it only helps who looks
+}
 
 func main() {
 	if err := run(); err != nil {
@@ -46,9 +58,9 @@ func connection(fd uintptr) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the socket on descriptor %d: %w", fd, err)
 	}
-	unix, ok := conn.(*net.UnixConn)
+	of, ok := conn.(*net.UnixConn)
 	if !ok {
 		return nil, fmt.Errorf("descriptor %d is a socket of the wrong kind", fd)
 	}
-	return unix, nil
+	return of, nil
 }

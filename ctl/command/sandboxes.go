@@ -25,7 +25,7 @@ func lsCommand() *cli.Command {
 		Description: `A sandbox is a VM with its containers. RESIDENT is the memory of the VMM's process on the host,
 MEMORY what the guest has, CONTAINERS how many run of how many there are. The states: starting, without a VMM yet; running; stopped, when the VM
 has ended and its containers are yet to be deleted; hung, when the shim does not answer within a
-second; lost, when there is no shim.`,
+second; lost, when there is no shim; forgotten, when containerd does not know it any more.`,
 		Flags: []cli.Flag{stateFlag(), namespaceFlag(), jsonFlag()}, Action: lsAction,
 	}
 }
@@ -73,7 +73,37 @@ func lsAction(ctx context.Context, c *cli.Command) error {
 	if c.Bool("json") {
 		return printJSON(c.Root().Writer, chosen)
 	}
-	return list(c.Root().Writer, chosen, time.Now())
+	if err := list(c.Root().Writer, chosen, time.Now()); err != nil {
+		return err
+	}
+	tellForgotten(c.Root().ErrWriter, chosen)
+	return nil
+}
+
+// tellForgotten tells how the sandboxes end that containerd has forgotten.
+func tellForgotten(errs io.Writer, sandboxes []survey.Sandbox) {
+	for _, s := range sandboxes {
+		if s.Forgotten {
+			fmt.Fprintf(errs, "msbctl: containerd has forgotten %s/%s: %s\n", s.Namespace, s.ID, howToEnd(s))
+		}
+	}
+}
+
+// howToEnd is how a sandbox ends that containerd has forgotten.
+func howToEnd(s survey.Sandbox) string {
+	signal := "TERM"
+	if s.State == survey.Hung {
+		signal = "KILL"
+	}
+	return fmt.Sprintf("kill -%s %d ends its shim, and the VM with it", signal, pid(s.Shim))
+}
+
+// state is what a sandbox is in, in a word.
+func state(s survey.Sandbox) string {
+	if s.Forgotten {
+		return "forgotten"
+	}
+	return string(s.State)
 }
 
 func list(out io.Writer, sandboxes []survey.Sandbox, now time.Time) error {
@@ -81,7 +111,7 @@ func list(out io.Writer, sandboxes []survey.Sandbox, now time.Time) error {
 	fmt.Fprintln(table, "NAMESPACE\tID\tSTATE\tDRIVER\tCPUS\tMEMORY\tRESIDENT\tAGE\tVMM\tCONTAINERS")
 	for _, s := range sandboxes {
 		fmt.Fprintln(table, strings.Join([]string{
-			s.Namespace, short(s.ID), string(s.State), orDash(s.Driver), number(s.CPUs), size(s.Memory),
+			s.Namespace, short(s.ID), state(s), orDash(s.Driver), number(s.CPUs), size(s.Memory),
 			size(resident(s.VMM)), age(s, now), number(pid(s.VMM)), containers(s),
 		}, "\t"))
 	}
@@ -185,10 +215,14 @@ func inspectAction(ctx context.Context, c *cli.Command) error {
 // VMM its process's (prctl(2), PR_SET_NAME).
 func printInspection(out io.Writer, i survey.Inspection, now time.Time) error {
 	table := columns(out)
+	inState := string(i.State)
+	if i.Forgotten {
+		inState += ", and containerd has forgotten it: " + howToEnd(i.Sandbox)
+	}
 	for _, line := range [][2]string{
 		{"id", i.ID},
 		{"namespace", i.Namespace},
-		{"state", string(i.State)},
+		{"state", inState},
 		{"driver", orDash(i.Driver)},
 		{"processors", number(i.CPUs)},
 		{"memory", fmt.Sprintf("%s, of which the VMM has %s of the host", size(i.Memory), size(resident(i.VMM)))},

@@ -22,17 +22,40 @@ func TestList(t *testing.T) {
 			Namespace: "k8s.io", ID: strings.Repeat("0123456789abcdef", 4), State: survey.Hung, Started: ago(50 * time.Hour),
 			Containers: []survey.Container{{ID: "a"}, {ID: "b"}},
 		},
+		{
+			Namespace: "k8s.io", ID: "gone", State: survey.Running, Forgotten: true, Driver: "qemu", VMM: &survey.Process{Pid: 9},
+			Containers: []survey.Container{{ID: "gone", State: "running"}},
+		},
 		{Namespace: "k8s.io", ID: "p", State: survey.Stopped, Started: ago(-time.Hour), Containers: []survey.Container{{ID: "a", State: "stopped"}}},
 	}, now); err != nil {
 		t.Fatal(err)
 	}
-	const want = `NAMESPACE  ID            STATE    DRIVER  CPUS  MEMORY  RESIDENT  AGE   VMM  CONTAINERS
-default    web           running  krun    2     512MiB  96MiB     1m1s  7    1/1
-k8s.io     0123456789ab  hung     -       -     -       -         2d2h  -    ?/2
-k8s.io     p             stopped  -       -     -       -         0s    -    0/1
+	const want = `NAMESPACE  ID            STATE      DRIVER  CPUS  MEMORY  RESIDENT  AGE   VMM  CONTAINERS
+default    web           running    krun    2     512MiB  96MiB     1m1s  7    1/1
+k8s.io     0123456789ab  hung       -       -     -       -         2d2h  -    ?/2
+k8s.io     gone          forgotten  qemu    -     -       -         -     9    1/1
+k8s.io     p             stopped    -       -     -       -         0s    -    0/1
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// How a sandbox ends that containerd has forgotten is told where it is shown.
+func TestForgotten(t *testing.T) {
+	s := survey.Sandbox{Namespace: "default", ID: "gone", State: survey.Running, Forgotten: true, Shim: &survey.Process{Pid: 7}}
+	var out, errs bytes.Buffer
+	tellForgotten(&errs, []survey.Sandbox{{Namespace: "default", ID: "web", State: survey.Running}, s})
+	if want := "msbctl: containerd has forgotten default/gone: kill -TERM 7 ends its shim, and the VM with it\n"; errs.String() != want {
+		t.Errorf("%q, want %q", &errs, want)
+	}
+	if err := printInspection(&out, survey.Inspection{Sandbox: s}, time.Now()); err != nil || !strings.Contains(out.String(), "running, and containerd has forgotten it: kill -TERM 7 ends") {
+		t.Errorf("%v, %s", err, &out)
+	}
+	s.State = survey.Hung // it would not hear of SIGTERM
+	errs.Reset()
+	if tellForgotten(&errs, []survey.Sandbox{s}); !strings.Contains(errs.String(), "kill -KILL 7 ends") {
+		t.Errorf("of one that hangs: %q", &errs)
 	}
 }
 

@@ -61,7 +61,7 @@ func ofSandbox(name, help string, labels ...string) metric {
 var (
 	buildInfo    = gauge("msb_build_info", "The version of msbctl, which tells these metrics.", "version")
 	scrape       = gauge("msb_scrape_duration_seconds", "How long these metrics took to read.")
-	sandboxes    = gauge("msb_sandboxes", "How many sandboxes are in a state: starting, running, stopped, hung (the shim does not answer) or lost (there is no shim).", "state")
+	sandboxes    = gauge("msb_sandboxes", "How many sandboxes are in a state: starting, running, stopped, hung (the shim does not answer), lost (there is no shim) or forgotten (containerd does not know it any more).", "state")
 	spares       = gauge("msb_spares", "How many VMs wait to be used, by size.", "cpus", "memory_bytes")
 	sparesMemory = gauge("msb_spares_resident_memory_bytes", "The host's memory that the waiting VMs have, by size.", "cpus", "memory_bytes")
 
@@ -94,6 +94,9 @@ func Names() (names []string) {
 	}
 	return names
 }
+
+// forgotten is what sandboxes count as that containerd has forgotten, whatever they are in.
+const forgotten survey.State = "forgotten"
 
 // A Source is where all this is read.
 type Source struct {
@@ -183,13 +186,20 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	states := map[survey.State]int{}
+	for _, s := range found {
+		if s.Forgotten { // also where there is another of its name
+			states[forgotten]++
+		}
+	}
 	for _, s := range valid(found) {
-		states[s.State]++
+		if !s.Forgotten {
+			states[s.State]++
+		}
 		c.source.sandbox(s, func(m metric, value float64, labels ...string) {
 			tell(m, value, append([]string{s.Namespace, s.ID}, labels...)...)
 		})
 	}
-	for _, state := range []survey.State{survey.Starting, survey.Running, survey.Stopped, survey.Hung, survey.Lost} {
+	for _, state := range []survey.State{survey.Starting, survey.Running, survey.Stopped, survey.Hung, survey.Lost, forgotten} {
 		tell(sandboxes, float64(states[state]), string(state))
 	}
 	if err := c.source.tellCounts(out); err != nil {

@@ -104,11 +104,44 @@ sandbox_vm_cpus{id="pod",namespace="k8s.io"} 2
 sandbox_vm_memory_bytes{id="pod",namespace="k8s.io"} 5.36870912e+08
 `)
 	w.expect("sandboxes{", `
+sandboxes{state="forgotten"} 0
 sandboxes{state="hung"} 0
 sandboxes{state="lost"} 0
 sandboxes{state="running"} 2
 sandboxes{state="starting"} 0
 sandboxes{state="stopped"} 0
+`)
+}
+
+// What containerd has forgotten is counted as that, and uses what it uses; of two of one name the metrics
+// are those of containerd's.
+func TestForgotten(t *testing.T) {
+	w := newWorld(t)
+	for pid, id := range map[int]string{100: "lost", 200: "web"} {
+		w.process(pid, 1, "containerd-shim-msb-v2", 10, 6000, 16000, 0, pid+1)
+		w.process(pid+1, pid, "msb-krun", 300, 400000, 20000, 0)
+		w.must(os.Symlink(filepath.Join(w.source.State, taskDir, "default", id)+" (deleted)", filepath.Join(w.source.Proc, fmt.Sprint(pid), "cwd")))
+	}
+	w.process(300, 1, "containerd-shim-msb-v2", 10, 6000, 16000, 0, 301)
+	w.process(301, 300, "msb-krun", 700, 400000, 20000, 0)
+	w.bundle(taskDir, "default", "web", w.shim(), recorded(301, 300, "krun"))
+	w.expect("sandboxes{", `
+sandboxes{state="forgotten"} 2
+sandboxes{state="hung"} 0
+sandboxes{state="lost"} 0
+sandboxes{state="running"} 1
+sandboxes{state="starting"} 0
+sandboxes{state="stopped"} 0
+`)
+	w.expect(`process="vmm"`, `
+sandbox_cpu_seconds_total{id="lost",namespace="default",process="vmm"} 3
+sandbox_cpu_seconds_total{id="web",namespace="default",process="vmm"} 7
+sandbox_resident_memory_bytes{id="lost",namespace="default",process="vmm"} 4.3008e+08
+sandbox_resident_memory_bytes{id="web",namespace="default",process="vmm"} 4.3008e+08
+`)
+	w.expect("shim_answers", `
+sandbox_shim_answers{id="lost",namespace="default"} 0
+sandbox_shim_answers{id="web",namespace="default"} 1
 `)
 }
 

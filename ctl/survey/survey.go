@@ -7,15 +7,12 @@ package survey
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Host is where sandboxes are looked for.
@@ -66,6 +63,9 @@ type Sandbox struct {
 	Network string `json:"network,omitempty"` // the path of its network namespace
 	// Spare is the directory of the spare that the VM was; empty if it was none.
 	Spare string `json:"spare,omitempty"`
+	// Forgotten says that containerd does not know it any more: its bundle is gone, and nobody
+	// ends it but who ends its shim.
+	Forgotten bool `json:"forgotten,omitempty"`
 }
 
 // errHung is about a shim that does not answer in time.
@@ -134,8 +134,18 @@ func (h Host) Find(ctx context.Context) ([]Sandbox, error) {
 	for i, g := range found {
 		wg.Go(func() { sandboxes[i] = h.look(ctx, g, boot) })
 	}
+	forgotten := h.forgotten(boot)
+	remembered := make([]bool, len(forgotten))
+	for i := range forgotten {
+		wg.Go(func() { remembered[i] = h.remember(ctx, &forgotten[i]) })
+	}
 	wg.Wait()
-	slices.SortFunc(sandboxes, func(a, b Sandbox) int {
+	for i, s := range forgotten {
+		if remembered[i] {
+			sandboxes = append(sandboxes, s)
+		}
+	}
+	slices.SortStableFunc(sandboxes, func(a, b Sandbox) int { // of one name, the one that containerd knows is the first
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.ID, b.ID))
 	})
 	return sandboxes, nil
@@ -155,14 +165,8 @@ func (h Host) look(ctx context.Context, g group, boot time.Time) Sandbox {
 			s.VMM, s.Started = vmm, &started
 		}
 	}
-	var err error
-	if h.Hung != nil && h.Hung(s.Address) {
-		err = context.DeadlineExceeded
-	} else {
-		err = h.ask(ctx, &s)
-	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.EAGAIN): // more connections than it takes
+	switch err := h.askUnlessHung(ctx, &s); {
+	case hangs(err):
 		s.State = Hung
 	case err != nil:
 		s.State = Lost
@@ -174,6 +178,14 @@ func (h Host) look(ctx context.Context, g group, boot time.Time) Sandbox {
 		s.State = Stopped
 	}
 	return s
+}
+
+// askUnlessHung asks a shim that is not known to hang.
+func (h Host) askUnlessHung(ctx context.Context, s *Sandbox) error {
+	if h.Hung != nil && h.Hung(s.Address) {
+		return context.DeadlineExceeded
+	}
+	return h.ask(ctx, s)
 }
 
 // An Inspection is all that is known of a sandbox.
@@ -195,7 +207,7 @@ func Pick(sandboxes []Sandbox, namespace, id string) (Sandbox, error) {
 	var names []string
 	exact := false
 	for _, s := range sandboxes {
-		if namespace != "" && s.Namespace != namespace {
+		if namespace != "" && s.Namespace != namespace || s.shadowed(sandboxes) {
 			continue
 		}
 		for _, known := range s.ids() {
@@ -205,7 +217,7 @@ func Pick(sandboxes []Sandbox, namespace, id string) (Sandbox, error) {
 			if known == id && !exact {
 				exact, matches, names = true, nil, nil
 			}
-			if !slices.ContainsFunc(matches, func(m Sandbox) bool { return m.Bundle == s.Bundle }) {
+			if !slices.ContainsFunc(matches, s.is) {
 				matches = append(matches, s)
 				names = append(names, s.Namespace+"/"+known)
 			}
@@ -218,6 +230,18 @@ func Pick(sandboxes []Sandbox, namespace, id string) (Sandbox, error) {
 		return matches[0], nil
 	}
 	return Sandbox{}, fmt.Errorf("%q is the beginning of several ids, %s: give more of it, or the namespace", id, strings.Join(names, " and "))
+}
+
+// shadowed tells whether it is forgotten, and containerd has another of its name.
+func (s Sandbox) shadowed(all []Sandbox) bool {
+	return s.Forgotten && slices.ContainsFunc(all, func(other Sandbox) bool {
+		return !other.Forgotten && other.Namespace == s.Namespace && other.ID == s.ID
+	})
+}
+
+// is tells whether both are one sandbox.
+func (s Sandbox) is(other Sandbox) bool {
+	return s.Bundle == other.Bundle && (s.Shim == nil || other.Shim == nil || s.Shim.Pid == other.Shim.Pid)
 }
 
 // ids are those by which a sandbox is known, its own first.

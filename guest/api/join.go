@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"sync"
+
+	"github.com/msb-runtime/containerd-shim-msb/internal/copying"
 )
 
 // JoinBuffer is what Join keeps, in bytes, beside what the stream's windows hold.
@@ -32,7 +34,7 @@ func Join(conn Conn, stream net.Conn) {
 		}
 		_ = conn.CloseWrite()
 	})
-	if _, err := io.CopyBuffer(onlyWriter{stream}, onlyReader{conn}, make([]byte, JoinBuffer)); err != nil {
+	if err := copying.Through(JoinBuffer, stream, conn); err != nil {
 		breakOff(conn, stream)
 	}
 	CloseWrite(stream)
@@ -56,9 +58,5 @@ func CloseWrite(stream net.Conn) {
 	stream.Close()
 }
 
-// onlyReader and onlyWriter hide methods by which io.Copy and io.CopyBuffer would
-// move bytes in another way.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)
+// onlyWriter hides methods by which io.Copy would move bytes in another way.
+type onlyWriter struct{ io.Writer }

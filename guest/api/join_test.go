@@ -8,12 +8,12 @@ import (
 	"io"
 	"net"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -24,14 +24,7 @@ const patience = time.Minute
 // session.
 func forwarded(t *testing.T) (client, server *net.UnixConn) {
 	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
-			}
-		}
-	})
+	itself.NothingLeft(t)
 	here, there := net.Pipe()
 	host, guest := mux.Host(here), mux.Guest(there)
 	t.Cleanup(func() { host.Close(); guest.Close() })

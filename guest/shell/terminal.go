@@ -2,13 +2,13 @@ package shell
 
 import (
 	"errors"
-	"io"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/copying"
 	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 )
 
@@ -79,10 +79,10 @@ func (t *terminal) resize(size *api.WindowSize) error {
 func (t *terminal) follow() {
 	go func() {
 		defer close(t.shown)
-		_, _ = io.CopyBuffer(onlyWriter{t.out}, onlyReader{t.master}, make([]byte, chunk))
+		_ = copying.Through(chunk, t.out, t.master)
 	}()
 	go func() {
-		if _, err := io.CopyBuffer(onlyWriter{t.master}, onlyReader{t.in}, make([]byte, chunk)); err == nil {
+		if err := copying.Through(chunk, t.master, t.in); err == nil {
 			// There is no end of input but the character for it (termios(3), VEOF).
 			_, _ = t.master.Write([]byte{'D' - '@'})
 		}
@@ -124,10 +124,3 @@ func (t *terminal) close() {
 	t.out.Close()
 	t.master.Close()
 }
-
-// onlyReader and onlyWriter hide methods by which io.CopyBuffer would move bytes without its buffer,
-// in ways that a terminal has not.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)

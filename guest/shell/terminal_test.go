@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // tell tells what a program sees of its terminal, and each size that it gets.
@@ -81,23 +82,6 @@ type seat struct {
 	shown    *bufio.Reader
 }
 
-// connection is one that keeps what nobody has read yet.
-func connection(t *testing.T) (far, near net.Conn) {
-	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, conn := range []*net.Conn{&far, &near} {
-		file := os.NewFile(uintptr(pair[i]), "socket")
-		if *conn, err = net.FileConn(file); err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-	}
-	return far, near
-}
-
 // sit makes the streams of a terminal, and serves a program there meanwhile.
 func sit(t *testing.T, share, name string, host func(*seat)) {
 	t.Helper()
@@ -119,7 +103,7 @@ func sit(t *testing.T, share, name string, host func(*seat)) {
 		}
 		defer (*end).Close()
 	}
-	far, near := connection(t)
+	far, near := itself.Connection(t)
 	s.conn, s.received, s.shown = far, bufio.NewReader(far), bufio.NewReader(s.out)
 	done := make(chan struct{})
 	go func() {

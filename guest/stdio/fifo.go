@@ -49,7 +49,7 @@ func (o output) copy(host io.ReadWriter) error {
 	if err := o.awaitWriter(); err != nil {
 		return err
 	}
-	return copyStream(host, o)
+	return buffers.Copy(host, o)
 }
 
 // awaitWriter waits until there is something to read, or somebody has had the FIFO open for writing and
@@ -93,7 +93,7 @@ func openInput(path string) (end, error) {
 }
 
 func (i input) copy(host io.ReadWriter) error {
-	if err := copyStream(i, host); err != nil {
+	if err := buffers.Copy(i, host); err != nil {
 		return err
 	}
 	return i.begin() // who comes only now is to see the end, and not to wait for a writer

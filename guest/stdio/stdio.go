@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/copying"
 )
 
 // chunk is the most that one read takes, in bytes: every wake-up costs the
@@ -25,15 +26,7 @@ const chunk = 256 << 10
 
 // buffers are for copies. Each exec has three streams, whose buffers are most of what the agent
 // would have to collect after it.
-var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
-
-// copyStream copies until one side ends.
-func copyStream(to io.Writer, from io.Reader) error {
-	buffer := buffers.Get().(*[chunk]byte)
-	defer buffers.Put(buffer)
-	_, err := io.CopyBuffer(to, onlyReader{from}, buffer[:])
-	return err
-}
+var buffers = copying.NewBuffers(chunk)
 
 // Streams are the standard streams that are open.
 type Streams struct {
@@ -103,6 +96,3 @@ func (s *Streams) Close(id string) {
 	_ = pipe.Close()
 	_ = os.Remove(api.StdioPath(id))
 }
-
-// onlyReader hides WriteTo, so that io.CopyBuffer uses its buffer.
-type onlyReader struct{ io.Reader }

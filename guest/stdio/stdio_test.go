@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // inside marks the test's program when it runs in a mount namespace of its own.
@@ -49,26 +50,18 @@ const patience = time.Minute
 // connection returns both ends of one.
 func connection(t *testing.T) (host, guest net.Conn) {
 	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range pair {
-		file := os.NewFile(uintptr(fd), "stream")
-		if ends[i], err = net.FileConn(file); err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-		t.Cleanup(func() { ends[i].Close() })
-	}
-	return ends[0], ends[1]
+	host, guest = itself.Connection(t)
+	t.Cleanup(func() { host.Close(); guest.Close() })
+	return host, guest
 }
 
 // join opens a stream, and tells when it has ended on the guest's side.
 func join(t *testing.T, streams *Streams, id string, direction api.StdioStream_Direction) (host net.Conn, ended <-chan struct{}) {
 	t.Helper()
 	host, guest := connection(t)
+	if err := host.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan struct{})
 	stream := &api.StdioStream{Id: id, Direction: direction}
 	go func() {
@@ -182,6 +175,42 @@ func TestClose(t *testing.T) {
 	streams.Close("out")
 	mustEnd(t, "the stream", ended)
 	gone(t, "out")
+}
+
+// A process whose input is closed by the host's word sees its end, though the host has sent nothing.
+func TestCloseInput(t *testing.T) {
+	streams := New()
+	host, ended := join(t, streams, "in", api.StdioStream_INPUT)
+	stdin := process(t, "in", os.O_RDONLY)
+	streams.Close("in")
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		if got, err := io.ReadAll(stdin); err != nil || len(got) != 0 {
+			t.Errorf("the process read %q, %v", got, err)
+		}
+	}()
+	mustEnd(t, "the process's input", read)
+	host.Close()
+	mustEnd(t, "the stream", ended)
+	gone(t, "in")
+}
+
+// An output that nobody has opened yet has not ended.
+func TestOutputBeforeItsWriter(t *testing.T) {
+	pipe, err := open(t.TempDir()+"/out", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := pipe.(output).SetReadDeadline(time.Now().Add(firstLook)); err != nil {
+		t.Fatal(err)
+	}
+	host, guest := connection(t)
+	defer host.Close()
+	if err := pipe.copy(guest); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("its copy ends with %v, want that it was broken off", err)
+	}
 }
 
 // A host that leaves ends a stream that no process has opened, and one whose process does not end.

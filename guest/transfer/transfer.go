@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/copying"
 )
 
 const (
@@ -234,7 +235,7 @@ func (h *helper) feed(stream net.Conn) error {
 		<-h.ended // it may not have wanted the rest
 		_ = stream.SetReadDeadline(over)
 	}()
-	_, err := io.CopyBuffer(onlyWriter{h.pipe}, onlyReader{stream}, make([]byte, api.TransferChunk))
+	err := copying.Through(api.TransferChunk, h.pipe, stream)
 	if err != nil {
 		h.stop()
 	}
@@ -248,7 +249,7 @@ func (h *helper) drain(stream net.Conn) error {
 		_, _ = io.Copy(io.Discard, stream) // the host sends nothing: it has left
 		h.stop()
 	}()
-	_, err := io.CopyBuffer(frames{stream}, onlyReader{h.pipe}, make([]byte, api.TransferChunk))
+	err := copying.Through(api.TransferChunk, frames{stream}, h.pipe)
 	if err != nil {
 		h.stop()
 	}
@@ -272,9 +273,3 @@ func (h *head) Write(p []byte) (int, error) {
 	_, _ = h.Builder.Write(p[:min(len(p), maxText-h.Len())])
 	return len(p), nil
 }
-
-// onlyReader and onlyWriter hide methods by which io.CopyBuffer would do without its buffer.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -91,7 +91,7 @@ func (h *host) wantAlive() {
 // nothing of it may be left.
 func launch(t *testing.T, driver *fake.Driver) *host {
 	t.Helper()
-	nothingLeft(t)
+	itself.NothingLeft(t)
 	machine, err := driver.Start(t.Context(), vm.Config{Console: vm.NewConsole(func(string) {})})
 	if err != nil {
 		t.Fatal(err)
@@ -124,45 +124,15 @@ func stdio(id string) *api.StreamHeader {
 	}}
 }
 
-// nothingLeft fails the test if goroutines are left after it. A bubble of testing/synctest
-// sees to that itself.
-func nothingLeft(t *testing.T) {
-	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		if !eventually(func() bool { return runtime.NumGoroutine() <= before }) {
-			stacks := make([]byte, 1<<20)
-			t.Errorf("%d goroutines before, and after:\n%s", before, stacks[:runtime.Stack(stacks, true)])
-		}
-	})
-}
-
-func eventually(holds func() bool) bool {
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
-}
-
-// memory is what the process has in use.
-func memory() int64 {
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapInuse + stats.StackInuse)
-}
-
 // peak is by how much the memory in use grows at most while f runs.
 func peak(f func()) int64 {
-	before := memory()
+	before := itself.Memory()
 	var highest int64
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
 		for {
-			highest = max(highest, memory()-before)
+			highest = max(highest, itself.Memory()-before)
 			select {
 			case <-stop:
 				return

@@ -9,6 +9,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // A pipe is a machine whose agent is the test: it accepts one stream, reads of it no more
@@ -29,7 +30,7 @@ var _ guest.Machine = (*pipe)(nil)
 // connect makes such a machine and a client of it. It ends with the test.
 func connect(t *testing.T) *pipe {
 	t.Helper()
-	nothingLeft(t)
+	itself.NothingLeft(t)
 	near, far := net.Pipe()
 	p := &pipe{ReadWriteCloser: far, near: near, done: make(chan struct{})}
 	t.Cleanup(func() { p.End(nil) })

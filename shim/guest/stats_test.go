@@ -185,6 +185,9 @@ func TestHostileMetrics(t *testing.T) {
 	}
 	for _, e := range got.Hugetlb {
 		sizes[e.Pagesize] = true
+		if strings.ContainsAny(e.Pagesize, "\x1b\n") {
+			t.Errorf("of pages of the size %q there are metrics", e.Pagesize)
+		}
 	}
 	const most = 64
 	if len(devices) != most || len(got.Io.Usage) != most || len(sizes) != most || len(got.Hugetlb) != most || !sizes["2MB"] {

@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -173,7 +173,7 @@ func TestForwardedClientsThatDoNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer loopback.Close()
-	before := memory()
+	before := itself.Memory()
 	// A connection that is refused may be so while it is made, or when it is read.
 	hear := func() error {
 		var conn net.Conn
@@ -195,7 +195,7 @@ func TestForwardedClientsThatDoNotRead(t *testing.T) {
 		}
 	}
 	time.Sleep(time.Second) // the guest sends what it may
-	grown := memory() - before
+	grown := itself.Memory() - before
 	t.Logf("the process has grown by %d KiB", grown>>10)
 	if grown > 32<<20 {
 		t.Errorf("the process has grown by %d bytes", grown)
@@ -203,12 +203,4 @@ func TestForwardedClientsThatDoNotRead(t *testing.T) {
 	if err := hear(); err == nil {
 		t.Error("one connection more was not refused")
 	}
-}
-
-// memory is what the process has in use.
-func memory() int64 {
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapInuse + stats.StackInuse)
 }

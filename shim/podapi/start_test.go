@@ -137,7 +137,9 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
-func noPlaceholder(string, *jail.Root, *os.File) (sandbox.Process, error) { return nil, errBroken }
+func noPlaceholder(jail.Program, *jail.Root, *os.File) (sandbox.Process, error) {
+	return nil, errBroken
+}
 
 // An error of the guest keeps its class, and ends the sandbox.
 func TestGuestRefusesPod(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 func TestNameservers(t *testing.T) {
@@ -270,7 +270,7 @@ func TestFlood(t *testing.T) {
 	for _, c := range open {
 		c.Close()
 	}
-	eventually(t, "all to be over", func() bool {
+	itself.Await(t, "all to be over", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.queries == 0 && s.connections == 0 && runtime.NumGoroutine() <= before+4
@@ -290,13 +290,4 @@ func silent(t *testing.T, s *Set) (listener net.Listener) {
 		t.Fatal(err)
 	}
 	return listener
-}
-
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }

@@ -48,9 +48,9 @@ type Platform struct {
 	Mounts mountns.Namespace
 	// OpenNetwork joins the network namespace at a path in Mounts, or a new one if it is empty.
 	OpenNetwork func(mounts mountns.Namespace, path string) (Network, error)
-	// Placeholder starts a process, from the kit, with a root and in a network namespace;
+	// Placeholder starts a process of a program, the kit's, with a root and in a network namespace;
 	// nil means the host's.
-	Placeholder func(kit string, root *jail.Root, namespace *os.File) (Process, error)
+	Placeholder func(program jail.Program, root *jail.Root, namespace *os.File) (Process, error)
 	// Spare is a VM that runs already and waits to become the first that is prepared; nil if
 	// there is none.
 	Spare *Spare

@@ -185,7 +185,7 @@ type stand struct {
 	over  bool
 }
 
-func (p *place) placeholder(_ string, root *jail.Root, _ *os.File) (sandbox.Process, error) {
+func (p *place) placeholder(_ jail.Program, root *jail.Root, _ *os.File) (sandbox.Process, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &stand{place: p, pid: 1000 + len(p.stands), root: strings.TrimPrefix(root.Dir, p.bundle)}

@@ -39,9 +39,9 @@ func (p *Prepared) placeholders(network hostNetwork) Placeholders {
 // not on this host if that is empty. The caller ends it before it removes that share.
 func (p Placeholders) ForContainer(tag string) (Process, error) {
 	if tag == "" {
-		return p.prepared.platform.Placeholder(p.prepared.platform.Kit, p.empty(), p.namespace)
+		return p.prepared.platform.Placeholder(p.prepared.placeholder, p.empty(), p.namespace)
 	}
-	return p.prepared.platform.Placeholder(p.prepared.platform.Kit, &jail.Root{
+	return p.prepared.platform.Placeholder(p.prepared.placeholder, &jail.Root{
 		Dir: filepath.Join(p.prepared.Trees.Pool(), tag), Whole: true,
 	}, p.namespace)
 }
@@ -49,7 +49,7 @@ func (p Placeholders) ForContainer(tag string) (Process, error) {
 // ForPod starts one for a pod, which has no root file system. It ends with the sandbox at
 // the latest.
 func (p Placeholders) ForPod() (Process, error) {
-	process, err := p.prepared.platform.Placeholder(p.prepared.platform.Kit, p.empty(), p.namespace)
+	process, err := p.prepared.platform.Placeholder(p.prepared.placeholder, p.empty(), p.namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -65,10 +65,11 @@ func (p Placeholders) empty() *jail.Root {
 	return &jail.Root{Dir: p.prepared.dir}
 }
 
-// startPlaceholder starts one from the kit, in a jail that leaves it no rights.
-func startPlaceholder(kit string, root *jail.Root, namespace *os.File) (Process, error) {
+// startPlaceholder starts one, in a jail that leaves it no rights.
+func startPlaceholder(program jail.Program, root *jail.Root, namespace *os.File) (Process, error) {
 	spec := jail.Spec{
-		Program:         filepath.Join(kit, placeholderFile),
+		Program:         program.Path,
+		Opened:          program.File,
 		Root:            root,
 		Capabilities:    []uintptr{},
 		NoNewPrivileges: true,

@@ -21,6 +21,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/socket"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
 	"github.com/msb-runtime/containerd-shim-msb/shim/undo"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
 // TreesDir is the directory of a bundle, or of a spare, below which the trees are mounted,
@@ -66,9 +67,10 @@ type Prepared struct {
 	// Sockets are the host's that the guest may connect to.
 	Sockets socket.Table
 
-	dir    string // below which the trees are mounted
-	shield *shieldOnDemand
-	spare  *Sandbox // the VM that runs here already, until Boot; nil if there is none
+	dir         string // below which the trees are mounted
+	shield      *shieldOnDemand
+	placeholder jail.Program
+	spare       *Sandbox // the VM that runs here already, until Boot; nil if there is none
 
 	// What follows changes when a spare becomes a bundle's (become): what runs beside a VM
 	// from its boot on reads none of it.
@@ -119,6 +121,18 @@ func (p *Prepared) claim(bundle string, config Config, others ...int) (err error
 	return nil
 }
 
+// openPrograms opens those of the kit that a VM needs as long as it runs, whenever a container or a file
+// comes: they are of this shim's version and understand it, whatever is installed meanwhile.
+func (p *Prepared) openPrograms() (shield jail.Program) {
+	open := func(name string) jail.Program {
+		program := jail.OpenProgram(filepath.Join(p.platform.Kit, name))
+		p.undo.Add(program.Close)
+		return program
+	}
+	p.placeholder = open(placeholderFile)
+	return open(shieldFile)
+}
+
 // openTrees makes the trees, and what keeps the metadata of files in them.
 func (p *Prepared) openTrees() (err error) {
 	dir := p.dir
@@ -126,7 +140,7 @@ func (p *Prepared) openTrees() (err error) {
 		return err
 	}
 	p.undo.Add(func() error { return os.Remove(dir) })
-	p.shield = newShield(filepath.Join(p.platform.Kit, shieldFile), filepath.Join(dir, shieldDir))
+	p.shield = newShield(p.openPrograms(), filepath.Join(dir, shieldDir))
 	if p.Trees, err = share.Open(dir, p.platform.Mounts, p.shield); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/share"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
 var errShieldBroken = fmt.Errorf("msb-shield, which serves the mounted files, has ended: %w", errdefs.ErrUnavailable)
@@ -19,7 +20,7 @@ var errShieldBroken = fmt.Errorf("msb-shield, which serves the mounted files, ha
 // shieldOnDemand is the VM's shield. It starts with the first file that needs it:
 // most containers have none.
 type shieldOnDemand struct {
-	program string        // msb-shield
+	program jail.Program  // msb-shield
 	dir     string        // where it is mounted
 	broken  chan struct{} // closed when it has ended before close
 
@@ -30,7 +31,7 @@ type shieldOnDemand struct {
 
 var _ share.Shield = (*shieldOnDemand)(nil)
 
-func newShield(program, dir string) *shieldOnDemand {
+func newShield(program jail.Program, dir string) *shieldOnDemand {
 	return &shieldOnDemand{program: program, dir: dir, broken: make(chan struct{})}
 }
 

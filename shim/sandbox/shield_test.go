@@ -98,7 +98,7 @@ func TestShieldMissing(t *testing.T) {
 
 // A kit without the placeholder's program is incomplete, and the error says what to do.
 func TestIncompleteKit(t *testing.T) {
-	_, err := startPlaceholder(t.TempDir(), &jail.Root{Dir: t.TempDir()}, nil)
+	_, err := startPlaceholder(jail.OpenProgram(filepath.Join(t.TempDir(), placeholderFile)), &jail.Root{Dir: t.TempDir()}, nil)
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), `the guest kit is incomplete, install it with "make install"`) {
 		t.Errorf("startPlaceholder = %v", err)
 	}
@@ -106,7 +106,9 @@ func TestIncompleteKit(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(kit, placeholderFile), []byte("no program"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if process, err := startPlaceholder(kit, &jail.Root{Dir: t.TempDir()}, nil); err == nil || errdefs.IsFailedPrecondition(err) {
+	program := jail.OpenProgram(filepath.Join(kit, placeholderFile))
+	defer program.Close()
+	if process, err := startPlaceholder(program, &jail.Root{Dir: t.TempDir()}, nil); err == nil || errdefs.IsFailedPrecondition(err) {
 		t.Errorf("startPlaceholder = %v, %v", process, err)
 	}
 	p, _ := onHostsNetwork(t)
@@ -154,7 +156,7 @@ func TestAdjustOOMScore(t *testing.T) {
 // A shield that is closed before it has started does not start any more: nobody would end it.
 func TestShieldClosedBefore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "shield")
-	s := newShield("/nonexistent", dir)
+	s := newShield(jail.Program{Path: "/nonexistent"}, dir)
 	if err := s.close(); err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ type Shield struct {
 // namespace, and starts program, which is msb-shield. The caller ends it with
 // Close. An error of the class errdefs.ErrFailedPrecondition says what the host
 // lacks.
-func Start(program, dir string, output *vm.Console) (_ *Shield, err error) {
+func Start(program jail.Program, dir string, output *vm.Console) (_ *Shield, err error) {
 	fuse, err := mount(dir)
 	if err != nil {
 		return nil, err
@@ -92,8 +92,8 @@ func Start(program, dir string, output *vm.Console) (_ *Shield, err error) {
 	if err := os.Mkdir(empty, 0o700); err != nil {
 		return nil, err
 	}
-	spec := Jail(program, empty)
-	spec.Files, spec.Output = []*os.File{control, fuse, asks}, output
+	spec := Jail(program.Path, empty)
+	spec.Opened, spec.Files, spec.Output = program.File, []*os.File{control, fuse, asks}, output
 	s.process, err = jail.Start(spec)
 	return s, err
 }

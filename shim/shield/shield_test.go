@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
 // program is msb-shield, built once for all tests.
@@ -62,7 +63,9 @@ func start(t *testing.T) *Shield {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Start(path, dir, vm.NewConsole(func(line string) { t.Log(line) }))
+	opened := jail.OpenProgram(path)
+	defer opened.Close()
+	s, err := Start(opened, dir, vm.NewConsole(func(line string) { t.Log(line) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +78,14 @@ func start(t *testing.T) *Shield {
 		}
 	})
 	return s
+}
+
+// The process has its program's name, by which it is counted.
+func TestName(t *testing.T) {
+	s := start(t)
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", s.process.Pid())); string(name) != "msb-shield\n" || err != nil {
+		t.Errorf("it is called %q, %v", name, err)
+	}
 }
 
 // shielded is a file of the host and its shielded one.

@@ -15,6 +15,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // After the look the guest puts something else in the socket's place, or in that of a
@@ -154,7 +155,7 @@ func TestReplacedOften(t *testing.T) {
 	}
 	identify(t, path)
 	session := guest(t, g.table)
-	eventually(t, "an answer of it", func() bool {
+	itself.Await(t, "an answer of it", func() bool {
 		got, _ := g.answer(session, g.sockets()["socket"].GetTag(), &api.Peer{})
 		return got == "0:0[]"
 	})
@@ -164,7 +165,7 @@ func TestReplacedOften(t *testing.T) {
 	if tags != 1 {
 		t.Errorf("%d tags", tags)
 	}
-	eventually(t, "descriptors to be as many as before", func() bool { return descriptors(t) <= before+2 })
+	itself.Await(t, "descriptors to be as many as before", func() bool { return descriptors(t) <= before+2 })
 }
 
 func descriptors(t *testing.T) int {

@@ -21,6 +21,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/internal/rawcall"
 	"github.com/msb-runtime/containerd-shim-msb/internal/thread"
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield/acl"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -45,7 +46,7 @@ type told struct {
 // forward forwards the sockets of a directory to a guest, and waits for the first look.
 func forward(t *testing.T, dir string, identities *Identities) *told {
 	t.Helper()
-	nothingLeft(t)
+	itself.NothingLeft(t)
 	file, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +107,7 @@ func (g *told) path(name string) string { return filepath.Join(g.dir, name) }
 // eventually waits for the guest to be told of exactly these.
 func (g *told) eventually(paths ...string) {
 	g.t.Helper()
-	eventually(g.t, fmt.Sprint(paths), func() bool { return slices.Equal(g.paths(), paths) })
+	itself.Await(g.t, fmt.Sprint(paths), func() bool { return slices.Equal(g.paths(), paths) })
 }
 
 // answer is what the server of a socket answers to a peer.
@@ -177,13 +178,13 @@ func TestVM10VM11Directory(t *testing.T) {
 	if err := os.Chmod(g.path("late/dir/socket"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the mode", func() bool { return g.sockets()["late/dir/socket"].GetMode() == 0o600 })
+	itself.Await(t, "the mode", func() bool { return g.sockets()["late/dir/socket"].GetMode() == 0o600 })
 	late.Close()
 	identify(t, g.path("late/dir/socket"))
 	if err := os.Chmod(g.path("late/dir/socket"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new socket", func() bool { return g.sockets()["late/dir/socket"].GetMode() == 0o777 })
+	itself.Await(t, "the new socket", func() bool { return g.sockets()["late/dir/socket"].GetMode() == 0o777 })
 	tag := g.sockets()["late/dir/socket"].Tag
 	if got, err := g.answer(guest(t, g.table), tag, &api.Peer{Uid: 5, Gid: 6, Groups: []uint32{7, 8}}); got != "5:6[7 8]" {
 		t.Errorf("the server took the guest for %q, %v", got, err)
@@ -259,7 +260,7 @@ func TestVM13Bounds(t *testing.T) {
 	if err := os.Remove(g.path(before[0])); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "one in the place of another", func() bool { return g.sockets()[before[0]] == nil })
+	itself.Await(t, "one in the place of another", func() bool { return g.sockets()[before[0]] == nil })
 	if after := g.paths(); len(after) != MaxSockets {
 		t.Errorf("%d sockets", len(after))
 	}
@@ -281,7 +282,7 @@ func TestVM13DirectoryGrows(t *testing.T) {
 	}
 	looks := g.looked()
 	mkdir(t, g.path("last"))
-	eventually(t, "another look", func() bool { return g.looked() > looks })
+	itself.Await(t, "another look", func() bool { return g.looked() > looks })
 	if got := g.paths(); !slices.Equal(got, []string{"a/b/socket"}) {
 		t.Errorf("after it grew there are %v", got)
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/test/counted"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -30,7 +30,7 @@ const (
 // connection to it of a guest that sends frames of its own making.
 func intruder(t *testing.T, table *Table) (*mux.Session, net.Conn) {
 	t.Helper()
-	nothingLeft(t)
+	itself.NothingLeft(t)
 	here, there := net.Pipe()
 	host := mux.Host(here)
 	t.Cleanup(func() { host.Close(); there.Close() })
@@ -38,35 +38,9 @@ func intruder(t *testing.T, table *Table) (*mux.Session, net.Conn) {
 	return host, there
 }
 
-// nothingLeft fails the test if goroutines are left after it.
-func nothingLeft(t *testing.T) {
-	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		eventually(t, "the goroutines to be as few as before", func() bool { return runtime.NumGoroutine() <= before })
-	})
-}
-
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
-// memory is what the process has in use.
-func memory() int64 {
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapInuse + stats.StackInuse)
-}
-
 func wantGrowth(t *testing.T, before, most int64) {
 	t.Helper()
-	grown := memory() - before
+	grown := itself.Memory() - before
 	t.Logf("the host has grown by %d KiB", grown>>10)
 	if grown > most {
 		t.Errorf("the host has grown by %d bytes", grown)
@@ -118,7 +92,7 @@ func TestStreamsWithoutHeader(t *testing.T) {
 	var table Table
 	host, conn := intruder(t, &table)
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
-	before := memory()
+	before := itself.Memory()
 	_ = conn.SetWriteDeadline(time.Now().Add(patience))
 	for n := range uint32(15_000) {
 		frames := mux.Frame{Kind: mux.FrameOpen, Stream: 2 + 2*n}.Append(nil)
@@ -188,7 +162,7 @@ func TestServerThatDoesNotRead(t *testing.T) {
 	}
 	host, conn := intruder(t, &table)
 	closed := closes(conn)
-	before := memory()
+	before := itself.Memory()
 	payload := make([]byte, mux.Window)
 	_ = conn.SetWriteDeadline(time.Now().Add(10 * patience))
 	for n := range uint32(MaxConnections) {
@@ -275,7 +249,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 	var table Table
 	host, conn := intruder(t, &table)
 	closed := closes(conn)
-	before, counts := memory(), counted.Begin(t)
+	before, counts := itself.Memory(), counted.Begin(t)
 	_ = conn.SetWriteDeadline(time.Now().Add(10 * patience))
 	const streams = 20_000
 	for n := range uint32(streams) {
@@ -289,7 +263,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 		}
 	}
 	wantGrowth(t, before, 4<<20)
-	eventually(t, "all refusals to be counted", func() bool { return counts() == fmt.Sprintf("streams not found %d", streams) })
+	itself.Await(t, "all refusals to be counted", func() bool { return counts() == fmt.Sprintf("streams not found %d", streams) })
 }
 
 // A guest that connects for ever and reads no answer is ended, or waited for, at no
@@ -297,7 +271,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 func TestRefusalsThatNobodyReads(t *testing.T) {
 	var table Table
 	_, conn := intruder(t, &table)
-	before := memory()
+	before := itself.Memory()
 	_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
 	for n := range uint32(1 << 20) {
 		if _, err := conn.Write(opening(t, 2+2*n, "so_other")); err != nil {

@@ -17,18 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
-
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			stacks := make([]byte, 64<<10)
-			t.Fatalf("not so: %s\n%s", what, stacks[:runtime.Stack(stacks, true)])
-		}
-	}
-}
 
 func descriptors(t *testing.T) int {
 	t.Helper()
@@ -45,7 +36,7 @@ func nothingLeft(t *testing.T, f func()) {
 	t.Helper()
 	open, running := descriptors(t), runtime.NumGoroutine()
 	f()
-	eventually(t, "descriptors and goroutines are as before", func() bool {
+	itself.Await(t, "descriptors and goroutines are as before", func() bool {
 		return descriptors(t) <= open && runtime.NumGoroutine() <= running
 	})
 }
@@ -227,7 +218,7 @@ func TestNothingAfterClose(t *testing.T) {
 		defer close(flooding)
 		_, _ = io.Copy(agent.peers[0], endless{})
 	}()
-	eventually(t, "output flows", func() bool { return size(t, path) > 0 })
+	itself.Await(t, "output flows", func() bool { return size(t, path) > 0 })
 	streams.Close()
 	handedOver := size(t, path)
 	<-flooding

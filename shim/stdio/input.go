@@ -70,7 +70,7 @@ func (i *input) start() error {
 // copy sends the input and its end. Nobody reads the FIFO then, which its writers
 // see.
 func (i *input) copy(reader, keeper *once) {
-	if err := copyStream(i.conn, reader); err != nil {
+	if err := buffers.Copy(i.conn, reader); err != nil {
 		log.L.WithError(err).Debug("an input stream broke off")
 	}
 	api.CloseWrite(i.conn)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
 
@@ -160,7 +161,7 @@ func TestProcessClosesStdin(t *testing.T) {
 			if err := act(machine.peers[0]); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the client's write fails", func() bool {
+			itself.Await(t, "the client's write fails", func() bool {
 				_, err := client.WriteString("x")
 				return errors.Is(err, unix.EPIPE)
 			})

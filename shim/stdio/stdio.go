@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/internal/copying"
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 )
 
@@ -42,15 +43,7 @@ const (
 
 // buffers are for copies: those of an exec's streams are most of what the shim would have to collect
 // after it.
-var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
-
-// copyStream copies until one side ends.
-func copyStream(to io.Writer, from io.Reader) error {
-	buffer := buffers.Get().(*[chunk]byte)
-	defer buffers.Put(buffer)
-	_, err := io.CopyBuffer(to, onlyReader{from}, buffer[:])
-	return err
-}
+var buffers = copying.NewBuffers(chunk)
 
 // Config names a process's streams on the host, as in a task request. An empty
 // one is not there.
@@ -151,7 +144,7 @@ func (s *Streams) drain(ctx context.Context, sink io.Writer, conn net.Conn) {
 	if fifo, ok := sink.(*outputFIFO); ok {
 		defer fifo.finish(&s.unread)
 	}
-	if err := copyStream(counter{sink, &s.moved}, conn); err != nil {
+	if err := buffers.Copy(counter{sink, &s.moved}, conn); err != nil {
 		log.G(ctx).WithError(err).Debug("an output stream broke off")
 	}
 }
@@ -167,9 +160,6 @@ func (c counter) Write(p []byte) (int, error) {
 	c.n.Add(int64(n))
 	return n, err
 }
-
-// onlyReader hides WriteTo, so that io.CopyBuffer uses its buffer.
-type onlyReader struct{ io.Reader }
 
 // StartInput opens the client's end of stdin, if there is one. It is called when
 // the guest's task service has opened its end: a client that is at the end of its

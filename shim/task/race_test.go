@@ -284,8 +284,8 @@ func (p slowPlaceholder) End(grace time.Duration) {
 // slowPlaceholders has the record of an exit take a while.
 func (c client) slowPlaceholders(takes time.Duration) {
 	start := c.Platform.Placeholder
-	c.Platform.Placeholder = func(kit string, root *jail.Root, namespace *os.File) (sandbox.Process, error) {
-		process, err := start(kit, root, namespace)
+	c.Platform.Placeholder = func(program jail.Program, root *jail.Root, namespace *os.File) (sandbox.Process, error) {
+		process, err := start(program, root, namespace)
 		return slowPlaceholder{process, takes}, err
 	}
 }

@@ -113,7 +113,7 @@ func TestCreateFails(t *testing.T) {
 			c.Platform.OpenNetwork = func(mountns.Namespace, string) (sandbox.Network, error) { return nil, broken }
 		},
 		"the placeholder": func(c client) {
-			c.Platform.Placeholder = func(string, *jail.Root, *os.File) (sandbox.Process, error) { return nil, broken }
+			c.Platform.Placeholder = func(jail.Program, *jail.Root, *os.File) (sandbox.Process, error) { return nil, broken }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

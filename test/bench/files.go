@@ -20,6 +20,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/shield"
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
+	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 )
 
 // files measures mounted files: what staging one costs on the host, and what the
@@ -38,7 +39,7 @@ func files(host *harness.Host) (_ []result, err error) {
 	if err := errors.Join(os.Mkdir(mount, 0o700), os.Mkdir(trees, 0o700)); err != nil {
 		return nil, err
 	}
-	s, err := shield.Start(filepath.Join(host.Output, "lib", "msb", "msb-shield"), mount, vm.NewConsole(func(string) {}))
+	s, err := shield.Start(jail.Program{Path: filepath.Join(host.Output, "lib", "msb", "msb-shield")}, mount, vm.NewConsole(func(string) {}))
 	if err != nil {
 		return nil, err
 	}

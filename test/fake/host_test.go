@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"testing"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -43,7 +43,7 @@ type host struct {
 // and nothing of it may be left.
 func boot(t *testing.T, driver *Driver) *host {
 	t.Helper()
-	checkGoroutines(t)
+	itself.NothingLeft(t)
 	started, err := driver.Start(t.Context(), vm.Config{Memory: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
@@ -195,28 +195,6 @@ func (h *host) remove(id string) {
 	if err := errors.Join(err, removeErr); err != nil {
 		h.t.Fatal(err)
 	}
-}
-
-// checkGoroutines fails the test if it leaves goroutines behind. It is called before
-// anything that the test starts.
-func checkGoroutines(t *testing.T) {
-	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		if !eventually(func() bool { return runtime.NumGoroutine() <= before }) {
-			stacks := make([]byte, 1<<20)
-			t.Errorf("%d goroutines before, and after:\n%s", before, stacks[:runtime.Stack(stacks, true)])
-		}
-	})
-}
-
-func eventually(holds func() bool) bool {
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
 }
 
 // read takes all of a stream.

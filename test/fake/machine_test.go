@@ -18,6 +18,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
 )
@@ -33,7 +34,7 @@ func start(t *testing.T, driver *Driver) *Machine {
 
 // The driver does as it is told and remembers what it did.
 func TestDriver(t *testing.T) {
-	checkGoroutines(t)
+	itself.NothingLeft(t)
 	refused := errors.New("refused")
 	driver := &Driver{}
 	if driver.Name() != "fake" || driver.Check(t.Context()) != nil {
@@ -78,7 +79,7 @@ func TestDriver(t *testing.T) {
 
 // Dial waits for the boot, for its context, or for the machine's end.
 func TestBoot(t *testing.T) {
-	checkGoroutines(t)
+	itself.NothingLeft(t)
 	told := make(chan struct{})
 	m := start(t, &Driver{Boot: BootsWhen(told)})
 	over, cancel := context.WithCancelCause(t.Context())
@@ -164,7 +165,7 @@ func TestDeath(t *testing.T) {
 
 // A VMM that cannot be killed is waited for as long as the caller says.
 func TestUndying(t *testing.T) {
-	checkGoroutines(t)
+	itself.NothingLeft(t)
 	m := start(t, &Driver{Undying: true, Pid: 4711})
 	over, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
@@ -202,7 +203,7 @@ func TestInput(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	// The stream has ended, and the task service still holds its own end.
-	if !eventually(func() bool { return !slices.Contains(h.agent.Left(), "input stream in") }) {
+	if !itself.Eventually(func() bool { return !slices.Contains(h.agent.Left(), "input stream in") }) {
 		t.Error("the input has not ended")
 	}
 	if r, err := h.state(t.Context()); err != nil || r.Status != tasktypes.Status_RUNNING {
@@ -247,7 +248,7 @@ func TestFlood(t *testing.T) {
 		h.remove(id)
 		stdout.Close()
 	}
-	if !eventually(func() bool { return len(h.agent.Left()) == 0 }) {
+	if !itself.Eventually(func() bool { return len(h.agent.Left()) == 0 }) {
 		t.Errorf("left: %q", h.agent.Left())
 	}
 }

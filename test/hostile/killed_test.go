@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/test/harness"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // heldVariable has TestHeld wait to be killed.
@@ -84,7 +84,7 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		end()
-		if mounts := mountsBelow(t, tmp); len(mounts) > 0 {
+		if mounts := itself.MountsBelow(t, tmp); len(mounts) > 0 {
 			t.Errorf("%v: it left mounts: %q", s, mounts)
 		}
 		if now := segments(t); now != memory {
@@ -119,16 +119,4 @@ func segments(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(list)
-}
-
-func mountsBelow(t *testing.T, dir string) (points []string) {
-	t.Helper()
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range mounts {
-		points = append(points, m.Mountpoint)
-	}
-	return points
 }

@@ -50,6 +50,36 @@ var mutations = []mutation{
 		"", "TestHostileMetrics",
 	},
 	{
+		"pages of any size", "shim/guest/metrics.go",
+		"return e.Pagesize, ", "return e.Pagesize, e.Pagesize != \"\" || ",
+		"", "TestHostileMetrics",
+	},
+	{
+		"a pressure that is no number", "shim/guest/metrics.go",
+		"if math.IsNaN(*share) {", "if math.IsNaN(*share) && false {",
+		"", "TestHostileMetrics",
+	},
+	{
+		"a pressure of more than all", "shim/guest/metrics.go",
+		"min(max(*share, 0), most)", "max(*share, min(0, most))",
+		"", "TestHostileMetrics",
+	},
+	{
+		"a pressure of less than nothing", "shim/guest/metrics.go",
+		"min(max(*share, 0), most)", "min(*share, most)",
+		"", "TestHostileMetrics",
+	},
+	{
+		"the pressure of all at once", "shim/guest/metrics.go",
+		"pressure.GetSome(), pressure.GetFull()}", "pressure.GetSome()}",
+		"", "TestHostileMetrics",
+	},
+	{
+		"the pressure of devices", "shim/guest/metrics.go",
+		"told.GetMemory().GetPSI(), told.GetIo().GetPSI()}", "told.GetMemory().GetPSI()}",
+		"", "TestHostileMetrics",
+	},
+	{
 		"long metrics", "shim/guest/metrics.go",
 		"if len(answer) > maxMetrics {", "if len(answer) > maxMetrics && false {",
 		"", "TestUnreadableMetrics",
@@ -284,6 +314,73 @@ var mutations = []mutation{
 		"any number of forwarded connections", "shim/network/loopback.go",
 		"make(chan struct{}, MaxForwarded)", "make(chan struct{}, 1<<16)",
 		"", "TestForwardedClientsThatDoNotRead",
+	},
+
+	// Standard streams.
+	{
+		"a guest's output ends before it has begun", "guest/stdio/fifo.go",
+		"	if err := o.awaitWriter(); err != nil {\n		return err\n	}\n", "",
+		"", "TestOutputBeforeItsWriter",
+	},
+	{
+		"the agent waits for who writes an output", "guest/stdio/fifo.go",
+		"unix.O_RDONLY|unix.O_NONBLOCK", "unix.O_RDONLY",
+		"", "TestOpensWithoutWaiting",
+	},
+	{
+		"who ends an input waits for its reader", "guest/stdio/fifo.go",
+		"unix.O_RDWR|unix.O_NONBLOCK", "unix.O_WRONLY|unix.O_NONBLOCK",
+		"", "TestOpensWithoutWaiting",
+	},
+	{
+		"input before its reader is lost", "guest/stdio/fifo.go",
+		"pause := firstLook; !i.hasReader(); pause *= 2 {", "pause := firstLook; false && !i.hasReader(); pause *= 2 {",
+		"", "TestInputBeforeItsReader",
+	},
+	{
+		"an end of input before its reader is lost", "guest/stdio/fifo.go",
+		"	return i.begin() // who", "	return nil // who",
+		"", "TestInputBeforeItsReader",
+	},
+	{
+		"input waits for ever for a reader", "guest/stdio/fifo.go",
+		"if pause > lastLook {", "if pause > lastLook && false {",
+		"", "TestInputWithoutReader",
+	},
+	{
+		"a host that leaves waits for the reader of its input", "guest/stdio/fifo.go",
+		"		case <-i.closed:\n			return os.ErrClosed\n", "",
+		"", "TestInputWithoutReader",
+	},
+	{
+		"nobody learns that an input has no reader any more", "guest/stdio/fifo.go",
+		"	if i.keeper.Close() != nil {\n", "	if i.keeper == nil {\n",
+		"", "TestProcessClosesStdin",
+	},
+	{
+		"an input that is closed has no end", "guest/stdio/fifo.go",
+		"	_ = i.keeper.Close() // it may", "	// it may",
+		"", "TestCloseInput",
+	},
+	{
+		"each copy makes a buffer", "internal/copying/copying.go",
+		"	defer b.pool.Put(buffer)\n", "",
+		"", "TestBuffersAreKept",
+	},
+	{
+		"copies at the same time have one buffer", "internal/copying/copying.go",
+		"	return &Buffers{sync.Pool{New: func() any {\n		buffer := make([]byte, size)\n", "	buffer := make([]byte, size)\n	return &Buffers{sync.Pool{New: func() any {\n",
+		"", "TestBuffersAtOnce",
+	},
+	{
+		"a copy reads as its source likes", "internal/copying/copying.go",
+		"onlyReader{from}", "from",
+		"", "TestCopies",
+	},
+	{
+		"a copy writes as its sink likes", "internal/copying/copying.go",
+		"onlyWriter{to}", "to",
+		"", "TestCopies",
 	},
 
 	// Who connects to a socket.
@@ -682,6 +779,26 @@ var mutations = []mutation{
 		"guestMemory+vmmAllowance, int64(maxTasks)", "guestMemory+1000*vmmAllowance, int64(maxTasks)",
 		"", "TestResources",
 	},
+	{
+		"a container that joins has the placeholder that is installed by then", "shim/sandbox/placeholder.go",
+		"		Opened:          program.File,\n", "",
+		"", "TestReplacedKit",
+	},
+	{
+		"a file that joins has the shield that is installed by then", "shim/shield/shield.go",
+		"spec.Opened, spec.Files, spec.Output = program.File, []", "spec.Files, spec.Output = []",
+		"shim/sandbox", "TestReplacedKit",
+	},
+	{
+		"a program of the kit is opened when it is needed", "vm/jail/program.go",
+		"	if p.File == nil {\n		return p.Path\n", "	if p.File != nil {\n		return p.Path\n",
+		"", "TestOpenedProgram",
+	},
+	{
+		"the shield is called by the number of a descriptor", "cmd/msb-shield/main.go",
+		"	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0) // it only helps who looks\n", "	_, _ = unsafe.SliceData(name), unix.PR_SET_NAME\n",
+		"shim/shield", "TestName",
+	},
 
 	// Spares.
 	{
@@ -766,5 +883,27 @@ var mutations = []mutation{
 		"a bundle that is written to while it is removed", "guest/bundle/bundle.go",
 		"	err = os.Rename(api.BundlePath(container), filepath.Join(dir, \"bundle\"))\n", "	err = os.RemoveAll(api.BundlePath(container))\n",
 		"", "TestRemoveWhileWritten",
+	},
+
+	// What containerd has forgotten.
+	{
+		"a VM that containerd has forgotten is not shown", "ctl/survey/forgotten.go",
+		"if s, ok := removedBundle(state, bundle); ok {", "if s, ok := removedBundle(state, bundle); ok && false {",
+		"", "TestForgotten",
+	},
+	{
+		"a VM that containerd has forgotten has another name", "ctl/survey/forgotten.go",
+		"strings.TrimPrefix(parts[2], \".\")", "parts[2]",
+		"", "TestForgotten",
+	},
+	{
+		"a shim that ends is one that containerd has forgotten", "ctl/survey/forgotten.go",
+		"return s.VMM != nil || known || hangs(err)", "return known || true",
+		"", "TestForgotten",
+	},
+	{
+		"what containerd has forgotten is meant by a name that it knows", "ctl/survey/survey.go",
+		" || s.shadowed(sandboxes) {", " {",
+		"", "TestForgottenName",
 	},
 }

@@ -6,12 +6,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/core/runtime"
-	"github.com/moby/sys/mountinfo"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/mountns"
 	"github.com/msb-runtime/containerd-shim-msb/shim/network"
@@ -94,7 +92,7 @@ type Placeholder struct {
 // firstPid is the first placeholder's: above what a kernel gives.
 const firstPid = 1 << 23
 
-func (r *Rig) startPlaceholder(string, *jail.Root, *os.File) (sandbox.Process, error) {
+func (r *Rig) startPlaceholder(jail.Program, *jail.Root, *os.File) (sandbox.Process, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	stand := &Placeholder{pid: firstPid + len(r.stands), exited: make(chan struct{})}
@@ -129,16 +127,3 @@ func (noNetwork) Follow(context.Context, network.Guest) error { return nil }
 func (noNetwork) Sync(context.Context, network.Guest) error   { return nil }
 func (noNetwork) Move(mountns.Namespace, string) error        { return nil }
 func (noNetwork) Close() error                                { return nil }
-
-// mountsBelow are the mount points below a directory.
-func mountsBelow(t testing.TB, dir string) (points []string) {
-	t.Helper()
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, mount := range mounts {
-		points = append(points, mount.Mountpoint)
-	}
-	return points
-}

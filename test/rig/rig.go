@@ -33,6 +33,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/stdio"
 	"github.com/msb-runtime/containerd-shim-msb/shim/task"
 	"github.com/msb-runtime/containerd-shim-msb/test/fake"
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 )
 
@@ -156,7 +157,7 @@ func (r *Rig) expectNothingLeft() {
 // ExpectNoMounts fails if anything of the test's is mounted.
 func (r *Rig) ExpectNoMounts() {
 	r.T.Helper()
-	for _, mount := range mountsBelow(r.T, filepath.Dir(r.T.TempDir())) {
+	for _, mount := range itself.MountsBelow(r.T, filepath.Dir(r.T.TempDir())) {
 		r.T.Errorf("%s is still mounted", mount)
 	}
 }

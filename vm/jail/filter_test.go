@@ -9,6 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// What a filter answers (seccomp(2)).
+const (
+	allow  = uint32(seccomp.ActionAllow)
+	kill   = uint32(seccomp.ActionKillProcess)
+	eperm  = uint32(seccomp.ActionErrno) | uint32(unix.EPERM)
+	enosys = uint32(seccomp.ActionErrno) | uint32(unix.ENOSYS)
+)
+
 // The filter, run as the kernel would, for one call.
 func TestFilter(t *testing.T) {
 	machines := make(map[kind]*bpf.VM)
@@ -22,12 +30,6 @@ func TestFilter(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const (
-		allow  = uint32(seccomp.ActionAllow)
-		kill   = uint32(seccomp.ActionKillProcess)
-		eperm  = uint32(seccomp.ActionErrno) | uint32(unix.EPERM)
-		enosys = uint32(seccomp.ActionErrno) | uint32(unix.ENOSYS)
-	)
 	for name, c := range map[string]struct {
 		arch, number uint32
 		arguments    [6]uint64
@@ -113,12 +115,6 @@ func TestSharedPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const (
-		allow  = uint32(seccomp.ActionAllow)
-		kill   = uint32(seccomp.ActionKillProcess)
-		eperm  = uint32(seccomp.ActionErrno) | uint32(unix.EPERM)
-		enosys = uint32(seccomp.ActionErrno) | uint32(unix.ENOSYS)
-	)
 	for name, c := range map[string]struct {
 		arch, number uint32
 		second       uint64

@@ -32,6 +32,9 @@ type Spec struct {
 	// without the program's name.
 	Program string
 	Args    []string
+	// Opened is Program, opened earlier (Program.File), of a process that cooperates: others start where
+	// there is no procfs to execute it by. Nil means what is at the path.
+	Opened *os.File
 	// Input is what the process reads on its standard input: all of it at once.
 	Input []byte
 	// Files become the descriptors from FirstFile on. The caller keeps and

@@ -110,7 +110,8 @@ func (p *Process) start(spec Spec) (err error) {
 
 // launch forks and executes.
 func (p *Process) launch(spec Spec, control *os.File) error {
-	p.cmd = exec.Command(spec.Program, spec.Args...)
+	p.cmd = exec.Command(Program{spec.Program, spec.Opened}.executable(), spec.Args...)
+	p.cmd.Args[0] = spec.Program
 	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	p.cmd.Dir = "/"
 	p.cmd.Stdin = bytes.NewReader(spec.Input)

@@ -57,6 +57,56 @@ func TestPlaceholder(t *testing.T) {
 	ended(t, p)
 }
 
+// A program that was opened is what runs, whatever is at its path by then, and it has the program's name.
+func TestOpenedProgram(t *testing.T) {
+	path := buildPlaceholder(t)
+	program := OpenProgram(path)
+	defer program.Close()
+	for _, c := range []struct {
+		name   string
+		before func() error
+	}{
+		{"as it is", func() error { return nil }},
+		{"another", func() error { return replaceFile(path, "#!/bin/false\n") }},
+		{"none", func() error { return os.Remove(path) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := c.before(); err != nil {
+				t.Fatal(err)
+			}
+			s := spec(t, "", io.Discard)
+			s.Program, s.Args, s.Opened = program.Path, nil, program.File
+			p, err := Start(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Kill()
+			comm, commErr := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.Pid()))
+			line, lineErr := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Pid()))
+			if string(comm) != "msb-placeholder\n" || string(line) != path+"\x00" || commErr != nil || lineErr != nil {
+				t.Errorf("it is called %q and %q, %v, %v", comm, line, commErr, lineErr)
+			}
+			awaitStatus(t, p, "Seccomp:\t2\n") // it has let go of the keeper
+			if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid())); len(fds) > FirstFile || err != nil {
+				t.Errorf("it has %d descriptors, %v", len(fds), err)
+			}
+			p.Kill()
+			ended(t, p)
+		})
+	}
+	if missing := OpenProgram(path + ".none"); missing.File != nil || missing.Path != path+".none" || missing.Close() != nil {
+		t.Errorf("a program that is not there: %v", missing)
+	}
+}
+
+// replaceFile puts a program in the place of another, as package managers do.
+func replaceFile(path, text string) error {
+	if err := os.WriteFile(path+".new", []byte(text), 0o755); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
 // filtersHere is how many filters of system calls this process has itself.
 func filtersHere(t *testing.T) (n int) {
 	t.Helper()

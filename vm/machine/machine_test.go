@@ -6,14 +6,13 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 	"github.com/msb-runtime/containerd-shim-msb/vm"
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail"
 	"github.com/msb-runtime/containerd-shim-msb/vm/mux"
@@ -26,16 +25,8 @@ const patience = time.Minute
 // connection.
 func run(t *testing.T, script string) (*Machine, net.Conn) {
 	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				stacks := make([]byte, 1<<16)
-				t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
-			}
-		}
-	})
-	host, guest := socketPair(t)
+	itself.NothingLeft(t)
+	host, guest := itself.Connection(t)
 	console := vm.NewConsole(func(string) {})
 	process, err := jail.Start(jail.Spec{Program: "/bin/sh", Args: []string{"-c", script}, Output: console})
 	if err != nil {
@@ -56,23 +47,6 @@ func run(t *testing.T, script string) (*Machine, net.Conn) {
 
 // alive is a VMM that ends only when it is killed.
 const alive = "exec sleep 1000"
-
-func socketPair(t *testing.T) (net.Conn, net.Conn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns [2]net.Conn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "pair")
-		if conns[i], err = net.FileConn(file); err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-	}
-	return conns[0], conns[1]
-}
 
 // wantEnd waits for the machine's end, with a reason that has each of the words.
 func wantEnd(t *testing.T, m *Machine, words ...string) {

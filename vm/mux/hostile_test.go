@@ -5,11 +5,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // slack is what a hostile guest may make the host's memory grow by in all.
@@ -18,8 +19,8 @@ const slack = 32 << 20
 // hostile is the host's end of a session whose guest sends frames of its own making.
 func hostile(t *testing.T) (*Session, net.Conn) {
 	t.Helper()
-	nothingLeft(t)
-	here, there := socketPair(t)
+	itself.NothingLeft(t)
+	here, there := itself.Connection(t)
 	host := Host(here)
 	t.Cleanup(func() { host.Close(); there.Close() })
 	return host, there
@@ -50,14 +51,6 @@ func wantViolation(t *testing.T, host *Session, reason string) {
 	if err := host.Err(); !errors.Is(err, ErrViolation) || !strings.Contains(err.Error(), reason) {
 		t.Errorf("the session ended with %v; want %q", err, reason)
 	}
-}
-
-// memory is what the process has in use.
-func memory() int64 {
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapInuse + stats.StackInuse)
 }
 
 // Each violation ends the session with its name.
@@ -104,7 +97,7 @@ func opens(first uint32, n int) (frames []byte) {
 // to that, costs a send buffer, and in the end its session.
 func TestOpenAndCloseWithoutReading(t *testing.T) {
 	host, conn := hostile(t)
-	before := memory()
+	before := itself.Memory()
 	go func() {
 		for {
 			stream, err := host.Accept()
@@ -121,7 +114,7 @@ func TestOpenAndCloseWithoutReading(t *testing.T) {
 			if err := host.Err(); !errors.Is(err, ErrViolation) || !strings.Contains(err.Error(), "does not read") && !strings.Contains(err.Error(), "accepted yet") {
 				t.Errorf("the session ended with %v", err)
 			}
-			if grown := memory() - before; grown > 4<<20 {
+			if grown := itself.Memory() - before; grown > 4<<20 {
 				t.Errorf("the host has grown by %d bytes", grown)
 			}
 			return
@@ -141,7 +134,7 @@ func TestOpenAndCloseWithoutReading(t *testing.T) {
 func TestClosedStreamsAreForgotten(t *testing.T) {
 	host, conn := hostile(t)
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
-	before := memory()
+	before := itself.Memory()
 	const streams = 20_000
 	for n := range uint32(streams) {
 		id := 2 + 2*n
@@ -162,7 +155,7 @@ func TestClosedStreamsAreForgotten(t *testing.T) {
 	if left != 0 {
 		t.Errorf("%d streams are left", left)
 	}
-	if grown := memory() - before; grown > 4<<20 {
+	if grown := itself.Memory() - before; grown > 4<<20 {
 		t.Errorf("the host has grown by %d bytes", grown)
 	}
 }
@@ -171,7 +164,7 @@ func TestClosedStreamsAreForgotten(t *testing.T) {
 // hold a LargeWindow, while there are any.
 func TestWindowsAreBounded(t *testing.T) {
 	host, guest := sessions(t)
-	before := memory()
+	before := itself.Memory()
 	const streams = 256
 	message := make([]byte, 1<<20)
 	for range streams {
@@ -199,7 +192,7 @@ func TestWindowsAreBounded(t *testing.T) {
 			t.Fatalf("the guest may still send %d bytes", allowed)
 		}
 	}
-	grown := memory() - before
+	grown := itself.Memory() - before
 	host.mu.Lock()
 	defer host.mu.Unlock()
 	want := streams*Window + LargeStreams*(LargeWindow-Window)
@@ -234,14 +227,14 @@ func TestLargeWindowsComeBack(t *testing.T) {
 
 // A guest that stops reading holds up no Close and no deadline, and is given up.
 func TestGuestStopsReading(t *testing.T) {
-	nothingLeft(t)
+	itself.NothingLeft(t)
 	here, there := net.Pipe()
 	defer there.Close()
 	side := hostSide
 	side.stall = 2 * time.Second
 	host := start(here, side)
 	defer host.Close()
-	before := memory()
+	before := itself.Memory()
 	var streams []*Stream
 	var writes sync.WaitGroup
 	for range 500 {
@@ -266,7 +259,7 @@ func TestGuestStopsReading(t *testing.T) {
 		t.Errorf("the session ended before the closes: %v", host.Err())
 	default:
 	}
-	if grown := memory() - before; grown > 8<<20 {
+	if grown := itself.Memory() - before; grown > 8<<20 {
 		t.Errorf("the host has grown by %d bytes", grown)
 	}
 	wantViolation(t, host, "has not read")
@@ -274,7 +267,7 @@ func TestGuestStopsReading(t *testing.T) {
 
 // What the host wants to tell a guest that does not read is bounded, too.
 func TestControlFramesAreBounded(t *testing.T) {
-	nothingLeft(t)
+	itself.NothingLeft(t)
 	here, there := net.Pipe()
 	defer there.Close()
 	host := Host(here)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -16,53 +15,22 @@ import (
 	"time"
 
 	"golang.org/x/net/nettest"
-	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/itself"
 )
 
 // patience is how long a test waits for what must happen.
 const patience = time.Minute
 
-// socketPair is a connection as between shim and VMM.
-func socketPair(t testing.TB) (net.Conn, net.Conn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns [2]net.Conn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "pair")
-		if conns[i], err = net.FileConn(file); err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-	}
-	return conns[0], conns[1]
-}
-
 // sessions are both ends of a session. Their connection has no buffer, so two sides
 // that both want to send must both receive.
 func sessions(t testing.TB) (host, guest *Session) {
 	t.Helper()
-	nothingLeft(t)
+	itself.NothingLeft(t)
 	here, there := net.Pipe()
 	host, guest = Host(here), Guest(there)
 	t.Cleanup(func() { host.Close(); guest.Close() })
 	return host, guest
-}
-
-// nothingLeft fails the test if goroutines are left after it.
-func nothingLeft(t testing.TB) {
-	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				stacks := make([]byte, 1<<16)
-				t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
-			}
-		}
-	})
 }
 
 // pair is a stream that one side has opened and the other has accepted.
@@ -249,7 +217,7 @@ func TestConnectionEnds(t *testing.T) {
 }
 
 func BenchmarkStream(b *testing.B) {
-	here, there := socketPair(b)
+	here, there := itself.Connection(b)
 	host, guest := Host(here), Guest(there)
 	defer host.Close()
 	defer guest.Close()
@@ -279,7 +247,7 @@ func (w *writes) Write(p []byte) (int, error) {
 // What several are about to send goes in one write.
 func TestFramesGoTogether(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	local, remote := socketPair(t)
+	local, remote := itself.Connection(t)
 	counted := &writes{Conn: local}
 	host, guest := Host(counted), Guest(remote)
 	t.Cleanup(func() { host.Close(); guest.Close() })
