@@ -266,8 +266,9 @@ test-qemu-kvm: root build tools clients ## the main tests with QEMU on KVM and v
 	@if $(PROBE) kvm >/dev/null; then echo "==> QEMU on KVM: make test-e2e tests it on this machine"; exit; fi; \
 	$(STEP) "building the tests" go test -c -o $(OUTPUT)/test/ ./test/e2e && \
 	echo "==> end-to-end tests with QEMU on KVM, in an emulated host" && \
-	hack/kvmhost -t 14400 -p $(OUTPUT)/test/e2e.test sh -c 'probe kvm && MSB_DRIVER=qemu exec /put/e2e.test "$$@"' sh -test.v -test.timeout $(MSB_TIMEOUT) \
-		-test.run '^(TestConfined|TestLifecycle|TestMounts|TestNetwork)$$' -test.skip '^TestNetwork$$/(a_smaller_MTU|many)' | tee -i $(RESULTS)/qemu-kvm.log
+	hack/kvmhost -t $(if $(MSB_LONG),40000,14400) -p $(OUTPUT)/test/e2e.test env MSB_LONG="$${MSB_LONG:-}" MSB_DRIVER=qemu \
+		sh -c 'probe kvm && exec /put/e2e.test "$$@"' sh -test.v -test.timeout $(MSB_TIMEOUT) \
+		-test.run '^(TestConfined|TestLifecycle|TestMounts|TestNetwork|TestProcessors)$$' -test.skip '^TestNetwork$$/(a_smaller_MTU|many)' | tee -i $(RESULTS)/qemu-kvm.log
 
 # What is tried, and how: the runtime handler (msb or runc), the ways in which containerd
 # runs sandboxes, and a regular expression for the names of specs.

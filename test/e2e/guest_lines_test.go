@@ -297,6 +297,11 @@ var guestAbilities = []ability{
 		test:  kubeletInContainer,
 	},
 	{
+		name: "node", needs: privileged, long: true,
+		works: "the whole node: etcd, API server, controllers, scheduler and kubelet, with 3 GiB of memory: a pod of `kubectl run` is scheduled and Running, with a network, and `kubectl logs` shows its log (tried in `make test-long`)",
+		test:  nodeInContainer,
+	},
+	{
 		name: "systemd", use: "systemd as init", needs: privileged,
 		works: "it starts its units, and a service runs in a group of its own",
 		test:  systemd,

@@ -1,10 +1,16 @@
 package e2e
 
 import (
+	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"golang.org/x/sys/unix"
+
+	"github.com/msb-runtime/containerd-shim-msb/test/harness"
 )
 
 // wireguard joins the two VMs: each knows the other's key.
@@ -140,6 +146,54 @@ END
 		until [ "$(says containerLogs/default/pod-node/main | tee told)" = $'inet 10.97.0.\npod-node' ]; do kill -0 %2; sleep 1; done
 		cat told`)
 	t.Log(said)
+}
+
+// nodeInContainer runs hack/kubernetes in a container of its own, as on a machine: a control plane and
+// kubelet, which runs a pod that is asked for with kubectl.
+func nodeInContainer(t *testing.T, _ *guests) {
+	hack, err := filepath.Abs(filepath.Join("..", "..", "hack"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := append(programsOfTheHost(t), bind(hack, "/msb/hack", "ro"),
+		bind(filepath.Join(host.Output, "images", "busybox.tar"), "/msb/_output/images/busybox.tar", "ro"))
+	for _, dir := range []string{"cni", "kubernetes", "tools"} {
+		mounts = append(mounts, bind(filepath.Join(host.Output, dir), "/msb/_output/"+dir, "ro", "x-msb.sockets=off"))
+	}
+	c := start(t, options{spec: []oci.SpecOpts{
+		oci.WithMounts(mounts), oci.WithMemoryLimit(3 << 30),
+		oci.WithPrivileged, oci.WithHostDevices, oci.WithAllDevicesAllowed, oci.WithAddedCapabilities([]string{"CAP_SYS_RESOURCE"}),
+	}}, sleeper...)
+	var out harness.Buffer
+	process, exit := c.startExec(cio.NewCreator(cio.WithStreams(bytes.NewReader(nil), &out, &out)), nil, "/usr/bin/bash", "-c", prelude+groupsForOthers+`
+		PATH=$PATH:/bin # Debian's awk is a link into /etc
+		mkdir -p /opt
+		cat >/tmp/pod <<'END'
+set -eu
+kubectl run pod --image msb.test/busybox:latest --image-pull-policy Never --restart Never -- sh -c 'echo "$(hostname) says: $(ip addr show eth0 | grep -o "inet 10.97.0.")"; sleep 1000000'
+until kubectl wait --for 'jsonpath={.status.phase}=Running' pod/pod --timeout 2m; do kubectl get pods,events >&2; done
+kubectl get nodes,pods -o wide
+kubectl logs pod
+END
+		NODE_PATIENCE=900 /msb/hack/kubernetes bash /tmp/pod`)
+	// Each of these may take minutes where the guest is emulated.
+	for _, line := range []string{"kube-apiserver is ready after ", "kubelet is ready after ", "==> Kubernetes v", "pod/pod condition met", "pod says: inet 10.97.0.\n"} {
+		if !harness.Eventually(func() bool { return strings.Contains(out.String(), line) || len(exit) > 0 }) {
+			t.Errorf("no %q in %v", line, harness.Patience)
+			if err := process.Kill(c.ctx, unix.SIGKILL); err != nil {
+				t.Error(err)
+			}
+			break
+		}
+	}
+	code := await(t, exit)
+	if _, err := process.Delete(c.ctx); err != nil {
+		t.Error(err)
+	}
+	if code != 0 || !strings.HasSuffix(out.String(), "pod says: inet 10.97.0.\n") {
+		t.Errorf("exit code %d", code)
+	}
+	t.Log(out.String())
 }
 
 // systemd boots in a container of its own: it has to be the first process. Its basic units are

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -19,11 +20,12 @@ import (
 // and time.
 func TestProcessors(t *testing.T) {
 	for _, cpus := range []int{2, 4} {
-		// A VM has no more than its host, but with the help that libkrun's VMM can be given.
-		if cpus > runtime.NumCPU() && host.Driver != "krun" {
+		// A VM has no more than its host, but with the help that its VMM can be given. QEMU without
+		// KVM emulates all of them in one thread: more say nothing more.
+		if cpus > runtime.NumCPU() && host.Driver != "krun" && !harness.Emulated() {
 			continue
 		}
-		// An emulated host is slow, and QEMU's guest has two.
+		// An emulated host is slow.
 		if cpus == 2 && harness.FewEmulated(0, 1) == 0 {
 			continue
 		}
@@ -43,6 +45,21 @@ func TestProcessors(t *testing.T) {
 // more than that has. An emulated host has one.
 func moreProcessors(t *testing.T, cpus int) options {
 	t.Helper()
+	helped := moreInKrun
+	if host.Driver == "qemu" {
+		helped = moreInQEMU
+	}
+	file := config(t, t.TempDir(), helped(t, cpus))[1]
+	return options{container: func(id string, image client.Image) []client.NewContainerOpts {
+		return []client.NewContainerOpts{
+			client.WithNewSnapshot(id, image), client.WithRuntime(harness.Runtime, &runtimeoptions.Options{ConfigPath: file}),
+		}
+	}}
+}
+
+// moreInKrun is a configuration whose VMM is told of more processors than the shim tells it.
+func moreInKrun(t *testing.T, cpus int) string {
+	t.Helper()
 	const program = "msb-krun"
 	dir := kit(t, program, fmt.Sprintf(`#!/bin/sh
 exec %s <<END
@@ -52,12 +69,31 @@ END
 	if err := os.Chmod(filepath.Join(dir, program), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	file := config(t, t.TempDir(), patient(dir))[1]
-	return options{container: func(id string, image client.Image) []client.NewContainerOpts {
-		return []client.NewContainerOpts{
-			client.WithNewSnapshot(id, image), client.WithRuntime(harness.Runtime, &runtimeoptions.Options{ConfigPath: file}),
-		}
-	}}
+	return patient(dir)
+}
+
+// moreInQEMU is the same for QEMU, whose jail has the directory above the program's.
+func moreInQEMU(t *testing.T, cpus int) string {
+	t.Helper()
+	const program = "qemu-system-x86_64"
+	qemu, err := exec.LookPath(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "bin", program)
+	write(t, file, fmt.Sprintf(`#!/bin/sh
+for argument; do
+	shift
+	[ "$before" != -smp ] || argument=%d
+	before=$argument
+	set -- "$@" "$argument"
+done
+exec %s "$@"
+`, cpus, qemu))
+	if err := os.Chmod(file, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("qemu.path = %q\nvm.boot_timeout = %q", file, harness.Patience)
 }
 
 func stress(t *testing.T, cpus int, o options) {
