@@ -9,6 +9,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -50,6 +51,9 @@ func run() error {
 		entry.Fail(err)
 		return err
 	}
+	if err := ownDescriptors(manyDescriptors); err != nil {
+		return err
+	}
 	if err := entry.Enter(); err != nil {
 		return err
 	}
@@ -63,4 +67,25 @@ func load(machine api.Machine) (*libkrun.Library, error) {
 		return nil, err
 	}
 	return library, library.Check(machine)
+}
+
+// manyDescriptors is more than libkrun has open before its guest opens files.
+const manyDescriptors = 256
+
+// ownDescriptors gives this thread, and those that libkrun makes from it, a table of descriptors that
+// Go's other threads do not share, with that much room. One that is shared grows when nobody can read
+// the old one any more, which the kernel waits for (synchronize_rcu): in the middle of the start, when
+// libkrun has its 65th.
+func ownDescriptors(room int) error {
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	err := unix.Dup3(unix.Stdin, room-1, unix.O_CLOEXEC)
+	if errors.Is(err, unix.EBADF) {
+		return nil // it may not have as many
+	}
+	if err != nil {
+		return os.NewSyscallError("dup3", err)
+	}
+	return unix.Close(room - 1)
 }

@@ -43,7 +43,7 @@ func TestMachine(t *testing.T) {
 		Library: "/kit/libkrun.so.1",
 		CPUs:    2, MemoryMiB: 640,
 		Kernel:      "/vmlinux",
-		CommandLine: "console=hvc0 quiet reboot=k panic=-1 nomodule no-kvmapf initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent fb_tunnels=none msb.sysctl.fs.x=1",
+		CommandLine: "console=hvc0 quiet reboot=k panic=-1 nomodule no-kvmapf initcall_blacklist=jent_mod_init root=/dev/vda rootfstype=erofs ro init=/sbin/msb-agent fb_tunnels=none initcall_blacklist=slab_late_init msb.sysctl.fs.x=1",
 		Disk:        "/guest.erofs",
 		Shares:      []api.Share{{Tag: "msbpool", Dir: "/shares/msbpool"}, {Tag: "msbfiles", Dir: "/shares/msbfiles"}},
 		Console:     "/proc/self/fd/1",

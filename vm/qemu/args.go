@@ -123,7 +123,7 @@ func (p plan) args() []string {
 		"-kernel", jailKernel,
 		"-append", p.commandLine(),
 		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + jailDisk,
-		"-device", "virtio-blk-device,drive=root",
+		"-device", "virtio-blk-device,drive=root,opt_io_size=1048576", // the guest reads ahead twice that
 		"-device", p.eighthDevice(),
 		"-device", "virtio-serial-device,max_ports=2",
 		"-chardev", "stdio,id=console,signal=off,mux=off",
