@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -271,6 +272,21 @@ func TestDeleteNamedBundle(t *testing.T) {
 		c.directory = test.directory
 		if status := c.delete(test.arguments...); status != test.status {
 			t.Errorf("%v in %s: exit status %d, not %d", test.arguments, test.directory, status, test.status)
+		}
+	}
+}
+
+// Each process of the shim sets up what it is linked with, and gRPC, which it does not speak, would
+// be a third of that.
+func TestWithoutGRPC(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "go", "list", "-tags", "no_grpc", "-deps", ".")
+	packages, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"google.golang.org/grpc", "k8s.io/cri-api/pkg/apis/runtime/v1"} {
+		if slices.Contains(strings.Fields(string(packages)), name) {
+			t.Errorf("the shim is linked with %s", name)
 		}
 	}
 }
