@@ -211,13 +211,22 @@ func TestStartLegacySandbox(t *testing.T) {
 func TestStart(t *testing.T) {
 	needRoot(t)
 	c := newContainerd(t)
-	params := &bootapi.BootstrapParams{InstanceID: id, Namespace: namespace, ContainerdGrpcAddress: c.socket}
+	sockets, err := os.MkdirTemp("", "") // short, for a socket's address
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(sockets)
+	params := &bootapi.BootstrapParams{InstanceID: id, Namespace: namespace, ContainerdGrpcAddress: c.socket, SocketDir: &sockets}
 	var result bootapi.BootstrapResult
 	if err := proto.Unmarshal(c.start(marshal(t, params)), &result); err != nil {
 		t.Fatal(err)
 	}
-	if result.GetVersion() != 3 || result.GetProtocol() != "ttrpc" {
+	if result.GetVersion() != 3 || result.GetProtocol() != "ttrpc" || !strings.HasPrefix(result.GetAddress(), "unix://"+sockets+"/") {
 		t.Errorf("the answer is %v", &result)
+	}
+	// That is where pkg/shim looks for the socket if serving fails.
+	if kept, err := os.Readlink(filepath.Join(c.bundle, "s")); err != nil || kept != sockets {
+		t.Errorf("the bundle says %q, %v", kept, err)
 	}
 	client := dial(t, result.GetAddress())
 	defer end(t, client, result.GetAddress())
