@@ -199,7 +199,7 @@ test-race: root build tools hostile clients ## pods, end to end, with a shim tha
 	@$(DEPS) gcc
 	@rm -rf $(RACE) $(RESULTS)/race && mkdir -p $(RACE)/bin $(RESULTS)/race
 	@for part in lib tools images cni; do ln -s ../$$part $(RACE)/$$part; done
-	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
+	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race $(NO_GRPC) -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
 	@echo "==> pods, with the race detector in the shim"
 	@status=0; export GORACE="log_path=$(RESULTS)/race/shim atexit_sleep_ms=0"; \
 	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout $(MSB_TIMEOUT) -skip '^TestOverhead$$' ./test/pod | tee -i $(RESULTS)/pods.log || status=1; \
@@ -367,13 +367,13 @@ lint: ## go vet, staticcheck, errorlint, unparam, forbidigo, gofumpt, shellcheck
 	if [ $$status != 0 ]; then echo "==> lint: see above" >&2; exit 1; fi; \
 	echo "==> lint: nothing to complain about"
 
-proto: ## generate the protocols' Go code from guest/api, shim/journal/api and shim/shell/api
+proto: ## generate the protocols' Go code from guest/api, shim/journal/api, shim/shell/api and shim/spec/cri
 	@$(DEPS) protoc
 	@$(STEP) "building protoc's plugins" bash -c 'cd hack/tools/proto && GOBIN=$(TOOLS) go install tool'
 	@PATH=$(TOOLS):$$PATH protoc -I . -I /usr/include \
 		--go_out=. --go_opt=paths=source_relative \
 		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative guest/api/guest.proto \
-		shim/journal/api/journal.proto shim/shell/api/shell.proto
+		shim/journal/api/journal.proto shim/shell/api/shell.proto shim/spec/cri/cri.proto
 
 # What is installed, once: install, uninstall, the image and the packages take these lists.
 PROGRAMS := $(SHIM) $(CTL)
@@ -458,8 +458,11 @@ root:
 PROGRAM := hack/program $(OUTPUT)/build
 VERSIONED := -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)'
 
+# no_grpc is containerd's, for shims: its packages leave out what is for gRPC, which no shim speaks.
+NO_GRPC := -tags no_grpc
+
 shim:
-	@$(STEP) "building the shim" $(PROGRAM) $(SHIM) ./cmd/containerd-shim-msb-v2 $(VERSIONED)
+	@$(STEP) "building the shim" $(PROGRAM) $(SHIM) ./cmd/containerd-shim-msb-v2 $(NO_GRPC) $(VERSIONED)
 
 ctl:
 	@$(STEP) "building msbctl" $(PROGRAM) $(CTL) ./cmd/msbctl $(VERSIONED)

@@ -48,7 +48,7 @@ func main() {
 		os.Exit(0)
 	}
 	ctx := context.Background()
-	started, err := manager.StartLegacy(ctx)
+	started, err := manager.AnswerStart(ctx)
 	exitIf(err)
 	if started {
 		return

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -210,13 +211,22 @@ func TestStartLegacySandbox(t *testing.T) {
 func TestStart(t *testing.T) {
 	needRoot(t)
 	c := newContainerd(t)
-	params := &bootapi.BootstrapParams{InstanceID: id, Namespace: namespace, ContainerdGrpcAddress: c.socket}
+	sockets, err := os.MkdirTemp("", "") // short, for a socket's address
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(sockets)
+	params := &bootapi.BootstrapParams{InstanceID: id, Namespace: namespace, ContainerdGrpcAddress: c.socket, SocketDir: &sockets}
 	var result bootapi.BootstrapResult
 	if err := proto.Unmarshal(c.start(marshal(t, params)), &result); err != nil {
 		t.Fatal(err)
 	}
-	if result.GetVersion() != 3 || result.GetProtocol() != "ttrpc" {
+	if result.GetVersion() != 3 || result.GetProtocol() != "ttrpc" || !strings.HasPrefix(result.GetAddress(), "unix://"+sockets+"/") {
 		t.Errorf("the answer is %v", &result)
+	}
+	// That is where pkg/shim looks for the socket if serving fails.
+	if kept, err := os.Readlink(filepath.Join(c.bundle, "s")); err != nil || kept != sockets {
+		t.Errorf("the bundle says %q, %v", kept, err)
 	}
 	client := dial(t, result.GetAddress())
 	defer end(t, client, result.GetAddress())
@@ -271,6 +281,21 @@ func TestDeleteNamedBundle(t *testing.T) {
 		c.directory = test.directory
 		if status := c.delete(test.arguments...); status != test.status {
 			t.Errorf("%v in %s: exit status %d, not %d", test.arguments, test.directory, status, test.status)
+		}
+	}
+}
+
+// Each process of the shim sets up what it is linked with, and gRPC, which it does not speak, would
+// be a third of that.
+func TestWithoutGRPC(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "go", "list", "-tags", "no_grpc", "-deps", ".")
+	packages, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"google.golang.org/grpc", "k8s.io/cri-api/pkg/apis/runtime/v1"} {
+		if slices.Contains(strings.Fields(string(packages)), name) {
+			t.Errorf("the shim is linked with %s", name)
 		}
 	}
 }

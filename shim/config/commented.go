@@ -57,7 +57,7 @@ func Commented() string {
 	b.WriteString("# The configuration of msb. All settings are here with their defaults.\n\n")
 	section := ""
 	for i, setting := range flatten(Default()) {
-		path := keys[i].path
+		path := keys()[i].path
 		last := len(path) - 1
 		if now := strings.Join(path[:last], "."); now != section {
 			section = now

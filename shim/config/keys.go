@@ -6,13 +6,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
 // keys are the names of all settings and the types of their values, in the order of Config.
-var keys = keysOf(reflect.TypeFor[Config](), nil)
+var keys = sync.OnceValue(func() []key { return keysOf(reflect.TypeFor[Config](), nil) })
 
 // A key is a setting's name, part by part.
 type key struct {
@@ -56,21 +57,21 @@ func keysOf(of reflect.Type, path []string) (all []key) {
 }
 
 func findKey(name string) (key, bool) {
-	i := slices.IndexFunc(keys, func(k key) bool { return k.name() == name })
+	i := slices.IndexFunc(keys(), func(k key) bool { return k.name() == name })
 	if i < 0 {
 		return key{}, false
 	}
-	return keys[i], true
+	return keys()[i], true
 }
 
 // isSection tells whether settings are below a name.
 func isSection(name string) bool {
-	return slices.ContainsFunc(keys, func(k key) bool { return strings.HasPrefix(k.name(), name+".") })
+	return slices.ContainsFunc(keys(), func(k key) bool { return strings.HasPrefix(k.name(), name+".") })
 }
 
 // withNUL names a setting with a string that no program can be given; empty if there is none.
 func withNUL(config Config) string {
-	for _, k := range keys {
+	for _, k := range keys() {
 		if value := reflect.ValueOf(config).FieldByIndex(k.index); value.Kind() == reflect.String && strings.Contains(value.String(), "\x00") {
 			return k.name()
 		}
@@ -80,8 +81,8 @@ func withNUL(config Config) string {
 
 // flatten is every setting of a configuration, in the order of Config, as a file has it.
 func flatten(config Config) []Setting {
-	settings := make([]Setting, 0, len(keys))
-	for _, k := range keys {
+	settings := make([]Setting, 0, len(keys()))
+	for _, k := range keys() {
 		settings = append(settings, Setting{Key: k.name(), Value: written(reflect.ValueOf(config).FieldByIndex(k.index))})
 	}
 	return settings

@@ -186,10 +186,10 @@ func suggest(name string) string {
 			best, nearest = distance, candidate
 		}
 	}
-	for _, k := range keys {
+	for _, k := range keys() {
 		try(k.name(), distance(name, k.name()), len(name))
 	}
-	for _, k := range keys {
+	for _, k := range keys() {
 		// The right name in the wrong section, or none.
 		try(k.name(), distance(last, k.path[len(k.path)-1]), len(last))
 		for i := range len(k.path) - 1 {

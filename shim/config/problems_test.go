@@ -149,7 +149,7 @@ func TestCommented(t *testing.T) {
 	if err != nil || got != Default() {
 		t.Errorf("it is %+v, %v:\n%s", got, err, text)
 	}
-	for _, k := range keys {
+	for _, k := range keys() {
 		if comments[k.name()] == "" {
 			t.Errorf("%s has no comment in commented.go", k.name())
 		}

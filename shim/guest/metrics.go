@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"regexp"
+	"sync"
 
 	"github.com/containerd/cgroups/v3/cgroup2/stats"
 	"google.golang.org/protobuf/proto"
@@ -19,7 +20,7 @@ const (
 )
 
 // pageSize is what the kernel calls a size of huge pages (Documentation/admin-guide/cgroup-v2.rst).
-var pageSize = regexp.MustCompile(`^[1-9][0-9]{0,3}[KMG]B$`)
+var pageSize = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[1-9][0-9]{0,3}[KMG]B$`) })
 
 // checkedMetrics are the guest's metrics of a container as the host makes them: numbers that may be
 // lies, under names that are none. containerd shows those of all containers at once, and for two of
@@ -42,7 +43,7 @@ func checkedMetrics(answer []byte) ([]byte, error) {
 	if told.Io != nil {
 		told.Io.Usage = firstOfEach(told.Io.Usage, func(e *stats.IOEntry) (device, bool) { return device{e.Major, e.Minor}, true })
 	}
-	told.Hugetlb = firstOfEach(told.Hugetlb, func(e *stats.HugeTlbStat) (string, bool) { return e.Pagesize, pageSize.MatchString(e.Pagesize) })
+	told.Hugetlb = firstOfEach(told.Hugetlb, func(e *stats.HugeTlbStat) (string, bool) { return e.Pagesize, pageSize().MatchString(e.Pagesize) })
 	return proto.Marshal(&stats.Metrics{
 		Pids: cmp.Or(told.Pids, new(stats.PidsStat)), CPU: cmp.Or(told.CPU, new(stats.CPUStat)),
 		Memory: cmp.Or(told.Memory, new(stats.MemoryStat)), MemoryEvents: cmp.Or(told.MemoryEvents, new(stats.MemoryEvents)),

@@ -34,6 +34,12 @@ func SetPending(bundle string) error {
 	return os.WriteFile(filepath.Join(bundle, pendingFile), nil, 0o600)
 }
 
+// IsPending tells whether SetPending may have noted something that nobody has taken.
+func IsPending(bundle string) bool {
+	_, err := os.Lstat(filepath.Join(bundle, pendingFile))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
 // TakePending tells whether poststop hooks are to be run, and takes the note away.
 func TakePending(bundle string) (bool, error) {
 	err := os.Remove(filepath.Join(bundle, pendingFile))

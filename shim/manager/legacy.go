@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -16,7 +17,8 @@ import (
 )
 
 // containerd from 2.3 on gives "start" a BootstrapParams on stdin and takes a
-// BootstrapResult. pkg/shim knows only this form. Earlier ones, 1.6 to 2.2, give the same
+// BootstrapResult. pkg/shim knows only this form, and readies the process as if it were to serve calls,
+// with a collection of garbage. Earlier ones, 1.6 to 2.2, give the same
 // arguments and environment, and on stdin nothing or the runtime's options. All of these
 // take a bare address for an answer and then speak version 2 of the Task API. Only stdin
 // tells the two forms apart.
@@ -27,9 +29,9 @@ import (
 // maxParams is pkg/shim's limit for what it reads from stdin, in bytes.
 const maxParams = 10 << 20
 
-// StartLegacy answers "start" in its earlier form. It returns false if the program
-// was called for anything else: that is left to pkg/shim, with stdin as it was.
-func StartLegacy(ctx context.Context) (bool, error) {
+// AnswerStart answers "start" in either form. It returns false if the program was called for anything
+// else, which is left to pkg/shim.
+func AnswerStart(ctx context.Context) (bool, error) {
 	c, ok := parseStart(os.Args[1:])
 	if !ok {
 		return false, nil
@@ -38,44 +40,66 @@ func StartLegacy(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("reading stdin: %w", err)
 	}
-	if c.isBootstrap(input) {
-		os.Stdin, err = unread(input)
-		return false, err
+	params, isBootstrap := c.bootstrap(input)
+	if !isBootstrap {
+		if params, err = c.params(input); err != nil {
+			return false, err
+		}
 	}
-	params, err := c.params(input)
-	if err != nil {
+	if err := keepSocketDir(params.GetSocketDir()); err != nil {
 		return false, err
 	}
 	result, err := Manager{}.Start(namespaces.WithNamespace(ctx, params.GetNamespace()), params)
 	if err != nil {
 		return false, err
 	}
-	bundle, err := os.Getwd()
+	answer, err := answerTo(result, isBootstrap)
 	if err != nil {
 		return false, err
 	}
-	answer, err := answerTo(bundle, result)
-	if err != nil {
-		return false, err
-	}
-	_, err = os.Stdout.WriteString(answer)
+	_, err = os.Stdout.Write(answer)
 	return true, err
+}
+
+// socketDirLink is the link in a bundle by which pkg/shim finds the directory of a daemon's socket, if
+// serving fails.
+const socketDirLink = "s"
+
+// keepSocketDir makes that link, as pkg/shim does; none is needed for the usual directory.
+func keepSocketDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.Remove(socketDirLink); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("noting the shim's address in the bundle: %w", err)
+	}
+	if err := os.Symlink(dir, socketDirLink); err != nil {
+		return fmt.Errorf("noting the shim's address in the bundle: %w", err)
+	}
+	return nil
 }
 
 // sandboxes is the directory of the bundles of sandboxes since containerd 2.0, with one for
 // each namespace in it: the id of the plugin that runs them.
 const sandboxes = "io.containerd.sandbox.controller.v1.shim"
 
-// answerTo is the answer to the start of a shim for a bundle: its address, or, for a sandbox,
-// all of the result as JSON (containerd 2.2, pkg/shim, BootstrapParams).
-func answerTo(bundle string, result *bootapi.BootstrapResult) (string, error) {
-	if filepath.Base(filepath.Dir(filepath.Dir(bundle))) != sandboxes {
-		return result.GetAddress(), nil
+// answerTo is the answer to the start of a shim for the bundle that this process is in: the result; and
+// in the earlier form its address, or, for a sandbox, all of it as JSON (containerd 2.2, pkg/shim,
+// BootstrapParams).
+func answerTo(result *bootapi.BootstrapResult, isBootstrap bool) ([]byte, error) {
+	if isBootstrap {
+		return proto.Marshal(result)
 	}
-	answer, err := json.Marshal(map[string]any{
+	bundle, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	if filepath.Base(filepath.Dir(filepath.Dir(bundle))) != sandboxes {
+		return []byte(result.GetAddress()), nil
+	}
+	return json.Marshal(map[string]any{
 		"version": result.GetVersion(), "protocol": result.GetProtocol(), "address": result.GetAddress(),
 	})
-	return string(answer), err
 }
 
 // A startCall is what the arguments of "start" say, in both forms.
@@ -98,11 +122,11 @@ func parseStart(args []string) (c startCall, ok bool) {
 	return c, err == nil && flags.Arg(0) == "start" && c.namespace != ""
 }
 
-// isBootstrap tells whether stdin is a BootstrapParams. The runtime's options may decode
+// bootstrap is stdin as a BootstrapParams, if it is one. The runtime's options may decode
 // as one, too, but not with this container's id and namespace.
-func (c startCall) isBootstrap(input []byte) bool {
-	var params bootapi.BootstrapParams
-	return proto.Unmarshal(input, &params) == nil && params.GetInstanceID() == c.id && params.GetNamespace() == c.namespace
+func (c startCall) bootstrap(input []byte) (*bootapi.BootstrapParams, bool) {
+	params := new(bootapi.BootstrapParams)
+	return params, proto.Unmarshal(input, params) == nil && params.GetInstanceID() == c.id && params.GetNamespace() == c.namespace
 }
 
 // params are the BootstrapParams that a later containerd would have given.
@@ -126,17 +150,4 @@ func (c startCall) params(options []byte) (*bootapi.BootstrapParams, error) {
 	}
 	params.Extensions = []*bootapi.Extension{{Value: &value}}
 	return params, nil
-}
-
-// unread returns a file from which the input can be read again.
-func unread(input []byte) (*os.File, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		_, _ = w.Write(input)
-		_ = w.Close()
-	}()
-	return r, nil
 }

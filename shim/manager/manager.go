@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -59,7 +60,17 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*boo
 	return result, err
 }
 
+// endsSoon has this process, which allocates little before it ends, not look for what it can free: a
+// collection of garbage takes as long as all that "delete" does. pkg/shim has it collect often, for
+// daemons.
+func endsSoon() {
+	const much = 64 << 20 // a configuration may be that large
+	debug.SetMemoryLimit(much)
+	debug.SetGCPercent(-1)
+}
+
 func start(ctx context.Context, params *bootapi.BootstrapParams, began time.Time) (*bootapi.BootstrapResult, error) {
+	endsSoon()
 	pod, err := podOf(".")
 	if err != nil {
 		return nil, err
@@ -151,6 +162,7 @@ func result(address string, images config.Images) (*bootapi.BootstrapResult, err
 // task ended. The shim's mounts went with its namespace. What may be left are the VMM, the
 // control group, TAP devices, and the shim's socket.
 func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	endsSoon()
 	bundle, err := bundleOf(ctx)
 	if err != nil {
 		return shim.StopStatus{}, err
@@ -204,9 +216,10 @@ func cleanUpSandbox(ctx context.Context, bundle string) error {
 }
 
 // runHooks runs the poststop hooks of a bundle's container, because its shim, which is dead,
-// cannot. A sandbox of the Sandbox API has no configuration, and so no hooks.
+// cannot. Most containers have none that are pending, and their configuration, which need not be in
+// order, is not read again.
 func runHooks(ctx context.Context, id, bundle string) error {
-	if _, err := os.Stat(filepath.Join(bundle, "config.json")); errors.Is(err, os.ErrNotExist) {
+	if !hook.IsPending(bundle) {
 		return nil
 	}
 	plan, err := spec.Load(bundle)

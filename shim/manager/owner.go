@@ -13,7 +13,8 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec/cri"
 )
 
 // ownerPatience is how long the earlier shim of a name may take to say whether it is in use.

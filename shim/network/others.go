@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -14,7 +15,7 @@ import (
 
 // ofProcess is a path that names a namespace by a process in it, as Docker and nerdctl do
 // for --network container:NAME.
-var ofProcess = regexp.MustCompile(`^/proc/[^/]+/(task/[^/]+/)?ns/net$`)
+var ofProcess = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/proc/[^/]+/(task/[^/]+/)?ns/net$`) })
 
 // refuseOthers refuses a namespace in which processes of others live: they would lose their
 // network to the VM. A namespace that CNI has made for a pod or a container has none. One
@@ -27,7 +28,7 @@ func refuseOthers(namespace *os.File, path string) error {
 		return fmt.Errorf("looking for processes in the network namespace %s: %w", path, err)
 	case pid == 0:
 		return nil
-	case contained || ofProcess.MatchString(path) || isHosts(namespace):
+	case contained || ofProcess().MatchString(path) || isHosts(namespace):
 		return fmt.Errorf("the network namespace %s has processes of others in it (%d is one), which a microVM in it would take the network from: "+
 			"give the container a network of its own, and reach the other by its address: %w", path, pid, errdefs.ErrFailedPrecondition)
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/types/known/timestamppb"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec/cri"
 )
 
 // StopSandbox implements the Sandbox API. One that has ended may be stopped again, and one

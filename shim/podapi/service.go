@@ -12,8 +12,6 @@ import (
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/containerd/typeurl/v2"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/config"
@@ -21,6 +19,7 @@ import (
 	"github.com/msb-runtime/containerd-shim-msb/shim/pod"
 	"github.com/msb-runtime/containerd-shim-msb/shim/sandbox"
 	"github.com/msb-runtime/containerd-shim-msb/shim/spec"
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec/cri"
 )
 
 // A Shim is what the service needs of its shim.
@@ -107,11 +106,11 @@ func planOf(r *sandboxapi.CreateSandboxRequest, configuration config.Config) (*s
 	if r.Options.GetTypeUrl() == "" && len(r.Options.GetValue()) == 0 {
 		return spec.LoadSandbox(r.BundlePath)
 	}
-	var pod cri.PodSandboxConfig
-	if err := typeurl.UnmarshalTo(r.Options, &pod); err != nil {
+	pod, err := cri.PodOf(r.Options)
+	if err != nil {
 		return nil, fmt.Errorf("the sandbox's configuration is not a PodSandboxConfig: %w (%w)", err, errdefs.ErrInvalidArgument)
 	}
-	return spec.NewSandbox(r.SandboxID, &pod, configuration.Compat.VMForHost())
+	return spec.NewSandbox(r.SandboxID, pod, configuration.Compat.VMForHost())
 }
 
 // prepare makes the VM's place on the host, and tells how the sandbox comes to that.

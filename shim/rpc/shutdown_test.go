@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -270,7 +271,11 @@ func TestPlugin(t *testing.T) {
 		t.Error("it needs no shutdown service")
 	}
 	add(plugins.InternalPlugin, "shutdown", life)
+	percent := debug.SetGCPercent(40) // as pkg/shim does
 	instance, err := initialize()
+	if set := debug.SetGCPercent(percent); set != gcPercent {
+		t.Errorf("garbage is collected at %d %%, not %d", set, gcPercent)
+	}
 	if services, ok := instance.(*Services); !ok || services.tasks == nil || services.sandboxes == nil || err != nil {
 		t.Errorf("the plugin is %v, %v", instance, err)
 	}

@@ -6,7 +6,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec/cri"
 )
 
 // An IDMap maps user and group ids: those in a user namespace to those of its parent

@@ -6,7 +6,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec/cri"
 )
 
 var shifted = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -98,7 +99,7 @@ func planMount(mount specs.Mount, bundle string, files FileOptions, users IDMap)
 	switch {
 	case bind.Source == sysfs+"/fs":
 		return Bind{}, false, unsupported("mount %s: %s would show the control groups of the whole guest: bind %s or %s, where the container finds its own", mount.Destination, bind.Source, sysfs, groups)
-	case ofProcess.MatchString(bind.Source):
+	case ofProcess().MatchString(bind.Source):
 		return Bind{}, false, unsupported("mount %s: %s is about a process of the host, which the guest does not have: bind what it leads to", mount.Destination, bind.Source)
 	case hasPrefix(bind.Source, groups) && bind.Source != groups:
 		return Bind{}, false, unsupported("mount %s: %s is a control group of the host, which the guest does not have: bind %s, where the container finds its own", mount.Destination, bind.Source, groups)
@@ -133,7 +134,7 @@ func (b *Bind) planIDMap(users IDMap) error {
 
 // ofProcess are the paths of processes in /proc (proc(5)). In the guest they would be the
 // agent's, or others'.
-var ofProcess = regexp.MustCompile(`^/proc/([0-9]+|self|thread-self)(/|$)`)
+var ofProcess = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/proc/([0-9]+|self|thread-self)(/|$)`) })
 
 func isGuests(source string) bool {
 	for _, dir := range guestSources {

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -64,7 +65,9 @@ func hostsNetwork() error {
 }
 
 // processNamespace is the path of a namespace of a process (namespaces(7)).
-var processNamespace = regexp.MustCompile(`^/proc/([1-9][0-9]{0,9})/ns/(ipc|uts|pid|user)$`)
+var processNamespace = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^/proc/([1-9][0-9]{0,9})/ns/(ipc|uts|pid|user)$`)
+})
 
 // joins finds the namespaces of other processes that a container is to be in.
 func joins(namespaces []specs.LinuxNamespace, pod Pod) (map[specs.LinuxNamespaceType]int, error) {
@@ -76,7 +79,7 @@ func joins(namespaces []specs.LinuxNamespace, pod Pod) (map[specs.LinuxNamespace
 		if namespace.Type == specs.UserNamespace && pod.Sandbox {
 			continue // the CRI plugin keeps one of the same ids at some path; the guest has its own
 		}
-		match := processNamespace.FindStringSubmatch(namespace.Path)
+		match := processNamespace().FindStringSubmatch(namespace.Path)
 		if match == nil {
 			return nil, unsupported("joining the %s namespace %s of the host is not possible from a microVM: leave the path out", namespace.Type, namespace.Path)
 		}

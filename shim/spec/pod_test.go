@@ -9,7 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec/cri"
 )
 
 // inPod makes a container one of the pod "p".

@@ -8,7 +8,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/msb-runtime/containerd-shim-msb/shim/spec/cri"
 )
 
 // A Sandbox is the configuration of a sandbox that the Sandbox API makes, understood: no

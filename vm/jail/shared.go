@@ -2,6 +2,7 @@ package jail
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/net/bpf"
@@ -61,13 +62,22 @@ func sharedPolicy() []bpf.Instruction {
 	return append(all, bpf.RetConstant{Val: uint32(seccomp.ActionAllow)})
 }
 
-// spareTheShared puts the filter on this thread, from which its children have it.
-func spareTheShared() error {
+// sharedFilter is the filter as the kernel takes it, made once: every process of every VM has the same.
+var sharedFilter = sync.OnceValues(func() ([]unix.SockFilter, error) {
 	raw, err := bpf.Assemble(sharedPolicy())
 	if err != nil {
-		return fmt.Errorf("assembling the filter of what root's processes share: %w", err)
+		return nil, fmt.Errorf("assembling the filter of what root's processes share: %w", err)
 	}
-	if err := rawcall.FilterThread(program(raw)); err != nil {
+	return program(raw), nil
+})
+
+// spareTheShared puts the filter on this thread, from which its children have it.
+func spareTheShared() error {
+	filter, err := sharedFilter()
+	if err != nil {
+		return err
+	}
+	if err := rawcall.FilterThread(filter); err != nil {
 		return fmt.Errorf("putting on the filter of what root's processes share: %w", err)
 	}
 	return nil
