@@ -235,7 +235,7 @@ test-arm64: root build tools ## a container of arm64 in an emulated machine, on 
 	@mkdir -p $(ARM64)/kit $(ARM64)/root/proc $(ARM64)/root/dev $(ARM64)/root/sys
 	@hack/kept kernel $(ARM64)/vmlinux hack/build-kernel arm64
 	@hack/kept crun $(ARM64)/crun hack/build-crun arm64
-	@$(STEP) "building the guest's programs for arm64" bash -c 'GOARCH=arm64 go build -tags no_grpc -ldflags "-s -w" -o $(ARM64)/msb-agent ./cmd/msb-agent && \
+	@$(STEP) "building the guest's programs for arm64" bash -c 'GOARCH=arm64 go build $(NO_GRPC) -ldflags "-s -w" -o $(ARM64)/msb-agent ./cmd/msb-agent && \
 		GOARCH=arm64 go build -ldflags "-s -w" -o $(ARM64)/root/hello ./test/arm64/hello'
 	@hack/guest-image $(ARM64)/msb-agent $(ARM64)/crun $(ARM64)/guest.erofs
 	@cp -a $(KIT)/. $(ARM64)/kit/ && cp $(ARM64)/vmlinux $(ARM64)/guest.erofs $(ARM64)/kit/
@@ -458,7 +458,7 @@ root:
 PROGRAM := hack/program $(OUTPUT)/build
 VERSIONED := -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=$(VERSION)'
 
-# no_grpc is containerd's, for shims: its packages leave out what is for gRPC, which no shim speaks.
+# no_grpc is containerd's, for shims: its packages leave out what is for gRPC, which neither shim nor agent speaks.
 NO_GRPC := -tags no_grpc
 
 shim:
@@ -467,9 +467,9 @@ shim:
 ctl:
 	@$(STEP) "building msbctl" $(PROGRAM) $(CTL) ./cmd/msbctl $(VERSIONED)
 
-# Without what containerd has for gRPC the agent has three fifths of the size, and each VM reads and starts all of it.
+# Without gRPC it has three fifths of the size, and each VM reads and starts all of it.
 agent:
-	@$(STEP) "building the agent" $(PROGRAM) $(AGENT) ./cmd/msb-agent -tags no_grpc -ldflags '-s -w'
+	@$(STEP) "building the agent" $(PROGRAM) $(AGENT) ./cmd/msb-agent $(NO_GRPC) -ldflags '-s -w'
 
 vmm:
 	@$(STEP) "building the VMM of the krun driver" $(PROGRAM) $(VMM) ./cmd/msb-krun -ldflags '-s -w'
@@ -502,7 +502,7 @@ probe:
 
 # The guest's disk with an agent that somebody else owns, beside the product's own.
 hostile:
-	@$(STEP) "building the hostile agent" $(PROGRAM) $(OUTPUT)/guest/hostile-agent ./test/hostile/agent -tags no_grpc -ldflags '-s -w'
+	@$(STEP) "building the hostile agent" $(PROGRAM) $(OUTPUT)/guest/hostile-agent ./test/hostile/agent $(NO_GRPC) -ldflags '-s -w'
 	@$(MAKE) $(HOSTILE)
 
 $(OUTPUT)/guest/hostile-sums: $(OUTPUT)/guest/hostile-agent $(CRUN)

@@ -15,7 +15,7 @@ const podType = "runtime.v1.PodSandboxConfig"
 
 // PodOf is the PodSandboxConfig in what the CRI plugin sends. What msb does not look at is dropped.
 func PodOf(sent *anypb.Any) (*PodSandboxConfig, error) {
-	if sent.GetTypeUrl() != podType {
+	if sent.MessageName() != podType { // with or without a prefix
 		return nil, fmt.Errorf("it is of type %q, not %q", sent.GetTypeUrl(), podType)
 	}
 	pod := new(PodSandboxConfig)

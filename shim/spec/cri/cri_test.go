@@ -85,8 +85,10 @@ func TestPodOf(t *testing.T) {
 			Resources:       &LinuxContainerResources{MemoryLimitInBytes: 1 << 30},
 		},
 	}
-	if pod, err := PodOf(&anypb.Any{TypeUrl: podType, Value: sent}); err != nil || !proto.Equal(pod, want) {
-		t.Errorf("%v, %v; want %v", pod, err, want)
+	for _, name := range []string{podType, "type.googleapis.com/" + podType} {
+		if pod, err := PodOf(&anypb.Any{TypeUrl: name, Value: sent}); err != nil || !proto.Equal(pod, want) {
+			t.Errorf("%s: %v, %v; want %v", name, pod, err, want)
+		}
 	}
 	for name, other := range map[string]*anypb.Any{
 		"nothing":         nil,
