@@ -70,7 +70,7 @@ DEPS := hack/deps
 # depends on the target is then made again only when there is a reason to.
 REPLACE = if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-.PHONY: test-mutations test-mutations-vm test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-trace bench-files bench-files-krun bench-krun lint proto \
+.PHONY: test-mutations test-mutations-vm test-long parts guest-table help build shim ctl agent vmm shield placeholder probe hostile kit kernel deps-krun deps-qemu tools demo shell test contract test-contract test-unit test-scripts test-e2e test-hostile test-1.7 test-race test-krun test-qemu-kvm test-kubernetes test-arm64 test-docker docker docker-table test-buildkit buildkit bench bench-boot bench-trace bench-files bench-files-krun bench-krun lint proto tests \
 	conformance conformance-critest conformance-client conformance-integration test-conformance critest suites containerd-1.7 \
 	install install-kit uninstall share packer packages test-packages test-systemd image clean distclean root clients guests kubernetes always
 
@@ -98,8 +98,8 @@ shell: root build tools ## a shell with a private containerd to try things in (r
 # msb's kernel, so with another one there is none to test. The contract's table is of what three
 # lanes say. ALSO has more lanes.
 ALSO  ?=
-LANES ?= lint test-unit test-e2e test-krun test-race $(ALSO) test-docker test-qemu-kvm test-packages test-1.7
-MEANWHILE := $(filter lint test-unit,$(LANES))
+LANES ?= test-unit test-scripts lint test-e2e test-krun test-race $(ALSO) test-docker test-qemu-kvm test-packages test-1.7
+MEANWHILE := $(filter test-unit test-scripts lint,$(LANES))
 WITH_KIT := $(filter-out $(MEANWHILE) $(if $(filter msb,$(KERNEL)),,test-packages),$(LANES))
 test: root ## lint, unit and end-to-end tests, and the table of the contract of a mount (root)
 	@$(DEPS) gcc make bc bison flex libelf-dev xz dpkg-deb keyring qemu virtiofsd erofs seccomp busybox pgrep mke2fs npm fakeroot \
@@ -108,7 +108,7 @@ test: root ## lint, unit and end-to-end tests, and the table of the contract of 
 		$(if $(MEANWHILE),meanwhile $(MEANWHILE)) $(if $(filter-out $(LANES),test-unit test-e2e test-krun),,at-last test-contract)
 
 # What the lanes take, but for the kernel.
-parts: shim agent vmm placeholder shield tools hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(MSB_LONG),kubernetes) $(if $(findstring conformance,$(WITH_KIT)),critest suites) $(if $(findstring buildkit,$(WITH_KIT)),buildkit) $(if $(filter test-packages,$(WITH_KIT)),packer)
+parts: shim agent vmm placeholder shield tools tests hostile clients guests docker deps-krun deps-qemu containerd-1.7 $(if $(MSB_LONG),kubernetes) $(if $(findstring conformance,$(WITH_KIT)),critest suites) $(if $(findstring buildkit,$(WITH_KIT)),buildkit) $(if $(filter test-packages,$(WITH_KIT)),packer)
 
 test-contract: ## whether the table of the contract of a mount says what the last tests said
 	@echo "==> the contract of a mount"
@@ -120,18 +120,33 @@ guest-table: root build tools ## write the table of what a guest can do into doc
 contract: ## write the table of the last "make test" into docs/file-mounts.md
 	@MSB_RESULTS=$(RESULTS) go test -count=1 ./test/contract -update
 
+# Many of these wait: for what takes a second, for a bound's time, for a hook. So more packages and
+# more tests run at once than there are processors; and the race detector, which waits a second when
+# a program ends, for what else is running there, waits a tenth of that.
+test-unit test-scripts: export GORACE := atexit_sleep_ms=100
 test-unit: ## the tests that need no VM, with the race detector (root for those that mount)
 	@$(DEPS) gcc
 	@mkdir -p $(RESULTS)
 	@echo "==> unit tests, and an intruder in the VMM's place"
-	@CGO_ENABLED=1 go test -race -count=1 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/harness ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/itself ./test/mutation ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
-	@CGO_ENABLED=1 go test -C hack -race -count=1 . ./bill
+	@CGO_ENABLED=1 go test -race -count=1 -p $$(($$(nproc) + 1)) -parallel 4 -v ./cmd/... ./ctl/... ./deploy/... ./guest/... ./internal/... ./shim/... ./vm/... ./test/bench ./test/document ./test/fake ./test/harness ./test/rig ./test/rights ./test/hoststate ./test/hostile/... ./test/itself ./test/mutation ./test/conformance/expect ./test/conformance/registry | tee -i $(RESULTS)/host.log
 
-test-e2e: root build tools hostile clients guests docker deps-qemu $(if $(MSB_LONG),kubernetes) ## end to end: a real containerd, real microVMs (root)
+test-scripts: ## the tests of hack/, which wait more than they do
+	@$(DEPS) gcc
+	@echo "==> tests of the scripts"
+	@CGO_ENABLED=1 go test -C hack -race -count=1 -parallel 8 -v . ./bill
+
+# The programs of tests that several lanes run, which go links once. A test is run in its package's
+# folder.
+tests:
+	@$(STEP) "building the tests" go test -c -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
+
+TESTS = (cd test/$(1) && exec $(OUTPUT)/test/$(1).test -test.v -test.timeout $(MSB_TIMEOUT) $(2))
+
+test-e2e: root build tools tests hostile clients guests docker deps-qemu $(if $(MSB_LONG),kubernetes) ## end to end: a real containerd, real microVMs (root)
 	@echo "==> end-to-end tests (each microVM boots in a second or two without KVM)"
 	@mkdir -p $(RESULTS)
 	@status=0; export MSB_OUTPUT=$(OUTPUT); \
-	go test -count=1 -v -timeout $(MSB_TIMEOUT) -skip '$(RACED)' ./test/e2e | tee -i $(RESULTS)/qemu.log || status=1; \
+	$(call TESTS,e2e,-test.skip '$(RACED)') | tee -i $(RESULTS)/qemu.log || status=1; \
 	MSB_SPARES=1 go test -count=1 -v -timeout $(MSB_TIMEOUT) ./test/nerdctl | tee -i -a $(RESULTS)/qemu.log || status=1; exit $$status
 
 # Not in CI: each takes a build of its own. ONLY='spare|budget' takes those whose names match.
@@ -167,11 +182,11 @@ suites: $(SUITEIMAGES)/index.json
 # Pods under another containerd.
 define PODS_UNDER
 	@echo "==> pods under containerd $(1)"
-	@MSB_CONTAINERD=$(1) MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^(TestPod|TestVolumesFM65|TestPodKilled)$$' ./test/pod
+	@export MSB_CONTAINERD=$(1) MSB_OUTPUT=$(OUTPUT); $(call TESTS,pod,-test.run '^(TestPod|TestVolumesFM65|TestPodKilled)$$')
 endef
-test-1.7: root build tools clients containerd-1.7 ## pods under containerd 1.7 (root)
+test-1.7: root build tools tests clients containerd-1.7 ## pods under containerd 1.7 (root)
 	$(call PODS_UNDER,1.7)
-test-2.%: root build tools clients $(TOOLS)/2.%/containerd
+test-2.%: root build tools tests clients $(TOOLS)/2.%/containerd
 	$(call PODS_UNDER,2.$*)
 
 # containerd before 2.0 starts a shim in another form: see shim/manager/legacy.go.
@@ -195,16 +210,18 @@ guests:
 # error away. Memory is measured without it.
 RACE := $(OUTPUT)/race
 RACED := ^(TestLifecycle|TestStdio|TestVMMKilled|TestClientKilled)$$
-test-race: root build tools hostile clients ## pods, end to end, with a shim that tells data races (root)
+test-race: root build tools tests hostile clients ## pods, end to end, with a shim that tells data races (root)
 	@$(DEPS) gcc
 	@rm -rf $(RACE) $(RESULTS)/race && mkdir -p $(RACE)/bin $(RESULTS)/race
 	@for part in lib tools images cni; do ln -s ../$$part $(RACE)/$$part; done
 	@$(STEP) "building the shim with the race detector" env CGO_ENABLED=1 go build -race $(NO_GRPC) -o $(RACE)/bin/ ./cmd/containerd-shim-msb-v2
 	@echo "==> pods, with the race detector in the shim"
 	@status=0; export GORACE="log_path=$(RESULTS)/race/shim atexit_sleep_ms=0"; \
-	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout $(MSB_TIMEOUT) -skip '^TestOverhead$$' ./test/pod | tee -i $(RESULTS)/pods.log || status=1; \
-	MSB_OUTPUT=$(RACE) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '$(RACED)' ./test/e2e || status=1; \
-	MSB_OUTPUT=$(OUTPUT) go test -count=1 -v -timeout $(MSB_TIMEOUT) -run '^TestOverhead$$' ./test/pod || status=1; \
+	export MSB_OUTPUT=$(RACE); \
+	$(call TESTS,pod,-test.skip '^TestOverhead$$') | tee -i $(RESULTS)/pods.log || status=1; \
+	$(call TESTS,e2e,-test.run '$(RACED)') || status=1; \
+	export MSB_OUTPUT=$(OUTPUT); \
+	$(call TESTS,pod,-test.run '^TestOverhead$$') || status=1; \
 	if cat $(RESULTS)/race/shim* 2>/dev/null; then echo "==> the shim has data races: see above" >&2; status=1; fi; exit $$status
 
 test-docker: root build tools docker ## Docker Engine on a containerd: its command and compose, beside runc (root)
@@ -253,18 +270,16 @@ kubernetes: $(KUBERNETES)/kubelet
 # A check is in one lane, unless its result can differ between the VMMs. These are about the
 # shim before and beside the VM, about the agent and what it runs, or about containerd:
 # they are under QEMU alone. The table of the contract says host or guest for their lines.
-NOT_THE_VMM := TestClientKilled|TestMsbctl|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLinuxBesideRunc|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestMountOptions|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestProcessBesideRunc|TestResolvers|TestResourceLimits|TestSharedPID|TestSpareFill|TestSpareHandOver|^TestSpares$$/(of|killed|drained)|TestShieldKilled|TestShimKilled/exited|TestTerminal|TestTraces|TestTransfer|TestUpgrade|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
+NOT_THE_VMM := TestClientKilled|TestMsbctl|TestClientSandbox|TestContainerdRestart|TestFM61FM62Killed/VMM_and_shim|TestFM63FM64StartedAgain|TestFM68LeftoversOfACrash|TestGuestAttacks|TestGuestFrozen|^TestGuest(Table)?$$|TestHooks|^TestImages$$/written_to_a_directory|^TestImages$$/written_to_a_file/(read-only|two|full|killed)|TestBlockDevicesRefused|TestBlockVolume|TestImages(Fuzzed|Refused|Verity)|TestVolumeImage(s|FullDisk|sRefused)$$|TestHostNamespaces|TestHostilePod|TestHostsRoot|TestInterrupted|TestLinuxBesideRunc|TestLoggingProgram|TestManyPods|TestManyRuns|TestMountManager|TestMountOptions|TestNetworkRefused|TestNeverStarted|TestOOM|TestOutputIsComplete/to_a_file|TestPlaceholder|^TestPod$$/msb/a_container_goes|TestPodImages|TestPodKilled|TestPodRefused|TestPorts|TestProcessBesideRunc|TestResolvers|TestResourceLimits|TestSharedPID|TestSpareFill|TestSpareHandOver|^TestSpares$$/(of|killed|drained)|TestShieldKilled|TestShimKilled|TestTerminal|TestTraces|TestTransfer|TestUpgrade|TestUserNamespace|TestRootfs/(FM37|native|^read-only)|^TestRefused$$/(FM27|FM38|FM39|datagram|FM41|DM05|VM34|hidden|metadata|following|unknown|malformed|destination|configuration|memory_of|CPUs|device|a_pod|command)
 
-test-krun: root build tools hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
+test-krun: root build tools tests hostile clients deps-krun ## what depends on the VMM under libkrun; without KVM in an emulated host (root)
 	@mkdir -p $(RESULTS)
-	@$(STEP) "building the tests" go test -c -o $(OUTPUT)/test/ ./test/e2e ./test/pod ./test/hostile
 	@hack/test-krun '$(NOT_THE_VMM)' $(MSB_TIMEOUT) $(if $(MSB_LONG),40000,14400) | tee -i $(RESULTS)/krun.log
 
 # Where KVM can run a guest, test-e2e has it already.
-test-qemu-kvm: root build tools clients ## the main tests with QEMU on KVM and vhost-net, in an emulated host (root)
+test-qemu-kvm: root build tools tests clients ## the main tests with QEMU on KVM and vhost-net, in an emulated host (root)
 	@mkdir -p $(RESULTS)
 	@if $(PROBE) kvm >/dev/null; then echo "==> QEMU on KVM: make test-e2e tests it on this machine"; exit; fi; \
-	$(STEP) "building the tests" go test -c -o $(OUTPUT)/test/ ./test/e2e && \
 	echo "==> end-to-end tests with QEMU on KVM, in an emulated host" && \
 	hack/kvmhost -t $(if $(MSB_LONG),40000,14400) -p $(OUTPUT)/test/e2e.test env MSB_LONG="$${MSB_LONG:-}" MSB_DRIVER=qemu \
 		sh -c 'probe kvm && exec /put/e2e.test "$$@"' sh -test.v -test.timeout $(MSB_TIMEOUT) \

@@ -269,8 +269,8 @@ func TestFM49SourceSwapped(t *testing.T) {
 			_ = os.Rename(next, path)
 		}
 	}()
-	attempts := 0
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); attempts++ {
+	bound := 0
+	for range 1000 {
 		source, err := OpenSource(mountns.Namespace{}, path)
 		if err != nil {
 			t.Fatal(err)
@@ -291,12 +291,11 @@ func TestFM49SourceSwapped(t *testing.T) {
 		if err := trees.Remove(share); err != nil {
 			t.Fatal(err)
 		}
+		bound++
 	}
 	close(stop)
 	<-stopped
-	if attempts < 100 {
-		t.Errorf("only %d attempts", attempts)
-	}
+	t.Logf("%d of 1000 were bound", bound)
 }
 
 // FM-45: neither space nor descriptors are left.

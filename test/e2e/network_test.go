@@ -290,7 +290,7 @@ func TestNetwork(t *testing.T) {
 			t.Errorf("through it: %s", got)
 		}
 		// The first is refused by ICMP, the next ones go in fragments.
-		a.must("ping -c 4 -W 5 -s 4000 10.98.0.2")
+		a.must("ping -c 4 -i 0.2 -W 5 -s 4000 10.98.0.2")
 		if got := a.probe("mtu udp:10.98.0.2:7"); got != "1400" {
 			t.Errorf("the container knows an MTU of %s of the path", got)
 		}

@@ -58,12 +58,23 @@ func patience(given string) time.Duration {
 // Eventually looks again and again whether a condition holds, and tells whether it did
 // within Patience.
 func Eventually(holds func() bool) bool {
-	for deadline := time.Now().Add(Patience); !holds(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience); ; {
+		began := time.Now()
+		if holds() {
+			return true
+		}
 		if time.Now().After(deadline) {
 			return false
 		}
+		time.Sleep(pauseAfter(time.Since(began)))
 	}
-	return true
+}
+
+// pauseAfter is how long Eventually waits after a look: as long as that took, within bounds, so that at
+// most half of a processor goes into looking. To list processes and mounts takes an emulated host
+// longer than the shortest pause, and what is waited for needs its only processor.
+func pauseAfter(look time.Duration) time.Duration {
+	return min(max(look, 20*time.Millisecond), 500*time.Millisecond)
 }
 
 // Names are the names in a directory, which has to be there.

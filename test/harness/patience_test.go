@@ -20,3 +20,14 @@ func TestPatience(t *testing.T) {
 		}()
 	}
 }
+
+// Who waits looks often, but leaves the processor to what it waits for.
+func TestPauseAfter(t *testing.T) {
+	for look, want := range map[time.Duration]time.Duration{
+		0: 20 * time.Millisecond, 100 * time.Millisecond: 100 * time.Millisecond, time.Minute: 500 * time.Millisecond,
+	} {
+		if got := pauseAfter(look); got != want {
+			t.Errorf("after a look of %v: %v", look, got)
+		}
+	}
+}
