@@ -120,9 +120,9 @@ guest-table: root build tools ## write the table of what a guest can do into doc
 contract: ## write the table of the last "make test" into docs/file-mounts.md
 	@MSB_RESULTS=$(RESULTS) go test -count=1 ./test/contract -update
 
-# Many of these wait: for what takes a second, for a bound's time, for a hook. So more packages and
-# more tests run at once than there are processors; and the race detector, which waits a second when
-# a program ends, for what else is running there, waits a tenth of that.
+# Many of these wait: for what takes a second, for a bound's time, for a hook. So one package more than
+# there are processors is tested at once, and up to four tests of each. The race detector waits a second when
+# a program ends, for what else is running there: here a tenth of that.
 test-unit test-scripts: export GORACE := atexit_sleep_ms=100
 test-unit: ## the tests that need no VM, with the race detector (root for those that mount)
 	@$(DEPS) gcc

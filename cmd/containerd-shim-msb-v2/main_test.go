@@ -285,17 +285,43 @@ func TestDeleteNamedBundle(t *testing.T) {
 	}
 }
 
-// Each process of the shim sets up what it is linked with, and gRPC, which it does not speak, would
-// be a third of that.
+// Each process of the shim, and each VM's agent, sets up what it is linked with, and gRPC, which neither
+// speaks, would be a third of that.
 func TestWithoutGRPC(t *testing.T) {
-	list := exec.CommandContext(t.Context(), "go", "list", "-tags", "no_grpc", "-deps", ".")
-	packages, err := list.Output()
+	makefile, err := os.ReadFile("../../Makefile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"google.golang.org/grpc", "k8s.io/cri-api/pkg/apis/runtime/v1"} {
-		if slices.Contains(strings.Fields(string(packages)), name) {
-			t.Errorf("the shim is linked with %s", name)
+	for program, without := range map[string][]string{
+		"./cmd/containerd-shim-msb-v2": {"google.golang.org/grpc", "k8s.io/cri-api/pkg/apis/runtime/v1"},
+		"./cmd/msb-agent":              {"google.golang.org/grpc", "net/http", "crypto/tls", "html/template"},
+	} {
+		recipes := 0
+		for line := range strings.Lines(string(makefile)) {
+			if !strings.Contains(line, "STEP") || !strings.Contains(line, program) {
+				continue
+			}
+			if recipes++; !strings.Contains(line, "$(NO_GRPC)") {
+				t.Errorf("%s is built with gRPC: %s", program, line)
+			}
+		}
+		if recipes == 0 {
+			t.Errorf("the Makefile does not build %s", program)
+		}
+		list := exec.CommandContext(t.Context(), "go", "list", "-tags", "no_grpc", "-deps", program)
+		list.Dir = "../.."
+		packages, err := list.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		linked := strings.Fields(string(packages))
+		if !slices.Contains(linked, "github.com/containerd/ttrpc") {
+			t.Fatalf("these are not the packages of %s: %q", program, linked)
+		}
+		for _, name := range without {
+			if slices.Contains(linked, name) {
+				t.Errorf("%s is linked with %s: \"go list -deps\" tells who imports it", program, name)
+			}
 		}
 	}
 }

@@ -52,6 +52,7 @@ func run() error {
 		return err
 	}
 	if err := ownDescriptors(manyDescriptors); err != nil {
+		entry.Fail(err)
 		return err
 	}
 	if err := entry.Enter(); err != nil {

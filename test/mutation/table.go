@@ -791,8 +791,13 @@ var mutations = []mutation{
 	},
 	{
 		"a program of the kit is opened when it is needed", "vm/jail/program.go",
-		"	if p.File == nil {\n		return p.Path\n", "	if p.File != nil {\n		return p.Path\n",
+		"	if p.File == nil {\n		return start(p.Path)\n", "	if p.File != nil {\n		return start(p.Path)\n",
 		"", "TestOpenedProgram",
+	},
+	{
+		"a program of the kit is executed by the number of what may be closed", "vm/jail/program.go",
+		"	err = conn.Control(func(fd uintptr) {", "	err = func(do func(fd uintptr)) error { _ = conn; do(p.File.Fd()); return nil }(func(fd uintptr) {",
+		"", "TestProgramClosed",
 	},
 	{
 		"the shield is called by the number of a descriptor", "cmd/msb-shield/main.go",

@@ -110,21 +110,29 @@ func (p *Process) start(spec Spec) (err error) {
 
 // launch forks and executes.
 func (p *Process) launch(spec Spec, control *os.File) error {
-	p.cmd = exec.Command(Program{spec.Program, spec.Opened}.executable(), spec.Args...)
-	p.cmd.Args[0] = spec.Program
-	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	p.cmd.Dir = "/"
-	p.cmd.Stdin = bytes.NewReader(spec.Input)
-	p.cmd.Stdout, p.cmd.Stderr = spec.Output, spec.Output
-	p.cmd.ExtraFiles = spec.Files
+	return Program{spec.Program, spec.Opened}.execute(func(path string) error {
+		p.cmd = command(path, spec, control)
+		return p.cmd.Start()
+	})
+}
+
+// command is what executes a path as the program.
+func command(path string, spec Spec, control *os.File) *exec.Cmd {
+	cmd := exec.Command(path, spec.Args...)
+	cmd.Args[0] = spec.Program
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Dir = "/"
+	cmd.Stdin = bytes.NewReader(spec.Input)
+	cmd.Stdout, cmd.Stderr = spec.Output, spec.Output
+	cmd.ExtraFiles = spec.Files
 	if spec.Cooperates {
-		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles[:len(spec.Files):len(spec.Files)], control)
-		p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("%s=%d", entry.Control, FirstFile+len(spec.Files)))
+		cmd.ExtraFiles = append(cmd.ExtraFiles[:len(spec.Files):len(spec.Files)], control)
+		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", entry.Control, FirstFile+len(spec.Files)))
 	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Cloneflags: spec.Namespaces}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Cloneflags: spec.Namespaces}
 	// Who keeps a pipe of the child open after its end does not keep us.
-	p.cmd.WaitDelay = time.Second
-	return p.cmd.Start()
+	cmd.WaitDelay = time.Second
+	return cmd
 }
 
 // confine does what can only be done to a process that exists, and lets a

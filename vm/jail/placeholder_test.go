@@ -3,6 +3,7 @@ package jail
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/msb-runtime/containerd-shim-msb/vm/jail/entry"
@@ -39,7 +41,7 @@ func TestPlaceholder(t *testing.T) {
 	}
 	defer p.Kill()
 	// It is in its jail when Start returns, and has its filter soon.
-	text := awaitStatus(t, p, fmt.Sprintf("Seccomp:\t2\nSeccomp_filters:\t%d\n", 2+filtersHere(t)))
+	text := awaitFiltered(t, p)
 	for _, want := range []string{"Threads:\t1\n", "CapBnd:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
@@ -86,7 +88,7 @@ func TestOpenedProgram(t *testing.T) {
 			if string(comm) != "msb-placeholder\n" || string(line) != path+"\x00" || commErr != nil || lineErr != nil {
 				t.Errorf("it is called %q and %q, %v, %v", comm, line, commErr, lineErr)
 			}
-			awaitStatus(t, p, "Seccomp:\t2\n") // it has let go of the keeper
+			awaitFiltered(t, p) // it has let go of the keeper
 			if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid())); len(fds) > FirstFile || err != nil {
 				t.Errorf("it has %d descriptors, %v", len(fds), err)
 			}
@@ -121,9 +123,11 @@ func filtersHere(t *testing.T) (n int) {
 	return n
 }
 
-// awaitStatus waits until the status of a process has a text (proc_pid_status(5)).
-func awaitStatus(t *testing.T, p *Process, want string) string {
+// awaitFiltered waits until a process has the filter of its own besides that which it is born with, and
+// returns its status (proc_pid_status(5)).
+func awaitFiltered(t *testing.T, p *Process) string {
 	t.Helper()
+	want := fmt.Sprintf("Seccomp:\t2\nSeccomp_filters:\t%d\n", 2+filtersHere(t))
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
 		if err == nil && strings.Contains(string(status), want) {
@@ -222,5 +226,32 @@ func TestPlaceholderNotInJail(t *testing.T) {
 		cancel()
 		ours.Close()
 		theirs.Close()
+	}
+}
+
+// A program that is closed while it is executed stays open until it is, and is executed no more after
+// that: its number may be another file's.
+func TestProgramClosed(t *testing.T) {
+	program := OpenProgram("/bin/true")
+	started := make(chan struct{})
+	closed := make(chan error, 1)
+	err := program.execute(func(path string) error {
+		go func() {
+			close(started)
+			closed <- program.Close()
+		}()
+		<-started
+		time.Sleep(10 * time.Millisecond) // for a Close that does not wait
+		return exec.Command(path).Run()
+	})
+	if err := errors.Join(err, <-closed); err != nil {
+		t.Error(err)
+	}
+	err = program.execute(func(path string) error {
+		t.Errorf("%s is executed", path)
+		return nil
+	})
+	if !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("after it was closed: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,12 +34,25 @@ func (p Program) Close() error {
 	return p.File.Close()
 }
 
-// executable is the path that a child of this process executes. It is no number of the child's own
-// descriptors, because what is given to the child takes these. The kernel names a process after the last
-// element of it, so the program gives itself its name (prctl(2), PR_SET_NAME).
-func (p Program) executable() string {
+// execute calls start with the path that a child of this process executes. While it does, the program
+// stays open: a number that was closed may be another file's by the time of the exec. One that is closed
+// already is ErrFailedPrecondition: it was its VM's, which has ended.
+//
+// The path is no number of the child's own descriptors, because what is given to the child takes these.
+// The kernel names a process after the last element of it, so the program gives itself its name
+// (prctl(2), PR_SET_NAME).
+func (p Program) execute(start func(path string) error) error {
 	if p.File == nil {
-		return p.Path
+		return start(p.Path)
 	}
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.File.Fd())
+	conn, err := p.File.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var started error
+	err = conn.Control(func(fd uintptr) { started = start(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)) })
+	if err != nil {
+		return fmt.Errorf("the VM was stopped: %w", errdefs.ErrFailedPrecondition)
+	}
+	return started
 }

@@ -70,10 +70,11 @@ func keepSocketDir(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	if err := os.Remove(socketDirLink); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("noting the shim's address in the bundle: %w", err)
+	err := os.Remove(socketDirLink)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = os.Symlink(dir, socketDirLink)
 	}
-	if err := os.Symlink(dir, socketDirLink); err != nil {
+	if err != nil {
 		return fmt.Errorf("noting the shim's address in the bundle: %w", err)
 	}
 	return nil
