@@ -92,7 +92,7 @@ func tellForgotten(errs io.Writer, sandboxes []survey.Sandbox) {
 // howToEnd is how a sandbox ends that containerd has forgotten.
 func howToEnd(s survey.Sandbox) string {
 	signal := "TERM"
-	if s.State == survey.Hung {
+	if s.State == survey.Hung && s.Address != "" { // it listens, and does not answer: one that does not may be ending
 		signal = "KILL"
 	}
 	return fmt.Sprintf("kill -%s %d ends its shim, and the VM with it", signal, pid(s.Shim))

@@ -52,7 +52,12 @@ func TestForgotten(t *testing.T) {
 	if err := printInspection(&out, survey.Inspection{Sandbox: s}, time.Now()); err != nil || !strings.Contains(out.String(), "running, and containerd has forgotten it: kill -TERM 7 ends") {
 		t.Errorf("%v, %s", err, &out)
 	}
-	s.State = survey.Hung // it would not hear of SIGTERM
+	s.State = survey.Hung // it may be ending
+	errs.Reset()
+	if tellForgotten(&errs, []survey.Sandbox{s}); !strings.Contains(errs.String(), "kill -TERM 7 ends") {
+		t.Errorf("of one that does not listen: %q", &errs)
+	}
+	s.Address = "unix:///run/containerd/s/x" // it would not hear of SIGTERM
 	errs.Reset()
 	if tellForgotten(&errs, []survey.Sandbox{s}); !strings.Contains(errs.String(), "kill -KILL 7 ends") {
 		t.Errorf("of one that hangs: %q", &errs)

@@ -124,7 +124,7 @@ func (h Host) remember(ctx context.Context, s *Sandbox) bool {
 	err := h.askUnlessHung(ctx, s)
 	known := slices.ContainsFunc(s.Containers, func(c Container) bool { return c.State != "" })
 	switch {
-	case hangs(err):
+	case err != nil:
 		s.State = Hung
 	case s.VMM != nil:
 		s.State = Running

@@ -63,7 +63,7 @@ func TestForgotten(t *testing.T) {
 		"whose VM has ended":    {shim, taskDir + "/default/web" + removed, "", map[string]tasktypes.Status{"web": stopped}, false, "default/web stopped web=stopped "},
 		"that hangs":            {shim, taskDir + "/default/web" + removed, qemu, nil, false, "default/web hung web= qemu"},
 		"that hangs without VM": {shim, taskDir + "/default/web" + removed, "", nil, false, "default/web hung web= "},
-		"without a socket":      {shim, taskDir + "/default/web" + removed, qemu, nil, true, "default/web running web= qemu"},
+		"without a socket":      {shim, taskDir + "/default/web" + removed, qemu, nil, true, "default/web hung web= qemu"},
 		"that ends":             {shim, taskDir + "/default/web" + removed, "", map[string]tasktypes.Status{}, false, ""},
 		"that has ended":        {shim, taskDir + "/default/web" + removed, "", nil, true, ""},
 		"that containerd knows": {shim, taskDir + "/default/web", qemu, map[string]tasktypes.Status{"web": running}, false, ""},
