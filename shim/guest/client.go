@@ -145,12 +145,7 @@ func (c *Client) open(ctx context.Context, headers []*api.StreamHeader) (conns [
 		}
 		conns = append(conns, conn)
 	}
-	// A deadline ends a read at once; a close waits for the other side's.
-	stop := context.AfterFunc(ctx, func() {
-		for _, conn := range conns {
-			_ = conn.SetDeadline(time.Unix(1, 0))
-		}
-	})
+	stop := endWith(ctx, conns)
 	err = openStreams(conns, headers)
 	if !stop() {
 		return conns, context.Cause(ctx)
@@ -159,6 +154,16 @@ func (c *Client) open(ctx context.Context, headers []*api.StreamHeader) (conns [
 		return conns, cut(fmt.Errorf("opening a stream to the agent: %w (%w)", err, errdefs.ErrUnavailable))
 	}
 	return conns, nil
+}
+
+// endWith ends what waits for connections when ctx ends, unless it was stopped before. A
+// deadline ends a read at once; a close waits for the other side's.
+func endWith(ctx context.Context, conns []net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		for _, conn := range conns {
+			_ = conn.SetDeadline(time.Unix(1, 0))
+		}
+	})
 }
 
 // openStreams asks for all streams, and then awaits the agent's reply to each.

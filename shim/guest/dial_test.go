@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/msb-runtime/containerd-shim-msb/guest/api"
 	"github.com/msb-runtime/containerd-shim-msb/shim/guest"
@@ -103,6 +105,22 @@ func TestDialLeave(t *testing.T) {
 		time.Sleep(2 * budgets.Prompt)
 		h.wantAlive()
 	})
+}
+
+// A caller may leave at the moment in which the agent refuses its streams.
+func TestDialLeaveRefused(t *testing.T) {
+	h := boot(t)
+	for range 1000 {
+		ctx, left := context.WithCancelCause(t.Context())
+		h.agent.On("Stdio", func(context.Context, *fake.Call) (proto.Message, error) {
+			left(errLeft)
+			return nil, errors.New("no room")
+		})
+		if conns, err := h.client.DialAll(ctx, stdio("a"), stdio("b")); conns != nil || !errors.Is(err, errLeft) {
+			t.Errorf("DialAll = %d streams, %v", len(conns), err)
+		}
+	}
+	h.wantAlive()
 }
 
 // Why the agent refuses a stream is told in a short text that is printable, and a reply
