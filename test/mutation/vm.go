@@ -21,12 +21,12 @@ var vmMutations = []mutation{
 	{
 		"the guest is not told the time", "shim/sandbox/boot.go",
 		"		go s.tellTime(context.WithoutCancel(ctx), s.platform.ClockJumps)\n", "",
-		"test/e2e", "TestClock",
+		"test/e2e", "TestPatience",
 	},
 	{
 		"memory that the guest has freed stays", "shim/sandbox/boot.go",
 		"		ReturnMemory: p.platform.ReturnMemory,\n", "",
-		"test/e2e", "TestMemoryReturns",
+		"test/e2e", "TestPatience",
 	},
 	{
 		"hooks are in the container's control group", "shim/task/hooks.go",
